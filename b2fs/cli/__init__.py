@@ -1,0 +1,1 @@
+"""The b2fs command."""

@@ -1,0 +1,1 @@
+"""Text to configuration: URLs, options, environment."""

@@ -1,0 +1,1 @@
+"""Object stores: the ObjectStore protocol and what implements it."""
