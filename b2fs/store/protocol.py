@@ -23,6 +23,7 @@ from b2fs.core.types import (
     VersionId,
     VersionPage,
 )
+from b2fs.errors import StoreError
 
 Body = bytes | bytearray | memoryview
 
@@ -136,9 +137,7 @@ class ObjectStore(Protocol):
         """Remove one version for good.  A version that is already gone is not an error.  Raises Locked."""
         ...
 
-    async def delete_many(
-        self, targets: Sequence[tuple[str, VersionId | None]]
-    ) -> list[VersionId | StoreError | None]:
+    async def delete_many(self, targets: Sequence[tuple[str, VersionId | None]]) -> list[VersionId | StoreError | None]:
         """Hide (version None) or remove up to 1,000 targets in one call.
 
         The answer has one item per target, in order: the hide marker's version ID, None for a removed version (or

@@ -1,0 +1,1 @@
+"""The embedded store: one directory with an SQLite database and content files."""
