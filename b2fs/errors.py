@@ -20,11 +20,15 @@ class ConfigError(B2fsError):
 
 
 class FsError(B2fsError):
-    """A filesystem operation failed in a way that POSIX has a number for."""
+    """A filesystem operation failed in a way that POSIX has a number for.
 
-    def __init__(self, code: int, detail: str = "") -> None:
+    ttl_s, with ENOENT from lookup: for how long the kernel may remember that the name is not there, in seconds.
+    """
+
+    def __init__(self, code: int, detail: str = "", *, ttl_s: float = 0.0) -> None:
         super().__init__(f"{os.strerror(code)}{': ' + detail if detail else ''}")
         self.code = code
+        self.ttl_s = ttl_s
 
 
 class StoreError(B2fsError):
@@ -115,11 +119,16 @@ _ERRNO_TABLE: tuple[tuple[type[B2fsError], int], ...] = (
 )
 
 
+#: Faults of the local disk that mean the same to the program.  Others, such as ENOENT for a lost cache file, would
+#: tell it something wrong about the bucket (I4).
+_LOCAL_FAULTS = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.ENOMEM))
+
+
 def errno_of(error: BaseException) -> int:
     """The errno that a program sees for this exception; EIO for what is not foreseen."""
     if isinstance(error, FsError):
         return error.code
-    if isinstance(error, OSError) and error.errno:
+    if isinstance(error, OSError) and error.errno in _LOCAL_FAULTS:
         return error.errno
     for kind, code in _ERRNO_TABLE:
         if isinstance(error, kind):

@@ -158,6 +158,8 @@ class SetAttr:
     size: int | None = None
     atime_ns: int | None = None
     mtime_ns: int | None = None
+    #: The times are the present, as utimensat(2) with NULL sets them: then write permission is enough.
+    times_now: bool = False
 
 
 @dataclass(frozen=True, slots=True)
