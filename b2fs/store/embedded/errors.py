@@ -5,7 +5,7 @@ Each class stands for one error code of the S3 and native APIs, so that a server
 
 from __future__ import annotations
 
-from b2fs.errors import InvalidRequest, NotFound
+from b2fs.errors import InvalidRequest, NotFound, StoreError
 
 
 class IsHideMarker(NotFound):
@@ -78,5 +78,5 @@ class InvalidPartOrder(InvalidRequest):
     """The parts that completion names are not in ascending order."""
 
 
-class DamagedStore(InvalidRequest):
+class DamagedStore(StoreError):
     """The directory is not a store, is from a newer b2fs, or has lost a content file."""

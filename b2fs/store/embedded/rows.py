@@ -124,6 +124,10 @@ class LockSpec:
     legal_hold: bool | None = None
 
 
+NO_ATTRIBUTES: Final = Attributes()
+NO_LOCK: Final = LockSpec()
+
+
 class Unset(Enum):
     """Marks a field that a change leaves as it is."""
 
@@ -154,12 +158,12 @@ class BucketChanges:
     """What update_bucket changes; UNSET fields stay.  Object Lock can be enabled and never disabled again."""
 
     acl: Acl | Unset = UNSET
-    cors_json: str | None | Unset = UNSET
-    lifecycle_json: str | None | Unset = UNSET
-    info_json: str | None | Unset = UNSET
-    default_encryption: str | None | Unset = UNSET
+    cors_json: str | Unset | None = UNSET
+    lifecycle_json: str | Unset | None = UNSET
+    info_json: str | Unset | None = UNSET
+    default_encryption: str | Unset | None = UNSET
     lock_enabled: bool | Unset = UNSET
-    default_retention: DefaultRetention | None | Unset = UNSET
+    default_retention: DefaultRetention | Unset | None = UNSET
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,9 +19,7 @@ _MASK: Final = (1 << 64) - 1
 _SPREAD: Final = 0x9E3779B97F4A7C15
 _UNSPREAD: Final = pow(_SPREAD, -1, 1 << 64)
 
-_FORM: Final = re.compile(
-    r"4_z([0-9a-f]{24})_f([0-9a-f]{16})_d\d{8}_m\d{6}_c000_v0000000_t0000_u(\d{14})", re.ASCII
-)
+_FORM: Final = re.compile(r"4_z([0-9a-f]{24})_f([0-9a-f]{16})_d\d{8}_m\d{6}_c000_v0000000_t0000_u(\d{14})", re.ASCII)
 
 
 class ParsedVersionId(NamedTuple):
