@@ -1,1 +1,1 @@
-"""The b2fs command."""
+"""The command line: words in, sentences and exit statuses out."""

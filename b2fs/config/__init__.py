@@ -1,1 +1,1 @@
-"""Text to configuration: URLs, options, environment."""
+"""Text in, frozen settings out: URLs, sizes, durations, command-line, fstab and environment options."""

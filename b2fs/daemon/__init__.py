@@ -1,1 +1,1 @@
-"""Builds the parts, runs them and ends them."""
+"""One mount as a process: building the parts, running them, saying how it goes, ending without losing data."""

@@ -1,0 +1,51 @@
+# make mount      mount an embedded bucket at ./mnt (installs what is missing, once)
+# make test       lint, types, import rules and all tests
+# make test-long  the same with the long forms of the tests
+# make clean      forget the virtual environment
+#
+# PYTHON=/path/to/python3 chooses the interpreter, TESTFLAGS="-k name" the tests, PIPFLAGS goes to pip.
+
+PYTHON := $(or $(PYTHON),$(shell scripts/find-python))
+TESTFLAGS ?=
+PIPFLAGS ?=
+
+# A stamp per state of what decides about installed packages, so that the second time costs nothing.
+STATE := $(shell { cat setup.cfg setup.py scripts/packages; $(PYTHON) -VV; } | sha256sum | cut -c1-16)
+RUN := .venv/run-$(STATE)
+TEST := .venv/test-$(STATE)
+PIP := .venv/bin/python -m pip --disable-pip-version-check install --quiet $(PIPFLAGS)
+
+.PHONY: mount test test-long setup setup-test clean
+
+mount: $(RUN)
+	@exec scripts/mount-demo
+
+test: $(TEST)
+	@exec scripts/check $(TESTFLAGS)
+
+test-long: $(TEST)
+	@B2FS_LONG=1 exec scripts/check $(TESTFLAGS)
+
+setup: $(RUN)
+setup-test: $(TEST)
+
+clean:
+	rm -rf .venv build *.egg-info
+
+$(RUN):
+	@test -n "$(PYTHON)"
+	@PYTHON="$(PYTHON)" scripts/packages run
+	@scripts/make-venv "$(PYTHON)"
+	@echo "Installing b2fs into .venv"
+	@$(PIP) --editable .
+	@rm -f .venv/run-*
+	@touch $@
+
+$(TEST):
+	@test -n "$(PYTHON)"
+	@PYTHON="$(PYTHON)" scripts/packages test
+	@scripts/make-venv "$(PYTHON)"
+	@echo "Installing b2fs and its test tools into .venv"
+	@$(PIP) --editable '.[test]'
+	@rm -f .venv/run-* .venv/test-*
+	@touch $(RUN) $@

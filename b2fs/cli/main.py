@@ -1,0 +1,52 @@
+"""The `b2fs` program: its commands, and one place where errors become sentences and exit statuses."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+import click
+
+from b2fs import __version__
+from b2fs.cli.console import complain
+from b2fs.cli.control import status, sync, umount
+from b2fs.cli.mount import mount, recover
+from b2fs.daemon.process import EXIT_FAILED, EXIT_USAGE
+from b2fs.errors import B2fsError, ConfigError
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="b2fs")
+def cli() -> None:
+    """Use a Backblaze B2 or other S3-compatible bucket as a directory."""
+
+
+for command in (mount, umount, sync, status, recover):
+    cli.add_command(command)
+
+
+def main() -> NoReturn:
+    """Run and exit: 0 done, 1 failed, 2 wrong use, 3 data is left to be uploaded."""
+    sys.exit(exit_status(lambda: cli.main(standalone_mode=False)))
+
+
+def exit_status(run: Callable[[], object]) -> int:
+    """What `run` returns, or the status of the error that it raised, which is told on stderr."""
+    try:
+        result = run()
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except click.ClickException as error:
+        complain(error.format_message())
+        return EXIT_USAGE
+    except (click.Abort, KeyboardInterrupt):
+        complain("interrupted")
+        return 130
+    except ConfigError as error:
+        complain(str(error))
+        return EXIT_USAGE
+    except B2fsError as error:
+        complain(str(error))
+        return EXIT_FAILED
+    return result if isinstance(result, int) else 0

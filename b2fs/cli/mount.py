@@ -1,0 +1,107 @@
+"""`b2fs mount` and `b2fs recover`: settings, the checks that can be made at once, then the daemon."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from b2fs.cli.console import DrainDisplay, complain, say
+from b2fs.config.mount_options import raw_from_options
+from b2fs.config.settings import OPTIONS, MountSettings, build_settings, raw_from_environment
+from b2fs.daemon import process
+from b2fs.daemon.build import real_parts
+from b2fs.daemon.identity import recall
+from b2fs.daemon.mounts import check_fuse, check_mountpoint
+from b2fs.daemon.run import Events, Outcome
+
+
+def mount_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a click command every option of a mount, from the one table."""
+    for option in reversed(OPTIONS):
+        if option.is_flag:
+            decorator = click.option(option.flag, option.name, is_flag=True, default=None, help=option.help)
+        else:
+            decorator = click.option(option.flag, option.name, metavar=option.metavar, help=option.help)
+        function = decorator(function)
+    return function
+
+
+@click.command("mount")
+@click.argument("url")
+@click.argument("mountpoint")
+@click.option("-f", "--foreground", is_flag=True, help="Stay in the foreground; Ctrl-C unmounts.")
+@click.option("-o", "lists", multiple=True, metavar="OPT,...", help="Options as in fstab, for example -o ro,uid=1000.")
+@click.option("--ready-fd", type=int, hidden=True)
+@mount_options
+def mount(
+    url: str, mountpoint: str, foreground: bool, lists: tuple[str, ...], ready_fd: int | None, **given: Any
+) -> int:
+    """Mount the bucket at URL on the directory MOUNTPOINT.
+
+    URL is s3://BUCKET[/PREFIX], b2://BUCKET[/PREFIX] or file:///STORE/BUCKET (made when it is not there).
+
+    Keys come from the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY) or from a profile in ~/.aws, never from
+    the command line.  Every option can also be set as B2FS_NAME in the environment.
+    """
+    raw = {**raw_from_environment(os.environ), **raw_from_options(list(lists)), **_raw_from_click(given)}
+    settings = checked_settings(url, mountpoint, raw)
+    if foreground:
+        return serve_foreground(settings, ready_fd)
+    return process.spawn_background(settings)
+
+
+def _raw_from_click(given: dict[str, Any]) -> dict[str, str]:
+    return {name: "yes" if value is True else value for name, value in given.items() if value is not None}
+
+
+def checked_settings(url: str, mountpoint: str, raw: dict[str, str]) -> MountSettings:
+    """Settings of a mount that can be tried, with the canonical mountpoint; raises ConfigError."""
+    nonempty = build_settings(url, mountpoint, raw).nonempty
+    check_fuse(allow_other=build_settings(url, mountpoint, raw).allow_other)
+    return build_settings(url, check_mountpoint(mountpoint, nonempty=nonempty), raw)
+
+
+def serve_foreground(settings: MountSettings, ready_fd: int | None) -> int:
+    """Run the mount here; the exit status."""
+    with DrainDisplay() as display:
+
+        def ready() -> None:
+            say(f"{settings.location.url} is mounted at {settings.mountpoint}; Ctrl-C unmounts it.")
+
+        outcome = process.serve(settings, real_parts(), Events(ready, display.update), ready_fd)
+    if outcome is None:
+        complain("stopped before the bucket was mounted")
+        return process.EXIT_FAILED
+    return report_outcome(outcome)
+
+
+def report_outcome(outcome: Outcome) -> int:
+    """Say what is left, if anything; the exit status."""
+    if outcome.left_files == 0 and not outcome.reason:
+        return process.EXIT_OK
+    complain(outcome.sentence)
+    return process.EXIT_LEFT
+
+
+@click.command("recover")
+@click.argument("cache_dir", type=click.Path(exists=True, file_okay=False))
+def recover(cache_dir: str) -> int:
+    """Upload what an ended mount left in CACHE_DIR, without mounting.
+
+    CACHE_DIR is the directory that the ended mount named, below ~/.cache/b2fs or /var/cache/b2fs.
+    """
+    texts = recall(Path(cache_dir))
+    url, mountpoint = texts.pop("url", ""), texts.pop("mountpoint", "")
+    texts["cache_dir"] = os.path.dirname(os.path.realpath(cache_dir))
+    settings = build_settings(url, mountpoint, texts)
+    with DrainDisplay() as display:
+        outcome = process.recover(settings, real_parts(), Events(draining=display.update))
+    status = report_outcome(outcome)
+    if status == process.EXIT_OK:
+        sys.stderr.write(f"Everything of {url} is in the bucket.\n")
+    return status

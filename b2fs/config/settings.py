@@ -1,0 +1,232 @@
+"""MountSettings: everything that a mount was asked to be, checked, in one frozen value.
+
+One table, OPTIONS, describes every option once; the command line, `-o` lists, fstab and the environment (B2FS_*)
+all go through it.  A field is added here and in the table, and carried to its component in `components`.
+INVARIANT: settings hold no secret, so they may be logged, shown and passed on a command line (I11).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from b2fs.config.location import FileLocation, Location, parse_location
+from b2fs.config.units import (
+    parse_duration,
+    parse_flag,
+    parse_id,
+    parse_octal,
+    parse_size,
+    render_duration,
+    render_size,
+)
+from b2fs.errors import ConfigError
+
+FsyncLevel = Literal["bucket", "local"]
+
+MIN_CACHE_BYTES = 64 << 20
+
+
+def default_cache_dir() -> str:
+    """The root under which every mount has its identity directory."""
+    if os.geteuid() == 0:
+        return "/var/cache/b2fs"
+    return os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "b2fs")
+
+
+@dataclass(frozen=True, slots=True)
+class MountSettings:
+    """One mount; paths are absolute, sizes in bytes, times in seconds; None means the component's own default."""
+
+    location: Location
+    mountpoint: str
+    read_only: bool = False
+    uid: int | None = None
+    gid: int | None = None
+    umask: int | None = None
+    allow_other: bool = False
+    nonempty: bool = False
+    noexec: bool = False
+    cache_dir: str = ""
+    cache_size: int = 10 << 30
+    endpoint: str | None = None
+    region: str | None = None
+    profile: str | None = None
+    insecure_http: bool = False
+    fsync: FsyncLevel = "bucket"
+    metadata_ttl: float = 60.0
+    log_file: str | None = None
+    log_level: str = "info"
+
+    def to_argv(self) -> list[str]:
+        """Command-line words (options, URL, mountpoint) that read back as equal settings."""
+        words = []
+        for option in OPTIONS:
+            value = getattr(self, option.name)
+            if value is None or value is False:
+                continue
+            words.append(option.flag if option.is_flag else f"{option.flag}={option.render(value)}")
+        return [*words, "--", self.location.url, self.mountpoint]
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One option: how its text becomes a field of MountSettings and back.  metavar is None for a flag."""
+
+    name: str
+    metavar: str | None
+    help: str
+    parse: Callable[[str], Any] = str
+    render: Callable[[Any], str] = str
+
+    @property
+    def flag(self) -> str:
+        return "--" + self.name.replace("_", "-")
+
+    @property
+    def is_flag(self) -> bool:
+        return self.metavar is None
+
+    @property
+    def variable(self) -> str:
+        """The environment variable that gives a default."""
+        return "B2FS_" + self.name.upper()
+
+
+def _choice(*allowed: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in allowed:
+            raise ConfigError(f"{text!r} is none of {', '.join(allowed)}")
+        return text
+
+    return parse
+
+
+def _flag(name: str, text: str) -> Option:
+    return Option(name, None, text, parse_flag)
+
+
+OPTIONS: tuple[Option, ...] = (
+    _flag("read_only", "Refuse every change."),
+    Option("uid", "ID", "Owner of objects that carry none (default: you).", parse_id),
+    Option("gid", "ID", "Group of objects that carry none (default: yours).", parse_id),
+    Option(
+        "umask", "OCTAL", "Permission bits to take from objects that carry no mode.", parse_octal, lambda v: f"{v:03o}"
+    ),
+    _flag("allow_other", "Let other users in (permissions are checked by the kernel)."),
+    _flag("nonempty", "Mount over a directory that is not empty."),
+    _flag("noexec", "Refuse to run programs from the mount."),
+    Option("cache_dir", "DIR", "Root of the caches.", os.path.abspath),
+    Option("cache_size", "SIZE", "Disk space for cached content (default: 10G).", parse_size, render_size),
+    Option("endpoint", "URL", "The S3 endpoint, for example https://s3.us-west-004.backblazeb2.com."),
+    Option("region", "NAME", "The bucket's region, for example us-west-004."),
+    Option("profile", "NAME", "The profile in ~/.aws that holds the keys."),
+    _flag("insecure_http", "Allow an http:// endpoint that is not on this machine."),
+    Option(
+        "fsync",
+        "bucket|local",
+        "What fsync waits for: the bucket (default) or the local disk.",
+        _choice("bucket", "local"),
+    ),
+    Option(
+        "metadata_ttl",
+        "TIME",
+        "How long a listing is trusted before other clients' changes are looked for (default: 60s).",
+        parse_duration,
+        render_duration,
+    ),
+    Option("log_file", "FILE", "Write the log to FILE.", os.path.abspath),
+    Option(
+        "log_level", "LEVEL", "debug, info (default), warning or error.", _choice("debug", "info", "warning", "error")
+    ),
+)
+_BY_NAME = {option.name: option for option in OPTIONS}
+
+
+def raw_from_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """The options that B2FS_* variables set."""
+    return {option.name: environ[option.variable] for option in OPTIONS if environ.get(option.variable)}
+
+
+def known_option(name: str) -> bool:
+    """Whether `name`, with underscores, is an option of a mount."""
+    return name in _BY_NAME
+
+
+def build_settings(url: str, mountpoint: str, raw: Mapping[str, str]) -> MountSettings:
+    """Check and combine; raw maps option names (with underscores) to their text, later sources already on top.
+
+    Raises ConfigError with one clear sentence for the first thing that is wrong.
+    """
+    values: dict[str, Any] = {}
+    for name, text in raw.items():
+        option = _BY_NAME.get(name)
+        if option is None:
+            raise ConfigError(f"{name} is not an option of a mount")
+        if not text and not option.is_flag:
+            raise ConfigError(f"{option.flag} needs a value")
+        try:
+            values[name] = option.parse(text)
+        except ConfigError as error:
+            raise ConfigError(f"{option.flag}: {error}") from None
+    values.setdefault("cache_dir", default_cache_dir())
+    settings = MountSettings(parse_location(url), os.path.abspath(mountpoint), **values)
+    _check(settings)
+    return settings
+
+
+def _check(settings: MountSettings) -> None:
+    """The rules that tie fields together."""
+    if settings.cache_size < MIN_CACHE_BYTES:
+        raise ConfigError(f"--cache-size: at least {render_size(MIN_CACHE_BYTES)} are needed")
+    if isinstance(settings.location, FileLocation):
+        for name in ("endpoint", "region", "profile"):
+            if getattr(settings, name) is not None:
+                raise ConfigError(f"--{name} is for s3:// and b2:// buckets; {settings.location.url} is a local one")
+        return
+    if settings.location.scheme == "b2" and not (settings.region or settings.endpoint):
+        raise ConfigError(
+            "A b2:// bucket needs --region, for example --region us-west-004 "
+            "(the middle of the endpoint that the bucket's page shows)"
+        )
+    if settings.endpoint is not None:
+        _check_endpoint(settings.endpoint, settings.insecure_http)
+
+
+def _check_endpoint(endpoint: str, insecure_http: bool) -> None:
+    try:
+        parts = urlsplit(endpoint)
+        host, _ = parts.hostname, parts.port
+    except ValueError as error:
+        raise ConfigError(f"--endpoint: {endpoint!r} is not a URL: {error}") from None
+    if parts.username or parts.password:
+        raise ConfigError("--endpoint: a URL must not hold a key")
+    if parts.scheme not in ("https", "http") or not host or parts.path not in ("", "/") or parts.query:
+        raise ConfigError(f"--endpoint: {endpoint!r} is not of the form https://HOST[:PORT]")
+    if parts.scheme == "http" and not insecure_http and not _is_loopback(host):
+        raise ConfigError(
+            f"--endpoint: {endpoint} is not encrypted, so keys and data could be read on the way; "
+            "use https://, or give --insecure-http if you mean it"
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def settings_as_text(settings: MountSettings) -> dict[str, str]:
+    """Every field that is set, as text that build_settings reads back (with "url" beside the options)."""
+    texts = {"url": settings.location.url, "mountpoint": settings.mountpoint}
+    for field in fields(settings):
+        option = _BY_NAME.get(field.name)
+        value = getattr(settings, field.name)
+        if option is not None and value is not None and value is not False:
+            texts[field.name] = "yes" if option.is_flag else option.render(value)
+    return texts

@@ -1,0 +1,238 @@
+"""The control socket: how `b2fs status`, `sync` and `umount` talk to a running mount.
+
+One Unix socket a mount, in a directory that only its user (and root) can enter; its name is derived from the
+mountpoint.  A command is a method in `_commands`; adding one is adding a line there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import socket
+import stat
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+
+import trio
+
+from b2fs.daemon.interfaces import WriteBack
+from b2fs.daemon.messages import MAX_LINE_BYTES, Reply, Request
+from b2fs.daemon.state import MountState
+from b2fs.errors import B2fsError, ConfigError
+
+log = logging.getLogger(__name__)
+
+PROGRESS_INTERVAL_S = 0.25
+#: How long ended commands get to deliver their last line to a slow client.
+_LAST_WORDS_S = 2.0
+
+Send = Callable[[Reply], Awaitable[None]]
+
+
+def runtime_dir(uid: int) -> str:
+    """Where the sockets of this user's mounts are."""
+    if uid == 0:
+        return "/run/b2fs"
+    own = os.environ.get("XDG_RUNTIME_DIR") if uid == os.geteuid() else None
+    base = own or f"/run/user/{uid}"
+    return os.path.join(base, "b2fs") if os.path.isdir(base) else f"/tmp/b2fs-{uid}"
+
+
+def socket_path(mountpoint: str, uid: int) -> str:
+    """The control socket of the mount that user uid has at this canonical mountpoint."""
+    digest = hashlib.sha256(os.fsencode(mountpoint)).hexdigest()[:16]
+    return os.path.join(runtime_dir(uid), f"{digest}.sock")
+
+
+def bind_control_socket(path: str) -> socket.socket:
+    """A listening socket at path, in a private directory; replaces one that a killed daemon left.
+
+    Raises ConfigError when a daemon still answers there or the directory is not ours.
+    """
+    directory = os.path.dirname(path)
+    try:
+        os.makedirs(directory, mode=0o700, exist_ok=True)
+        info = os.lstat(directory)
+        if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.geteuid():
+            raise ConfigError(f"{directory} is not a directory of yours")
+        os.chmod(directory, 0o700)
+        _remove_stale(path)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        try:
+            listener.bind(path)
+            os.chmod(path, 0o600)
+            listener.listen(16)
+        except BaseException:
+            listener.close()
+            raise
+        return listener
+    except OSError as error:
+        raise ConfigError(f"The control socket {path} cannot be made: {error.strerror}") from None
+
+
+def _remove_stale(path: str) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as probe:
+        try:
+            probe.connect(path)
+        except FileNotFoundError:
+            return
+        except ConnectionRefusedError:
+            os.unlink(path)
+            return
+    raise ConfigError("The previous mount of this mountpoint has not ended yet: it is still uploading")
+
+
+@asynccontextmanager
+async def serve_control(path: str, state: MountState) -> AsyncIterator[None]:
+    """Answer commands while the context lasts, then let clients that wait hear how it ended.
+
+    The caller stops `state` before leaving the context.
+    """
+    listener = trio.SocketListener(trio.socket.from_stdlib_socket(bind_control_socket(path)))
+    server = _Server(state)
+    try:
+        async with trio.open_nursery() as nursery:
+            accepting = await nursery.start(_accept, listener, server)
+            try:
+                yield
+            finally:
+                accepting.cancel()
+                # Clients are told even when the run itself was cancelled; the deadline bounds it.
+                nursery.cancel_scope.shield = True
+                nursery.cancel_scope.deadline = trio.current_time() + _LAST_WORDS_S
+                await server.wait_idle()
+                nursery.cancel_scope.cancel()
+    finally:
+        with suppress(FileNotFoundError):
+            os.unlink(path)
+
+
+async def _accept(
+    listener: trio.SocketListener,
+    server: _Server,
+    task_status: trio.TaskStatus[trio.CancelScope],
+) -> None:
+    async with trio.open_nursery() as handlers:
+        with trio.CancelScope() as scope:
+            task_status.started(scope)
+            await trio.serve_listeners(server.handle, [listener], handler_nursery=handlers)
+
+
+class _Server:
+    """Reads requests and answers them from the mount's state."""
+
+    def __init__(self, state: MountState) -> None:
+        self._state = state
+        self._active = 0
+        self._idle = trio.Condition()
+        self._commands: dict[str, Callable[[Request, Send], Awaitable[None]]] = {
+            "status": self._status,
+            "sync": self._sync,
+            "follow": self._follow,
+        }
+
+    async def wait_idle(self) -> None:
+        """Return when no command is being answered."""
+        async with self._idle:
+            while self._active:
+                await self._idle.wait()
+
+    async def handle(self, stream: trio.SocketStream) -> None:
+        """Answer the requests of one client; its leaving ends only its own command."""
+        self._active += 1
+        try:
+            async with stream:
+                try:
+                    await self._answer(stream)
+                except* (trio.BrokenResourceError, trio.ClosedResourceError):
+                    log.debug("a control client went away")
+        finally:
+            with trio.CancelScope(shield=True):
+                async with self._idle:
+                    self._active -= 1
+                    self._idle.notify_all()
+
+    async def _answer(self, stream: trio.SocketStream) -> None:
+        async def send(reply: Reply) -> None:
+            await stream.send_all(reply.encode())
+
+        line = await _read_line(stream)
+        try:
+            request = Request.decode(line)
+        except ValueError:
+            await send(Reply("error", message="not a request"))
+            return
+        command = self._commands.get(request.command)
+        if command is None:
+            await send(Reply("error", message=f"{request.command!r} is not a command of this version"))
+            return
+        await command(request, send)
+
+    async def _status(self, request: Request, send: Send) -> None:
+        await send(Reply("status", self._state.report()))
+
+    async def _sync(self, request: Request, send: Send) -> None:
+        """Wait until nothing is pending (below path), with progress."""
+        core = self._state.core
+        if core is None:
+            await send(Reply("error", self._state.report(), f"the mount is {self._state.phase}"))
+            return
+
+        async def progress() -> None:
+            await send(Reply("progress", self._state.report()))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._cancel_when_stopped, nursery.cancel_scope)
+            failure = await drain(core.writeback, request.path or None, progress, PROGRESS_INTERVAL_S)
+            nursery.cancel_scope.cancel()
+        if self._state.stopped.is_set():
+            await send(Reply("stopped", self._state.report()))
+        elif failure is None:
+            await send(Reply("done", self._state.report()))
+        else:
+            await send(Reply("error", self._state.report(), str(failure)))
+
+    async def _cancel_when_stopped(self, scope: trio.CancelScope) -> None:
+        await self._state.stopped.wait()
+        scope.cancel()
+
+    async def _follow(self, request: Request, send: Send) -> None:
+        """Progress until the daemon has ended."""
+        while not self._state.stopped.is_set():
+            await send(Reply("progress", self._state.report()))
+            with trio.move_on_after(PROGRESS_INTERVAL_S):
+                await self._state.stopped.wait()
+        await send(Reply("stopped", self._state.report()))
+
+
+async def _read_line(stream: trio.SocketStream) -> bytes:
+    """The bytes up to a newline or the end, at most MAX_LINE_BYTES."""
+    line = b""
+    while b"\n" not in line and len(line) < MAX_LINE_BYTES:
+        chunk = await stream.receive_some(65536)
+        if not chunk:
+            break
+        line += chunk
+    return line.partition(b"\n")[0]
+
+
+async def drain(
+    writeback: WriteBack, path: str | None, progress: Callable[[], Awaitable[None]], interval_s: float
+) -> B2fsError | OSError | None:
+    """Wait until nothing is pending, calling progress every interval_s; the error that stops it, or None."""
+    failure: B2fsError | OSError | None = None
+
+    async def repeat() -> None:
+        while True:
+            await progress()
+            await trio.sleep(interval_s)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(repeat)
+        try:
+            await writeback.wait_drained(path)
+        except (B2fsError, OSError) as error:
+            failure = error
+        nursery.cancel_scope.cancel()
+    return failure

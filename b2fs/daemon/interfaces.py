@@ -1,0 +1,104 @@
+"""What the daemon needs of the parts that it runs; tests run the daemon with fakes of these."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from b2fs.config.settings import MountSettings
+from b2fs.store.protocol import ObjectStore
+from b2fs.vfs.api import FileSystem, KernelNotifier
+
+
+class FailedUpload(Protocol):
+    """A path whose upload failed, and the error as one sentence."""
+
+    @property
+    def path(self) -> str: ...
+    @property
+    def error(self) -> str: ...
+
+
+class WriteBackStatus(Protocol):
+    """A moment of the write-back; sizes in bytes, times in seconds."""
+
+    @property
+    def pending_files(self) -> int: ...
+    @property
+    def pending_bytes(self) -> int: ...
+    @property
+    def uploading(self) -> int: ...
+    @property
+    def uploaded_files(self) -> int: ...
+    @property
+    def uploaded_bytes(self) -> int: ...
+    @property
+    def failed(self) -> Sequence[FailedUpload]: ...
+    @property
+    def conflicts(self) -> int: ...
+    @property
+    def dirty_bytes(self) -> int: ...
+    @property
+    def oldest_pending_s(self) -> float: ...
+    @property
+    def offline(self) -> bool: ...
+
+
+class WriteBack(Protocol):
+    """The part of the core that brings local changes into the bucket."""
+
+    def status(self) -> WriteBackStatus: ...
+
+    async def wait_drained(self, path: str | None) -> None:
+        """Return when nothing is pending (below path); raises the StoreError that stops it."""
+        ...
+
+    def hurry(self) -> None:
+        """From now on upload without coalescing delays."""
+        ...
+
+
+class Core(FileSystem, Protocol):
+    """The filesystem core with its write-back."""
+
+    @property
+    def writeback(self) -> WriteBack: ...
+
+
+class Frontend(Protocol):
+    """The way by which programs reach the core: the FUSE mount.
+
+    `notifier` may be used before `serve` runs; what it is told then is dropped.
+    """
+
+    @property
+    def notifier(self) -> KernelNotifier: ...
+
+    async def serve(self, core: Core, ready: Callable[[], None]) -> None:
+        """Mount, call ready() once requests are being answered, return when the kernel has unmounted.
+
+        Cancelling it unmounts.  Raises ConfigError when mounting is not possible.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """How to build a mount's parts from its settings."""
+
+    make_store: Callable[[MountSettings], ObjectStore]
+    open_core: Callable[[ObjectStore, MountSettings, Path, KernelNotifier], AbstractAsyncContextManager[Core]]
+    make_frontend: Callable[[MountSettings], Frontend]
+
+
+class NoKernel:
+    """A KernelNotifier for a core without a mount."""
+
+    def invalidate_inode(self, ino: Any, *, attributes_only: bool) -> None:
+        """Nobody caches anything."""
+
+    def invalidate_entry(self, parent: Any, name: bytes) -> None:
+        """Nobody caches anything."""

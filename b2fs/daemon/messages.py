@@ -1,0 +1,125 @@
+"""What the daemon and the command line say to each other: one JSON object a line.
+
+A request is a command with an optional path.  The answer is any number of "progress" replies and one last reply:
+"status", "done", "stopped" (the daemon has ended) or "error".
+Unknown fields are ignored and missing ones have defaults, so that versions may differ by a little.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, TypeVar
+
+from b2fs.daemon.interfaces import WriteBackStatus
+
+MAX_LINE_BYTES = 1 << 20
+_MAX_FAILURES = 100
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A path whose upload failed, and why."""
+
+    path: str = ""
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """A moment of the write-back, as cache.status.WriteBackStatus; at most 100 failures are listed."""
+
+    pending_files: int = 0
+    pending_bytes: int = 0
+    uploading: int = 0
+    uploaded_files: int = 0
+    uploaded_bytes: int = 0
+    conflicts: int = 0
+    dirty_bytes: int = 0
+    oldest_pending_s: float = 0.0
+    offline: bool = False
+    failed: tuple[Failure, ...] = ()
+
+    @classmethod
+    def of(cls, status: WriteBackStatus) -> Figures:
+        plain = {field.name: getattr(status, field.name) for field in fields(cls) if field.name != "failed"}
+        return cls(**plain, failed=tuple(Failure(item.path, item.error) for item in status.failed[:_MAX_FAILURES]))
+
+
+@dataclass(frozen=True, slots=True)
+class MountReport:
+    """A mount as `b2fs status` shows it; phase is starting, mounted, draining or stopped."""
+
+    url: str = ""
+    mountpoint: str = ""
+    cache_dir: str = ""
+    pid: int = 0
+    version: str = ""
+    phase: str = "starting"
+    read_only: bool = False
+    uptime_s: float = 0.0
+    writeback: Figures = Figures()
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a client wants; path is within the mount, "" for all of it."""
+
+    command: str
+    path: str = ""
+
+    def encode(self) -> bytes:
+        return json.dumps(asdict(self)).encode() + b"\n"
+
+    @classmethod
+    def decode(cls, line: bytes) -> Request:
+        """Raises ValueError for what is not a request."""
+        content = _object(line)
+        return cls(str(content.get("command", "")), str(content.get("path", "")))
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One line of an answer."""
+
+    kind: str
+    report: MountReport = MountReport()
+    message: str = ""
+
+    @property
+    def is_last(self) -> bool:
+        return self.kind != "progress"
+
+    def encode(self) -> bytes:
+        return json.dumps(asdict(self)).encode() + b"\n"
+
+    @classmethod
+    def decode(cls, line: bytes) -> Reply:
+        """Raises ValueError for what is not a reply."""
+        content = _object(line)
+        return cls(str(content.get("kind", "")), _report(content.get("report")), str(content.get("message", "")))
+
+
+def _object(line: bytes) -> dict[str, Any]:
+    content = json.loads(line)
+    if not isinstance(content, dict):
+        raise ValueError("not a JSON object")
+    return content
+
+
+def _report(content: object) -> MountReport:
+    outer = content if isinstance(content, Mapping) else {}
+    inner = outer.get("writeback") if isinstance(outer.get("writeback"), Mapping) else {}
+    failed = inner.get("failed") if isinstance(inner, Mapping) else ()
+    failures = tuple(_known(Failure, item) for item in failed or () if isinstance(item, Mapping))
+    figures = _known(Figures, {**(inner or {}), "failed": failures})
+    return _known(MountReport, {**outer, "writeback": figures})
+
+
+def _known(kind: type[T], content: Mapping[str, Any]) -> T:
+    """kind(**content) without the names that it does not have."""
+    names = getattr(kind, "__dataclass_fields__")  # noqa: B009  (T has no such attribute for the type checker)
+    return kind(**{name: value for name, value in content.items() if name in names})

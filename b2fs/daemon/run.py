@@ -1,0 +1,233 @@
+"""The life of a mount: start, serve, drain, end; one trio run.
+
+    control socket                      outlives everything, so that clients hear the end
+      store (checked)                   wrong bucket, key or endpoint end here, before anything is mounted
+        identity directory (locked)
+          core (its own background tasks)
+            FUSE                        until unmounted, SIGTERM, SIGINT or SIGHUP
+            drain                       until the bucket has everything; a second signal stops it
+INVARIANT: whatever ends the drain, what is not in the bucket is in the identity directory, and the outcome counts it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+
+import trio
+
+from b2fs.config.settings import settings_as_text
+from b2fs.config.units import show_files, show_size
+from b2fs.daemon.control import drain, serve_control, socket_path
+from b2fs.daemon.identity import Identity, claim, identity_path
+from b2fs.daemon.interfaces import Core, Frontend, NoKernel, Parts
+from b2fs.daemon.messages import Figures
+from b2fs.daemon.notify import Notifier
+from b2fs.daemon.state import MountState
+from b2fs.errors import ConfigError
+from b2fs.store.protocol import ObjectStore
+from b2fs.vfs.api import KernelNotifier
+
+log = logging.getLogger(__name__)
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+#: How long the kernel may take to get its first answer through the new mount.
+_ANSWER_TIMEOUT_S = 60.0
+_DRAIN_REPORT_S = 0.5
+_LOG_EVERY_S = 15.0
+#: Asked of systemd again and again while the drain makes progress; several reports may get lost.
+_EXTEND_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Events:
+    """What the process around the run wants to hear; none of these may block."""
+
+    ready: Callable[[], None] = lambda: None
+    draining: Callable[[Figures], None] = lambda figures: None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a run ended: what is not in the bucket, and why (one sentence, "" if nothing is left)."""
+
+    left_files: int
+    left_bytes: int
+    cache_dir: str
+    reason: str = ""
+
+    @property
+    def sentence(self) -> str:
+        """What to tell the user about data that is left."""
+        left = f"{show_files(self.left_files)} ({show_size(self.left_bytes)})"
+        return (
+            f"{left} not in the bucket yet: {self.reason or 'stopped before the end'}. "
+            f"They are safe in {self.cache_dir}; the next mount uploads them, or: b2fs recover {self.cache_dir}"
+        )
+
+
+class Shutdown:
+    """Signals to cancellations: the first ends the service and lets it drain, the second ends everything."""
+
+    def __init__(self) -> None:
+        self.everything = trio.CancelScope()
+        self._service: trio.CancelScope | None = None
+        self.requests = 0
+
+    def begin_service(self) -> trio.CancelScope:
+        """The scope that the first request cancels from now on."""
+        self._service = trio.CancelScope()
+        return self._service
+
+    def request(self) -> None:
+        self.requests += 1
+        if self._service is None or self.requests > 1:
+            self.everything.cancel()
+        else:
+            self._service.cancel()
+
+    async def watch(self, signals: AsyncIterator[int]) -> None:
+        async for number in signals:
+            log.info("%s: %s", signal.Signals(number).name, "stopping at once" if self.requests else "stopping")
+            self.request()
+
+
+async def run_mount(state: MountState, parts: Parts, notifier: Notifier, events: Events) -> Outcome:
+    """Mount, serve until unmounted or told to stop, drain.
+
+    Raises ConfigError or StoreError (possibly inside an exception group) when the mount cannot be made or breaks.
+    """
+    path = socket_path(state.settings.mountpoint, os.geteuid())
+    run = _Run(state, parts, notifier, events)
+    with trio.open_signal_receiver(*_SIGNALS) as signals:
+        async with serve_control(path, state), trio.open_nursery() as services:
+            services.start_soon(run.shutdown.watch, signals)
+            services.start_soon(_feed_watchdog, notifier)
+            try:
+                with run.shutdown.everything:
+                    await run.mounted()
+            finally:
+                state.stop()
+                services.cancel_scope.cancel()
+    return run.outcome()
+
+
+async def run_recover(state: MountState, parts: Parts, events: Events) -> Outcome:
+    """Bring what an earlier mount left in its identity directory into the bucket, without a mount."""
+    run = _Run(state, parts, Notifier(None), events)
+    with trio.open_signal_receiver(*_SIGNALS) as signals:
+        async with trio.open_nursery() as services:
+            services.start_soon(run.shutdown.watch, signals)
+            with run.shutdown.everything:
+                await run.drained_only()
+            services.cancel_scope.cancel()
+    return run.outcome()
+
+
+class _Run:
+    """One run's nested contexts."""
+
+    def __init__(self, state: MountState, parts: Parts, notifier: Notifier, events: Events) -> None:
+        self.shutdown = Shutdown()
+        self._state = state
+        self._settings = state.settings
+        self._parts = parts
+        self._notifier = notifier
+        self._events = events
+        self._reason = ""
+
+    def outcome(self) -> Outcome:
+        figures = self._state.figures()
+        return Outcome(figures.pending_files, figures.pending_bytes, self._state.cache_dir, self._reason)
+
+    async def mounted(self) -> None:
+        frontend = self._parts.make_frontend(self._settings)
+        async with self._parts.make_store(self._settings) as store, self._claim(store) as identity:
+            identity.remember(settings_as_text(self._settings))
+            async with self._open_core(store, identity, frontend.notifier) as core:
+                await self._attached(core, identity, frontend)
+
+    async def drained_only(self) -> None:
+        async with (
+            self._parts.make_store(self._settings) as store,
+            self._claim(store) as identity,
+            self._open_core(store, identity, NoKernel()) as core,
+        ):
+            await self._attached(core, identity, None)
+
+    def _claim(self, store: ObjectStore) -> AbstractAsyncContextManager[Identity]:
+        location = self._settings.location
+        path = identity_path(self._settings.cache_dir, store.identity, location.prefix, location.bucket)
+        self._state.cache_dir = str(path)
+        return claim(path, self._settings.mountpoint)
+
+    def _open_core(
+        self, store: ObjectStore, identity: Identity, kernel: KernelNotifier
+    ) -> AbstractAsyncContextManager[Core]:
+        return self._parts.open_core(store, self._settings, identity.path, kernel)
+
+    async def _attached(self, core: Core, identity: Identity, frontend: Frontend | None) -> None:
+        """Serve and drain with the core visible in the state; whatever happens, its last figures are kept."""
+        self._state.core = core
+        try:
+            if frontend is not None:
+                await self._serve(core, frontend)
+                identity.mark_finishing()
+            await self._drain(core)
+        finally:
+            self._state.detach_core()
+
+    async def _serve(self, core: Core, frontend: Frontend) -> None:
+        async with trio.open_nursery() as nursery:
+            with self.shutdown.begin_service():
+                await frontend.serve(core, lambda: nursery.start_soon(self._confirm))
+            nursery.cancel_scope.cancel()
+        log.info("%s is unmounted", self._settings.mountpoint)
+
+    async def _confirm(self) -> None:
+        """Say ready only when an answer came all the way through the kernel."""
+        with trio.move_on_after(_ANSWER_TIMEOUT_S) as scope:
+            try:
+                await trio.to_thread.run_sync(os.statvfs, self._settings.mountpoint, abandon_on_cancel=True)
+            except OSError as error:
+                raise ConfigError(f"{self._settings.mountpoint} does not answer: {error.strerror}") from None
+        if scope.cancelled_caught:
+            raise ConfigError(f"{self._settings.mountpoint} does not answer within {_ANSWER_TIMEOUT_S:.0f} s")
+        self._state.phase = "mounted"
+        text = f"{self._settings.location.url} is mounted at {self._settings.mountpoint}"
+        log.info("%s", text)
+        self._notifier.ready(text)
+        self._events.ready()
+
+    async def _drain(self, core: Core) -> None:
+        self._state.phase = "draining"
+        self._notifier.stopping("uploading what is left")
+        core.writeback.hurry()
+        next_line = trio.current_time() + _LOG_EVERY_S
+
+        async def progress() -> None:
+            nonlocal next_line
+            figures = self._state.figures()
+            text = f"{show_files(figures.pending_files)} ({show_size(figures.pending_bytes)}) left to upload"
+            self._notifier.status(text)
+            if not figures.offline:
+                self._notifier.extend_timeout(_EXTEND_S)
+            if trio.current_time() >= next_line:
+                log.info("%s", text)
+                next_line += _LOG_EVERY_S
+            self._events.draining(figures)
+
+        failure = await drain(core.writeback, None, progress, _DRAIN_REPORT_S)
+        if failure is not None:
+            self._reason = str(failure)
+
+
+async def _feed_watchdog(notifier: Notifier) -> None:
+    """Show that the event loop turns, if somebody watches."""
+    while notifier.watchdog_interval_s is not None:
+        notifier.watchdog()
+        await trio.sleep(notifier.watchdog_interval_s)
