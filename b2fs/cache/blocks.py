@@ -1,0 +1,373 @@
+"""BlockCache: file contents on the local disk, bounded, bytes only, never trusted without a checksum.
+
+An entry is a stretch of one content: a *block* (`block_bytes` long, or up to the content's end) or a *grain* (a small
+stretch that a random read left behind).  Contents never change, so entries are never invalidated; the least recently
+used ones make room for new ones.  Losing the cache costs time, never data: every fault in here reads as "not cached".
+
+The store is diskcache (SQLite for the index and small values, one file per larger value) with two changes:
+- values are bytes with a CRC-32, and nothing is ever unpickled (see blockdisk);
+- access times are collected in memory and written in batches: diskcache's own LRU policy does one UPDATE transaction
+  per read, which makes a 4 KiB read 77 us instead of 7.
+
+All methods block on the local disk and may be called from any thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+import shutil
+import sqlite3
+import stat
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import diskcache
+
+from b2fs.cache.blockdisk import Buffer, ByteCache, checksum
+from b2fs.core.extents import Extents
+from b2fs.core.types import ObjectRef
+from b2fs.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+_DAMAGED_MARK = "damaged"
+_FLUSH_TOUCHES = 1024
+_ROWS_PER_TRANSACTION = 256
+
+
+@dataclass(frozen=True, slots=True)
+class BlockCacheConfig:
+    """directory is made if needed and must be ours alone; sizes in bytes."""
+
+    directory: str
+    size_bytes: int = 10 << 30
+    #: Measured per get and put: the rate is the same from 1 MiB up, and 1 MiB is one kernel request.
+    block_bytes: int = 1 << 20
+    grain_bytes: int = 32 << 10
+
+    def __post_init__(self) -> None:
+        if self.grain_bytes <= 0 or self.block_bytes % self.grain_bytes:
+            raise ConfigError("The block size of the cache must be a multiple of its grain size.")
+        if self.size_bytes < 4 * self.block_bytes:
+            raise ConfigError(f"The cache needs at least {4 * self.block_bytes} bytes.")
+
+
+@dataclass(slots=True)
+class BlockCacheStats:
+    """Counters since the start."""
+
+    hits: int = 0
+    misses: int = 0
+    hit_bytes: int = 0
+    stored_bytes: int = 0
+    damaged: int = 0
+    failed_puts: int = 0
+    faults: int = 0
+
+
+def content_key(ref: ObjectRef) -> str:
+    """Name a content for the cache: 32 hexadecimal digits.
+
+    A listing shows no version IDs, so the same content is met with and without one, and a copy onto itself that only
+    changes metadata makes a new version of the same content.  Key, ETag and size name it in all of these cases; the
+    version ID is only needed where there is no ETag.
+    """
+    text = f"{ref.key}\0{ref.etag}\0{ref.size}" if ref.etag else f"\0\0{ref.version_id}"
+    return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
+
+
+class BlockCache:
+    """See the module's text.  Close it when done."""
+
+    def __init__(self, config: BlockCacheConfig) -> None:
+        self.config = config
+        self.stats = BlockCacheStats()
+        _claim_directory(config.directory)
+        self._opened_at = time.time()
+        self._cache = _open(config)
+        self._guard = _Guard(config.directory, self.stats)
+        self._write_lock = threading.Lock()
+        # Keys read since the last flush and when; guarded by the GIL (single dict operations).
+        self._touched: dict[str, float] = {}
+
+    def close(self) -> None:
+        """Write the access times and close this thread's connection; other threads close theirs when they end."""
+        self._flush_touches()
+        self._cache.close()
+
+    # --- reading
+
+    def present(self, ref: ObjectRef) -> Extents:
+        """Return which bytes of the content are (probably) cached, in one query."""
+        prefix = content_key(ref) + ":"
+        extents = Extents()
+        with self._guard:
+            for key in self._cache.keys_from(prefix, prefix[:-1] + ";"):
+                extents.add(*self._span(key, ref.size))
+        return extents
+
+    def get_block(self, ref: ObjectRef, start: int) -> bytes | None:
+        """Return the block that starts at `start` (a multiple of block_bytes), or None."""
+        return self._get(self._key(content_key(ref), start, block=True))
+
+    def get_range(self, ref: ObjectRef, start: int, end: int) -> list[tuple[int, bytes]]:
+        """Return the cached stretches that share bytes with [start, end), as (start, content), ascending.
+
+        They may reach out on both sides, and never overlap.
+        """
+        found: list[tuple[int, bytes]] = []
+        content = content_key(ref)
+        block_bytes = self.config.block_bytes
+        for block in range(start - start % block_bytes, end, block_bytes):
+            data = self._get(self._key(content, block, block=True))
+            if data is not None:
+                found.append((block, data))
+            elif ref.size > self.config.grain_bytes:
+                low, high = max(start, block), min(end, block + block_bytes)
+                found.extend(self._grains(content, low - low % self.config.grain_bytes, high))
+        return found
+
+    def get_wholes(self, refs: Sequence[ObjectRef]) -> list[bytes | None]:
+        """Return the contents of many objects of at most one block each, None for what is not cached."""
+        return [self.get_block(ref, 0) for ref in refs]
+
+    # --- writing
+
+    def put_range(self, ref: ObjectRef, start: int, data: Buffer) -> int:
+        """Keep a stretch of a content; return how many of its bytes were kept.
+
+        start is a multiple of grain_bytes and so is the end, unless it is the content's end.  What cannot be written
+        (disk full) is only counted.
+        """
+        return self.put_many([(ref, start, data)])
+
+    def put_many(self, stretches: Iterable[tuple[ObjectRef, int, Buffer]]) -> int:
+        """Keep many stretches; the small ones share a transaction."""
+        small: list[tuple[str, str, Buffer]] = []
+        kept = 0
+        with self._write_lock:
+            for ref, start, data in stretches:
+                tag = _tag(ref.content_id)
+                for key, part in self._cut(ref, start, data):
+                    if len(part) <= self.config.grain_bytes:
+                        small.append((key, tag, part))
+                    else:
+                        kept += self._put_all([(key, tag, part)])
+            for index in range(0, len(small), _ROWS_PER_TRANSACTION):
+                kept += self._put_all(small[index : index + _ROWS_PER_TRANSACTION])
+            self._shrink()
+        return kept
+
+    def put_whole(self, ref: ObjectRef, content: str | bytes | bytearray | memoryview) -> int:
+        """Keep a whole content, given as bytes or as the path of a file; return how many bytes were kept.
+
+        A file that is shorter or longer than ref.size is not the content and is left alone.
+        """
+        if not isinstance(content, str):
+            return self.put_range(ref, 0, memoryview(content)) if len(content) == ref.size else 0
+        kept = 0
+        with open(content, "rb", buffering=0) as file:
+            if os.fstat(file.fileno()).st_size != ref.size:
+                return 0
+            for start in range(0, ref.size, self.config.block_bytes):
+                part = os.pread(file.fileno(), self.config.block_bytes, start)
+                if len(part) != min(self.config.block_bytes, ref.size - start):
+                    break  # truncated meanwhile
+                kept += self.put_range(ref, start, part)
+        return kept
+
+    def evict(self, content_id: str) -> None:
+        """Forget what was stored under a ref with this content_id."""
+        with self._write_lock, self._guard:
+            self._cache.evict(_tag(content_id), retry=True)
+
+    def sweep(self) -> int:
+        """Remove files that no row owns (left by a crash between file and row); return how many.  Slow: walks all."""
+        removed = 0
+        owned = self._cache.file_names()
+        for directory, _, names in os.walk(self.config.directory):
+            for name in names:
+                path = os.path.join(directory, name)
+                if name.endswith(".val") and os.path.relpath(path, self.config.directory) not in owned:
+                    removed += self._remove_stray(path)
+        return removed
+
+    @property
+    def used_bytes(self) -> int:
+        """Bytes on disk, index included."""
+        return int(self._cache.volume())
+
+    # --- inside
+
+    def _get(self, key: str) -> bytes | None:
+        stats = self.stats
+        with self._guard:
+            found = self._cache.get(key)
+            if found is None:
+                stats.misses += 1
+                return None
+            expected, data = found
+            if expected is not None and checksum(key, data) == expected:
+                stats.hits += 1
+                stats.hit_bytes += len(data)
+                self._touch(key)
+                return bytes(data)
+            stats.damaged += 1
+            log.warning("A damaged entry of the block cache was dropped; it will be fetched again.")
+            with self._write_lock:
+                self._cache.delete(key, retry=True)
+        return None
+
+    def _grains(self, content: str, start: int, end: int) -> Iterator[tuple[int, bytes]]:
+        for position in range(start, end, self.config.grain_bytes):
+            data = self._get(self._key(content, position, block=False))
+            if data is not None:
+                yield position, data
+
+    def _cut(self, ref: ObjectRef, start: int, data: Buffer) -> Iterator[tuple[str, memoryview]]:
+        """Cut a stretch into whole blocks where it holds them, and grains elsewhere."""
+        content, view, end = content_key(ref), memoryview(data), start + len(data)
+        position = start
+        while position < end:
+            block = position - position % self.config.block_bytes
+            block_end = min(block + self.config.block_bytes, ref.size)
+            whole = position == block and block_end <= end
+            stop = block_end if whole else min(end, position + self.config.grain_bytes)
+            yield self._key(content, position, block=whole), view[position - start : stop - start]
+            position = stop
+
+    def _put_all(self, entries: Sequence[tuple[str, str, Buffer]]) -> int:
+        """Store entries in one transaction.  Only entries without files may share one: a rollback leaves files."""
+        size = sum(len(part) for _, _, part in entries)
+        transaction = self._cache.transact(retry=True) if len(entries) > 1 else contextlib.nullcontext()
+        with self._guard:
+            with transaction:
+                for key, tag, part in entries:
+                    self._cache.set(key, part, tag=tag, retry=True)
+            self.stats.stored_bytes += size
+            return size
+        self.stats.failed_puts += len(entries)
+        return 0
+
+    def _shrink(self) -> None:
+        with self._guard:
+            if self._cache.volume() > self.config.size_bytes:
+                self._flush_touches_locked()
+                self._cache.cull(retry=True)
+
+    def _touch(self, key: str) -> None:
+        self._touched[key] = time.time()
+        if len(self._touched) >= _FLUSH_TOUCHES and self._write_lock.acquire(blocking=False):
+            try:
+                self._flush_touches_locked()
+            finally:
+                self._write_lock.release()
+
+    def _flush_touches(self) -> None:
+        with self._write_lock:
+            self._flush_touches_locked()
+
+    def _flush_touches_locked(self) -> None:
+        touched, self._touched = self._touched, {}
+        if touched:
+            with self._guard:
+                self._cache.touch_all(touched)
+
+    def _remove_stray(self, path: str) -> bool:
+        with contextlib.suppress(FileNotFoundError):
+            if os.stat(path).st_mtime < self._opened_at - 1:  # a younger one may be about to get its row
+                os.unlink(path)
+                return True
+        return False
+
+    def _key(self, content: str, start: int, *, block: bool) -> str:
+        unit = self.config.block_bytes if block else self.config.grain_bytes
+        return f"{content}:{start // unit}{'b' if block else 'g'}{unit}"
+
+    def _span(self, key: str, size: int) -> tuple[int, int]:
+        """The byte range of a key; an empty one if it was made with other block sizes."""
+        for letter, unit in (("b", self.config.block_bytes), ("g", self.config.grain_bytes)):
+            number, found, made_with = key[33:].partition(letter)
+            if found and made_with == str(unit):
+                start = int(number) * unit
+                return start, min(start + unit, size)
+        return 0, 0
+
+
+class _Guard:
+    """Turns every fault of disk and index into "nothing happened" and counts it."""
+
+    def __init__(self, directory: str, stats: BlockCacheStats) -> None:
+        self._directory = directory
+        self._stats = stats
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        if isinstance(error, OSError | sqlite3.OperationalError | diskcache.Timeout):
+            self._report("The block cache does not work: %s", error)
+            return True
+        if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.ProgrammingError):
+            self._report("The block cache's index is damaged and will be made anew at the next start: %s", error)
+            with contextlib.suppress(OSError), open(os.path.join(self._directory, _DAMAGED_MARK), "wb"):
+                pass
+            return True
+        return False
+
+    def _report(self, text: str, error: BaseException) -> None:
+        """Log a fault once: a broken cache would fill the log."""
+        self._stats.faults += 1
+        if self._stats.faults == 1:
+            log.warning(text, error)
+
+
+def _tag(content_id: str) -> str:
+    return hashlib.blake2b(content_id.encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
+
+
+def _claim_directory(directory: str) -> None:
+    """Make the directory, private to us.  Raises ConfigError if that is not possible."""
+    if os.path.expandvars(os.path.expanduser(directory)) != directory:
+        raise ConfigError(f"The cache directory {directory} must not contain '~' or '$': diskcache would expand them.")
+    try:
+        os.makedirs(directory, mode=0o700, exist_ok=True)
+        status = os.lstat(directory)
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
+            raise ConfigError(f"The cache directory {directory} belongs to somebody else or is a symbolic link.")
+        os.chmod(directory, 0o700)
+    except OSError as error:
+        raise ConfigError(f"The cache directory {directory} cannot be used: {error.strerror}.") from error
+
+
+def _open(config: BlockCacheConfig) -> ByteCache:
+    """Open the index; a damaged one is thrown away with everything that it knew."""
+    directory = config.directory
+    if os.path.exists(os.path.join(directory, _DAMAGED_MARK)):
+        _wipe(directory)
+    try:
+        return _open_index(config)
+    except sqlite3.OperationalError as error:
+        raise ConfigError(f"The cache directory {directory} cannot be used: {error}.") from error
+    except sqlite3.DatabaseError:
+        log.warning("The block cache's index is damaged; the cache starts empty.")
+        _wipe(directory)
+        return _open_index(config)
+
+
+def _open_index(config: BlockCacheConfig) -> ByteCache:
+    return ByteCache(config.directory, size_bytes=config.size_bytes, inline_bytes=config.grain_bytes + 1)
+
+
+def _wipe(directory: str) -> None:
+    """Remove what a block cache leaves in its directory, and nothing else."""
+    for entry in list(os.scandir(directory)):
+        if entry.name == _DAMAGED_MARK or entry.name.startswith("cache.db"):
+            os.unlink(entry.path)
+        elif len(entry.name) == 2 and entry.is_dir(follow_symlinks=False):
+            shutil.rmtree(entry.path)

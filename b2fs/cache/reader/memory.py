@@ -1,0 +1,167 @@
+"""Memory: the one budget for all that reading holds, and the order in which pieces leave it.
+
+Bytes are *reserved* before they are fetched and stay accounted until their piece is dropped.  A piece that waits to be
+written to disk cannot leave; all others leave in this order: what was read already, oldest first; then, but only for a
+reader that waits, read-ahead that nobody has asked for yet.  So read-ahead never pushes out other read-ahead that is
+in use, and a reader that waits always gets room in the end.
+
+INVARIANT: used == reserved + the sizes of all pieces; used <= total, unless a single reservation is larger than total.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import TYPE_CHECKING
+
+import trio
+
+from b2fs.cache.reader.config import ReaderConfig, ReaderStats
+
+if TYPE_CHECKING:
+    from b2fs.cache.reader.content import Content
+
+
+class Piece:
+    """A stretch of a content in memory: data is content[start:end)."""
+
+    __slots__ = ("content", "data", "end", "fetched", "pending", "served", "start", "warm")
+
+    def __init__(self, content: Content, start: int, data: bytes, *, fetched: bool, warm: bool) -> None:
+        self.content = content
+        self.start = start
+        self.end = start + len(data)
+        self.data = data
+        self.served = 0  # bytes handed out, counted again when read again
+        self.fetched = fetched  # came from the store, not from disk
+        self.warm = warm  # was fetched ahead as a sibling
+        self.pending = False  # waits to be written to disk
+
+    @property
+    def size(self) -> int:
+        return len(self.data)
+
+    @property
+    def spent(self) -> bool:
+        return self.served >= len(self.data)
+
+
+class Memory:
+    """See the module's text.  Only for the trio thread; nothing but `reserve` waits."""
+
+    def __init__(self, config: ReaderConfig, stats: ReaderStats) -> None:
+        self._config = config
+        self._stats = stats
+        self._parked = trio.lowlevel.ParkingLot()
+        self._spent: OrderedDict[Piece, None] = OrderedDict()
+        self._fresh: OrderedDict[Piece, None] = OrderedDict()
+        self.used = 0
+        self.reserved = 0
+        self.pending = 0
+
+    def reserve_nowait(self, size: int) -> bool:
+        """Take `size` bytes for read-ahead if that costs nobody anything."""
+        limit = self._config.memory_bytes * 7 // 8  # the rest is for readers that wait
+        self._drop_spent(self.used + size - limit)
+        if self.used + size > limit:
+            return False
+        self._take(size)
+        return True
+
+    async def reserve(self, size: int) -> None:
+        """Take `size` bytes for a reader that waits; waits until there is room.  Checkpoint: only if it waits."""
+        while not self._make_room(size):
+            await self._parked.park()
+        self._take(size)
+
+    def release(self, size: int) -> None:
+        """Give back reserved bytes that did not become pieces."""
+        self.reserved -= size
+        self.used -= size
+        self._parked.unpark_all()
+
+    def add(self, piece: Piece) -> None:
+        """Turn reserved bytes into a piece."""
+        self.reserved -= piece.size
+        self._file(piece)
+
+    def hold(self, piece: Piece) -> bool:
+        """Keep a piece until `let_go`, for writing it to disk; False if too much is waiting already."""
+        if self.pending + piece.size > self._config.pending_bytes:
+            self._stats.uncached_bytes += piece.size
+            return False
+        self.pending += piece.size
+        piece.pending = True
+        self._unfile(piece)
+        return True
+
+    def let_go(self, piece: Piece) -> None:
+        """The piece is on disk."""
+        self.pending -= piece.size
+        piece.pending = False
+        self._file(piece)
+
+    def served(self, piece: Piece, size: int) -> None:
+        """Note that `size` bytes of the piece were handed to a reader."""
+        piece.served += size
+        if piece in self._spent:
+            self._spent.move_to_end(piece)
+        elif piece in self._fresh:  # neither: it is being written to disk, or has just left memory
+            if piece.spent:
+                del self._fresh[piece]
+                self._spent[piece] = None
+            else:
+                self._fresh.move_to_end(piece)
+
+    def retire(self, piece: Piece) -> None:
+        """Nobody has the content open any more: the piece is the next to go, read or not."""
+        if piece in self._fresh:
+            del self._fresh[piece]
+            self._spent[piece] = None
+            self._parked.unpark_all()
+
+    def drop(self, piece: Piece) -> None:
+        """Forget a piece that is not pending."""
+        self._unfile(piece)
+        self.used -= piece.size
+        self._count_waste(piece)
+        piece.content.forget(piece)
+        self._parked.unpark_all()
+
+    def check_invariants(self) -> None:
+        """Raise AssertionError if the books do not balance; for tests."""
+        filed = sum(piece.size for queue in (self._spent, self._fresh) for piece in queue)
+        assert self.used == self.reserved + self.pending + filed
+        assert min(self.reserved, self.pending) >= 0
+
+    def _take(self, size: int) -> None:
+        self.reserved += size
+        self.used += size
+
+    def _file(self, piece: Piece) -> None:
+        (self._spent if piece.spent else self._fresh)[piece] = None
+        self._parked.unpark_all()
+
+    def _unfile(self, piece: Piece) -> None:
+        self._spent.pop(piece, None)
+        self._fresh.pop(piece, None)
+
+    def _make_room(self, size: int) -> bool:
+        """Let go what must go for `size` bytes; True if they fit, or if there is nothing left that could go."""
+        total = self._config.memory_bytes
+        self._drop_spent(self.used + size - total)
+        while self.used + size > total and self._fresh:
+            self.drop(next(iter(self._fresh)))
+        return self.used + size <= total or self.used == 0
+
+    def _drop_spent(self, wanted: int) -> None:
+        while wanted > 0 and self._spent:
+            piece = next(iter(self._spent))
+            wanted -= piece.size
+            self.drop(piece)
+
+    def _count_waste(self, piece: Piece) -> None:
+        if piece.fetched and not piece.spent:
+            unread = piece.size - piece.served
+            self._stats.wasted_bytes += unread
+            if piece.warm:
+                self._stats.wasted_warm_bytes += unread
