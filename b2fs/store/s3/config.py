@@ -1,0 +1,175 @@
+"""What a user decides about an S3 store, validated at the edge.
+
+Knows nothing of requests.  Every value that is wrong raises ConfigError with a sentence for the user.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass, field
+from typing import Literal
+from urllib.parse import urlsplit
+
+from b2fs.errors import ConfigError
+
+_B2_HOST = re.compile(r"(?:^|\.)backblazeb2\.com$")
+_AWS_HOST = re.compile(r"(?:^|\.)amazonaws\.com(?:\.cn)?$")
+_B2_REGION_OF_HOST = re.compile(r"^s3\.([a-z0-9-]+)\.backblazeb2\.com$")
+_REGION = re.compile(r"^[a-z0-9][a-z0-9-]*$")
+_BUCKET = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{1,254}$")
+# An account ID, which is also the master key's ID, is 12 hex digits; application keys have 25 (B2: S3-compatible API).
+_B2_MASTER_KEY_ID = re.compile(r"^[0-9a-f]{12}$")
+
+MIN_CRT_MEMORY_BYTES = 256 << 20
+"""The CRT refuses a smaller limit.  It is a ceiling, nothing is set aside."""
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """How often and how long a call is tried again after a fault that may pass.
+
+    A delay is drawn uniformly from [0, min(max_delay_s, base_delay_s * 2**n)] (full jitter), and is never shorter than
+    what the server asked for.  deadline_s counts from the call's start and includes all attempts and waits.
+    """
+
+    attempts: int = 8
+    base_delay_s: float = 0.2
+    max_delay_s: float = 20.0
+    deadline_s: float = 180.0
+
+    def __post_init__(self) -> None:
+        if self.attempts < 1 or min(self.base_delay_s, self.max_delay_s) < 0 or self.deadline_s <= 0:
+            raise ConfigError("the retry policy needs at least one attempt and times that are not negative")
+
+
+@dataclass(frozen=True, slots=True)
+class S3Config:
+    """One bucket behind one endpoint.
+
+    endpoint is a URL without a path; None means Amazon's endpoint of the region.  profile names a section of the AWS
+    configuration files; None takes the default chain.  Credentials themselves never stand here.
+    """
+
+    bucket: str
+    endpoint: str | None = None
+    region: str | None = None
+    profile: str | None = None
+    #: The bucket was named by a b2:// URL: the endpoint follows from the region, and B2's key rules apply.
+    backblaze: bool = False
+    #: Allow http:// to a host that is not loopback.
+    insecure_http: bool = False
+    addressing: Literal["path", "virtual"] = "path"
+    #: A PEM file with the certificates to trust instead of the system's.
+    ca_bundle: str | None = None
+    #: A read-only store sends nothing that changes the bucket; its probe assumes the least instead of trying.
+    read_only: bool = False
+    #: Connections to the endpoint, which is also the bound on requests in flight.  At 20 ms round trip one connection
+    #: carries about 45 small requests a second.
+    max_connections: int = 64
+    #: Bound on the bodies that requests in flight hold, up and down together.
+    max_buffered_bytes: int = 256 << 20
+    #: What the CRT may buffer on its side.
+    memory_limit_bytes: int = 512 << 20
+    connect_timeout_s: float = 5.0
+    #: A request without progress for so long has failed.  The CRT itself gives up on a silent connection after 30 s.
+    stall_timeout_s: float = 30.0
+    #: A body may take stall_timeout_s plus its size divided by this; a guess at the slowest link worth waiting for.
+    min_bytes_per_s: int = 64 << 10
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+
+    def __post_init__(self) -> None:
+        if not _BUCKET.match(self.bucket):
+            raise ConfigError(f"{self.bucket!r} is not a bucket name")
+        if self.region is not None and not _REGION.match(self.region):
+            raise ConfigError(f"{self.region!r} is not a region name")
+        if self.max_connections < 1 or self.max_buffered_bytes < 1:
+            raise ConfigError("an S3 store needs at least one connection and a buffer")
+        if self.memory_limit_bytes < MIN_CRT_MEMORY_BYTES:
+            raise ConfigError(f"memory_limit_bytes must be at least {MIN_CRT_MEMORY_BYTES}")
+        if min(self.connect_timeout_s, self.stall_timeout_s) <= 0 or self.min_bytes_per_s < 1:
+            raise ConfigError("timeouts must be positive")
+        _check_url(self.url, self.insecure_http)
+
+    @property
+    def url(self) -> str:
+        """The endpoint's URL, made from the region where none was given."""
+        if self.endpoint is not None:
+            return self.endpoint.rstrip("/")
+        if self.backblaze:
+            if self.region is None:
+                raise ConfigError("b2:// needs a region such as us-west-004 (or an endpoint)")
+            return b2_endpoint(self.region)
+        return f"https://s3.{self.region or 'us-east-1'}.amazonaws.com"
+
+    @property
+    def signing_region(self) -> str:
+        """The region that signatures name: given, or part of a Backblaze host name, or Amazon's default."""
+        if self.region is not None:
+            return self.region
+        match = _B2_REGION_OF_HOST.match(self.hostname)
+        return match.group(1) if match else "us-east-1"
+
+    @property
+    def hostname(self) -> str:
+        return urlsplit(self.url).hostname or ""
+
+    @property
+    def tls(self) -> bool:
+        return self.url.startswith("https://")
+
+    @property
+    def is_backblaze(self) -> bool:
+        return self.backblaze or bool(_B2_HOST.search(self.hostname))
+
+    @property
+    def is_amazon(self) -> bool:
+        return bool(_AWS_HOST.search(self.hostname))
+
+    @property
+    def host_header(self) -> str:
+        """The value of Host: the endpoint's, with the bucket in front in virtual addressing."""
+        authority = urlsplit(self.url).netloc
+        return f"{self.bucket}.{authority}" if self.addressing == "virtual" else authority
+
+    @property
+    def identity(self) -> str:
+        """Endpoint and bucket in one text, without secrets."""
+        return f"{self.url}/{self.bucket}"
+
+
+def b2_endpoint(region: str) -> str:
+    """The URL of Backblaze's S3-compatible API in a region."""
+    return f"https://s3.{region}.backblazeb2.com"
+
+
+def check_credentials(config: S3Config, key_id: str) -> None:
+    """Raise ConfigError for B2's master key, which the S3 API refuses with a misleading message."""
+    if config.is_backblaze and _B2_MASTER_KEY_ID.match(key_id):
+        raise ConfigError(
+            "this is the ID of the B2 master key, which does not work with the S3-compatible API: "
+            "create an application key (Backblaze: Application Keys, Add a New Application Key) and use its ID and key"
+        )
+
+
+def _check_url(url: str, insecure_http: bool) -> None:
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError as error:
+        raise ConfigError(f"{url!r} is not an endpoint URL: {error}") from error
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ConfigError(f"{url!r} is not an endpoint URL: it must start with https://")
+    if parts.path or parts.query or parts.fragment or parts.username is not None:
+        raise ConfigError("an endpoint URL is scheme, host and port only")
+    if parts.scheme == "http" and not insecure_http and not _is_loopback(parts.hostname):
+        raise ConfigError(f"{url} is not encrypted: use https://, or allow it with --insecure-http")
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,113 @@
+"""Credentials from botocore's chain, turned into what the CRT signs with.
+
+botocore finds them (environment, profile, files, container and instance roles) and refreshes temporary ones, which
+may block on the network; that happens in a worker thread, before they expire.  Secrets stay in this module's objects:
+nothing here is logged or shown.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import botocore.session
+import trio
+from awscrt.auth import (
+    AwsCredentialsProvider,
+    AwsSignatureType,
+    AwsSignedBodyHeaderType,
+    AwsSignedBodyValue,
+    AwsSigningAlgorithm,
+    AwsSigningConfig,
+)
+from botocore.credentials import Credentials
+from botocore.exceptions import BotoCoreError
+
+from b2fs.errors import BadCredentials, ConfigError
+from b2fs.store.s3.config import S3Config, check_credentials
+
+
+class _Frozen(NamedTuple):
+    access_key: str
+    secret_key: str
+    token: str | None
+
+
+def find_credentials(config: S3Config) -> Credentials:
+    """Return the credentials that botocore's chain finds.  Blocks.  Raises ConfigError, BadCredentials."""
+    try:
+        found = botocore.session.Session(profile=config.profile).get_credentials()
+    except BotoCoreError as error:
+        raise ConfigError(f"cannot load credentials: {error}") from error
+    if found is None:
+        raise BadCredentials("no credentials found: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or name a profile")
+    check_credentials(config, found.access_key)
+    return found
+
+
+class Signer:
+    """Makes signing configurations for the current credentials.
+
+    One static provider is kept per set of credentials, so that signing never calls back into Python.
+    """
+
+    def __init__(self, credentials: Credentials, region: str) -> None:
+        self._credentials = credentials
+        self._region = region
+        self._frozen: _Frozen | None = None
+        self._provider: AwsCredentialsProvider | None = None
+        self._unsigned: AwsSigningConfig | None = None
+        self._refreshing = trio.Lock()
+
+    @property
+    def renewable(self) -> bool:
+        """Whether asking again may give other credentials."""
+        return hasattr(self._credentials, "refresh_needed")
+
+    async def refresh(self, *, force: bool = False) -> None:
+        """Renew temporary credentials that are near their end; force renews what the server has just refused.
+
+        Checkpoint: only when there is something to renew.
+        """
+        if self._provider is not None and not force and not self._stale():
+            return
+        async with self._refreshing:
+            if self._provider is not None and not force and not self._stale():
+                return
+            try:
+                frozen = await trio.to_thread.run_sync(self._freeze)
+            except BotoCoreError as error:
+                raise BadCredentials(f"cannot renew the credentials: {error}") from error
+            if frozen != self._frozen:
+                self._use(frozen)
+
+    def config(self, payload_hash: str | None) -> AwsSigningConfig:
+        """The configuration for a request whose body has this SHA-256 in hex; None leaves the payload unsigned."""
+        if payload_hash is None:
+            return self._unsigned
+        return self._make(payload_hash)
+
+    def _stale(self) -> bool:
+        check = getattr(self._credentials, "refresh_needed", None)  # only refreshable credentials have it
+        return bool(check is not None and check())
+
+    def _freeze(self) -> _Frozen:
+        frozen = self._credentials.get_frozen_credentials()
+        return _Frozen(frozen.access_key or "", frozen.secret_key or "", frozen.token)
+
+    def _use(self, frozen: _Frozen) -> None:
+        self._frozen = frozen
+        self._provider = AwsCredentialsProvider.new_static(frozen.access_key, frozen.secret_key, frozen.token)
+        self._unsigned = self._make(AwsSignedBodyValue.UNSIGNED_PAYLOAD)
+
+    def _make(self, signed_body_value: str) -> AwsSigningConfig:
+        return AwsSigningConfig(
+            algorithm=AwsSigningAlgorithm.V4,
+            signature_type=AwsSignatureType.HTTP_REQUEST_HEADERS,
+            credentials_provider=self._provider,
+            region=self._region,
+            service="s3",
+            signed_body_value=signed_body_value,
+            signed_body_header_type=AwsSignedBodyHeaderType.X_AMZ_CONTENT_SHA_256,
+            use_double_uri_encode=False,
+            should_normalize_uri_path=False,
+        )

@@ -1,0 +1,134 @@
+"""One gate for all requests of a store: how many may be in flight, how many bytes they may hold, and when.
+
+The number follows the server: it halves when the server asks to slow down and grows by one per round of successes
+(additive increase, multiplicative decrease), so all callers slow down together and recover together.
+
+INVARIANTS: 0 <= in_flight, 0 <= buffered_bytes; admission is first come, first served, so a big body cannot starve.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import trio
+
+
+class _Ticket:
+    __slots__ = ("admitted", "event", "size")
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.admitted = False
+        self.event = trio.Event()
+
+
+class Gate:
+    """Bounds requests in flight and the bytes of their bodies."""
+
+    def __init__(self, max_in_flight: int, max_bytes: int) -> None:
+        self.max_in_flight = max_in_flight
+        self.max_bytes = max_bytes
+        self.in_flight = 0
+        self.buffered_bytes = 0
+        self.slowdowns = 0
+        self._limit = float(max_in_flight)
+        self._paused_until = -float("inf")
+        self._last_cut = -float("inf")
+        self._queue: deque[_Ticket] = deque()
+
+    @property
+    def limit(self) -> int:
+        """Requests that may be in flight now."""
+        return max(1, int(self._limit))
+
+    @property
+    def paused_until(self) -> float:
+        """The trio time before which nothing is sent."""
+        return self._paused_until
+
+    @asynccontextmanager
+    async def admitted(self, size: int) -> AsyncIterator[float]:
+        """Wait for a place for one request with a body of `size` bytes; yields the trio time of admission.
+
+        A body larger than max_bytes passes alone.  Checkpoint: only when waiting.
+        """
+        size = min(size, self.max_bytes)
+        await self._acquire(size)
+        try:
+            yield trio.current_time()
+        finally:
+            self._release(size)
+
+    def succeeded(self) -> None:
+        """A request came back well: let a little more through."""
+        if self._limit < self.max_in_flight:
+            self._limit = min(float(self.max_in_flight), self._limit + 1.0 / self._limit)
+            self._admit()
+
+    def slow_down(self, sent_at: float, retry_after_s: float | None) -> None:
+        """The server asked for less, in answer to a request admitted at `sent_at`.
+
+        Requests that were in flight together are one piece of news, not many, so the limit halves once for them.
+        """
+        self.slowdowns += 1
+        now = trio.current_time()
+        if sent_at >= self._last_cut:
+            self._limit = max(1.0, self._limit / 2)
+            self._last_cut = now
+        if retry_after_s is not None:
+            self._paused_until = max(self._paused_until, now + retry_after_s)
+
+    def check_invariants(self) -> None:
+        """Used by tests."""
+        assert self.in_flight >= 0
+        assert self.buffered_bytes >= 0
+        assert not (self.in_flight == 0 and self.buffered_bytes)
+
+    def _fits(self, size: int) -> bool:
+        if trio.current_time() < self._paused_until or self.in_flight >= self.limit:
+            return False
+        return self.in_flight == 0 or self.buffered_bytes + size <= self.max_bytes
+
+    def _take(self, size: int) -> None:
+        self.in_flight += 1
+        self.buffered_bytes += size
+
+    async def _acquire(self, size: int) -> None:
+        if not self._queue and self._fits(size):
+            self._take(size)
+            return
+        ticket = _Ticket(size)
+        self._queue.append(ticket)
+        finished = False
+        try:
+            while not ticket.admitted:
+                # Nobody else wakes the queue when a pause ends, so each waiter looks for itself.
+                pause = self._paused_until
+                with trio.move_on_at(pause if pause > trio.current_time() else float("inf")):
+                    await ticket.event.wait()
+                self._admit()
+            finished = True
+        finally:
+            if not finished:
+                self._give_up(ticket)
+
+    def _give_up(self, ticket: _Ticket) -> None:
+        if ticket.admitted:  # admitted and cancelled in the same step
+            self._release(ticket.size)
+        else:
+            self._queue.remove(ticket)
+            self._admit()
+
+    def _release(self, size: int) -> None:
+        self.in_flight -= 1
+        self.buffered_bytes -= size
+        self._admit()
+
+    def _admit(self) -> None:
+        while self._queue and self._fits(self._queue[0].size):
+            ticket = self._queue.popleft()
+            self._take(ticket.size)
+            ticket.admitted = True
+            ticket.event.set()

@@ -1,0 +1,209 @@
+"""The XML of the S3 protocol: answers to values, and the few bodies that requests carry.
+
+Pure: bytes in, values out.  Parsing is lxml's (C, releases the GIL), with entities, DTDs and the network off.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Iterator, Sequence
+from urllib.parse import unquote_plus
+from xml.sax.saxutils import escape
+
+from lxml import etree
+
+from b2fs.core.types import (
+    ETag,
+    ListPage,
+    ObjectInfo,
+    ObjectRef,
+    PartInfo,
+    UploadId,
+    UploadInfo,
+    VersionId,
+    VersionInfo,
+    VersionPage,
+)
+from b2fs.errors import CorruptBody
+
+_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+Fields = dict[str, str]
+
+
+def parse_error(body: bytes) -> tuple[str, str]:
+    """Code and message of an <Error> body; two empty strings if it is none."""
+    if not body:
+        return "", ""
+    try:
+        root = _root(body)
+    except CorruptBody:
+        return "", ""
+    fields = _fields(root)
+    return fields.get("Code", ""), fields.get("Message", "")
+
+
+def parse_objects(body: bytes) -> ListPage:
+    """A ListObjectsV2 answer."""
+    root = _root(body)
+    top, decode = _head(root)
+    objects = tuple(_object(_fields(row), decode) for row in _rows(root, "Contents"))
+    token = top.get("NextContinuationToken") if top.get("IsTruncated") == "true" else None
+    return ListPage(objects, _prefixes(root, decode), token or None)
+
+
+def parse_versions(body: bytes) -> VersionPage:
+    """A ListObjectVersions answer, rows in the order of the answer."""
+    root = _root(body)
+    top, decode = _head(root)
+    rows = tuple(
+        _version(_fields(row), decode, row.tag.endswith("DeleteMarker"))
+        for row in _rows(root, "Version", "DeleteMarker")
+    )
+    if top.get("IsTruncated") != "true":
+        return VersionPage(rows, _prefixes(root, decode), None, None)
+    key_marker = decode(top.get("NextKeyMarker", "")) or None
+    return VersionPage(rows, _prefixes(root, decode), key_marker, top.get("NextVersionIdMarker") or None)
+
+
+def parse_uploads(body: bytes) -> tuple[list[UploadInfo], str | None, str | None]:
+    """A ListMultipartUploads answer: uploads, and the two markers of the next page, None at the end."""
+    root = _root(body)
+    top, decode = _head(root)
+    uploads = [
+        UploadInfo(decode(row["Key"]), UploadId(row["UploadId"]), parse_time_ns(row.get("Initiated", "")))
+        for row in map(_fields, _rows(root, "Upload"))
+    ]
+    if top.get("IsTruncated") != "true":
+        return uploads, None, None
+    return uploads, decode(top.get("NextKeyMarker", "")) or None, top.get("NextUploadIdMarker") or None
+
+
+def parse_parts(body: bytes) -> tuple[list[PartInfo], str | None]:
+    """A ListParts answer: parts, and the marker of the next page, None at the end."""
+    root = _root(body)
+    top, _ = _head(root)
+    parts = [
+        PartInfo(int(row["PartNumber"]), unquote_etag(row["ETag"]), int(row["Size"]))
+        for row in map(_fields, _rows(root, "Part"))
+    ]
+    return parts, (top.get("NextPartNumberMarker") or None) if top.get("IsTruncated") == "true" else None
+
+
+def parse_result(body: bytes) -> Fields:
+    """The simple children of an answer's root, by local name: CopyObject, Create/CompleteMultipartUpload and so on."""
+    return _fields(_root(body))
+
+
+def parse_deleted(body: bytes) -> tuple[list[Fields], list[Fields]]:
+    """A DeleteObjects answer: the rows of what was deleted, and those of what was refused."""
+    root = _root(body)
+    return [_fields(row) for row in _rows(root, "Deleted")], [_fields(row) for row in _rows(root, "Error")]
+
+
+def complete_body(parts: Sequence[PartInfo]) -> bytes:
+    """The body of CompleteMultipartUpload."""
+    rows = "".join(
+        f'<Part><PartNumber>{part.number}</PartNumber><ETag>"{escape(part.etag)}"</ETag></Part>' for part in parts
+    )
+    return (
+        f'<CompleteMultipartUpload xmlns="http://s3.amazonaws.com/doc/2006-03-01/">{rows}</CompleteMultipartUpload>'
+    ).encode()
+
+
+def delete_body(targets: Sequence[tuple[str, VersionId | None]]) -> bytes:
+    """The body of DeleteObjects."""
+    rows = "".join(
+        f"<Object><Key>{_escape_key(key)}</Key>"
+        + (f"<VersionId>{escape(version)}</VersionId>" if version is not None else "")
+        + "</Object>"
+        for key, version in targets
+    )
+    return f'<Delete xmlns="http://s3.amazonaws.com/doc/2006-03-01/">{rows}</Delete>'.encode()
+
+
+def in_xml(key: str) -> bool:
+    """Whether XML 1.0 can carry this key at all (it has no control characters but tab and line ends)."""
+    return all(char >= " " or char in "\t\n\r" for char in key) and "\ufffe" not in key and "\uffff" not in key
+
+
+def parse_time_ns(text: str) -> int:
+    """An ISO 8601 time as nanoseconds since the epoch; 0 if it is none."""
+    try:
+        moment = dt.datetime.fromisoformat(text)
+    except ValueError:
+        return 0
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=dt.UTC)
+    since = moment - _EPOCH
+    return (since.days * 86400 + since.seconds) * 1_000_000_000 + since.microseconds * 1000
+
+
+def unquote_etag(text: str) -> ETag:
+    """An ETag without quotes and without the mark of a weak one."""
+    return ETag(text.removeprefix("W/").strip('"'))
+
+
+def stable_version(text: str | None) -> VersionId | None:
+    """A version ID as a name of unchanging content, or None.
+
+    The version "null", which keys have from before versioning was switched on, may change its content.
+    """
+    return VersionId(text) if text and text != "null" else None
+
+
+def _escape_key(key: str) -> str:
+    # A bare CR or LF would be normalised away by the receiving parser.
+    return escape(key, {"\r": "&#13;", "\n": "&#10;", "\t": "&#9;"})
+
+
+def _root(body: bytes) -> etree._Element:
+    parser = etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False)
+    try:
+        root = etree.fromstring(body, parser)
+    except etree.XMLSyntaxError as error:
+        raise CorruptBody(f"the answer is not XML: {error}") from error
+    return root
+
+
+def _local(tag: str) -> str:
+    return tag.rpartition("}")[2]
+
+
+def _fields(row: etree._Element) -> Fields:
+    """The text of each child, by local name."""
+    return {child.tag.rpartition("}")[2]: child.text or "" for child in row.iterchildren(tag=etree.Element)}
+
+
+def _rows(root: etree._Element, *names: str) -> Iterator[etree._Element]:
+    return root.iterchildren(*(f"{{*}}{name}" for name in names))
+
+
+def _head(root: etree._Element) -> tuple[Fields, Callable[[str], str]]:
+    """The simple fields of a listing, and how its keys are decoded."""
+    plain = {"IsTruncated", "EncodingType"}
+    top = {
+        name: child.text or ""
+        for child in root.iterchildren(tag=etree.Element)
+        if (name := _local(child.tag)) in plain or name.startswith("Next")
+    }
+    return top, unquote_plus if top.get("EncodingType") == "url" else str
+
+
+def _prefixes(root: etree._Element, decode: Callable[[str], str]) -> tuple[str, ...]:
+    return tuple(decode(_fields(row).get("Prefix", "")) for row in _rows(root, "CommonPrefixes"))
+
+
+def _object(row: Fields, decode: Callable[[str], str]) -> ObjectInfo:
+    ref = ObjectRef(decode(row["Key"]), None, unquote_etag(row.get("ETag", "")), int(row["Size"]))
+    return ObjectInfo(ref, parse_time_ns(row.get("LastModified", "")))
+
+
+def _version(row: Fields, decode: Callable[[str], str], is_hide_marker: bool) -> VersionInfo:
+    ref = ObjectRef(
+        decode(row["Key"]),
+        stable_version(row.get("VersionId")),
+        unquote_etag(row.get("ETag", "")),
+        int(row.get("Size") or 0),
+    )
+    modified_ns = parse_time_ns(row.get("LastModified", ""))
+    return VersionInfo(ref, modified_ns, row.get("IsLatest") == "true", is_hide_marker)
