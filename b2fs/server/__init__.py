@@ -1,1 +1,1 @@
-"""The HTTP front of the embedded store."""
+"""HTTP front of the embedded store: S3 wire protocol, Signature V4 and native API, as Backblaze B2 speaks them."""

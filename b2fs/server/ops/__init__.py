@@ -1,0 +1,1 @@
+"""What each call does: one module per area, all registered in `calls.HANDLERS`."""

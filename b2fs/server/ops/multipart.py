@@ -1,0 +1,170 @@
+"""Multipart uploads."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any
+
+import trio
+
+from b2fs.server.ops import conditions, encryption, headers
+from b2fs.server.ops.call import Call, Reply
+from b2fs.server.ops.encryption import CustomerKey
+from b2fs.server.ops.objects import choose_encryption, open_source, version_values
+from b2fs.server.ops.readers import VersionStream
+from b2fs.server.ops.uploads import MAX_PART_BYTES, receive_body
+from b2fs.server.wire.errors import S3Error
+from b2fs.server.wire.write import url_encode
+from b2fs.store.embedded.rows import PartClaim, PartRow, UploadRow
+
+MAX_PARTS = 10_000
+_PART_NONCE = "nonce"
+
+
+def create_upload(call: Call) -> Reply:
+    """Start an upload; its ID is the version ID that completion will give."""
+    headers.check_upload_headers(call)
+    lock = headers.lock_spec(call)
+    chosen, _, extra = choose_encryption(call)
+    attributes = headers.attributes_of(call, chosen, extra)
+    row = call.engine.create_upload(call.bucket.id, call.name, attributes, lock=lock)
+    values: dict[str, Any] = {"Bucket": call.bucket.name, "Key": call.name, "UploadId": row.upload_id}
+    return Reply(values | headers.encryption_values(row.attributes.encryption))
+
+
+def _part_number(call: Call) -> int:
+    number: int = call.params["PartNumber"]
+    if not 1 <= number <= MAX_PARTS:
+        raise S3Error("InvalidArgument", "Part number must be an integer between 1 and 10000, inclusive")
+    return number
+
+
+def _upload(call: Call) -> UploadRow:
+    return call.engine.upload(call.bucket.id, call.name, call.params["UploadId"])
+
+
+def _part_key(call: Call, upload: UploadRow) -> CustomerKey | None:
+    """The customer's key of a part, which must be the upload's."""
+    customer = encryption.customer_key(call.params)
+    attributes = upload.attributes
+    asked = attributes.encryption is not None and attributes.encryption.customer_key_md5 is not None
+    if asked and customer is None:
+        raise S3Error("InvalidRequest", "The multipart upload initiate requested encryption. Subsequent part requests "
+            "must include the appropriate encryption parameters.")  # fmt: skip
+    if customer is not None and not asked:
+        raise S3Error("InvalidRequest", "The multipart upload initiate did not request encryption with this key.")
+    encryption.check_key(attributes.encryption, attributes.extra, customer)
+    return customer
+
+
+async def upload_part(call: Call) -> Reply:
+    """Keep the body as a part."""
+    number = _part_number(call)
+    upload = _upload(call)
+    customer = _part_key(call, upload)
+    md5 = headers.content_md5(call)
+    nonce = secrets.token_bytes(16)
+    cipher = encryption.stream_cipher(customer.key, nonce) if customer is not None else None
+    received = await receive_body(call, call.engine, md5, limit=MAX_PART_BYTES, cipher=cipher)
+    extra = {_PART_NONCE: nonce.hex()} if customer is not None else None
+
+    def keep() -> PartRow:
+        return call.engine.put_part(call.bucket.id, call.name, upload.upload_id, number, received.body, extra=extra)
+
+    part = await trio.to_thread.run_sync(keep)
+    values: dict[str, Any] = {"ETag": f'"{part.etag}"'}
+    shown = tuple((f"x-amz-checksum-{name}", text) for name, text in received.checksums)
+    return Reply(values | headers.encryption_values(upload.attributes.encryption), headers=shown)
+
+
+def upload_part_copy(call: Call) -> Reply:
+    """Make a part from a range of a version."""
+    number = _part_number(call)
+    upload = _upload(call)
+    customer = _part_key(call, upload)
+    source_bucket, source, reader = open_source(call)
+    with reader:
+        text = call.params.get("CopySourceRange")
+        start, end = conditions.parse_copy_range(text, source.size) if text is not None else (0, source.size)
+        if end - start > MAX_PART_BYTES:
+            raise S3Error("InvalidRequest", "The specified copy source is larger than the maximum allowable size for a "
+                "copy source: 5368709120")  # fmt: skip
+        source_key = encryption.customer_key(call.params, "CopySource")
+        engine = call.engine
+        if source_key is None and customer is None:
+            part = engine.copy_part(
+                call.bucket.id, call.name, upload.upload_id, number,
+                source_bucket.id, source.key, source.version_id, start, end,
+            )  # fmt: skip
+        else:
+            stream = VersionStream(source, reader, start, end, source_key)
+            part = _encrypt_part(call, upload, number, stream, customer)
+    result = {"ETag": f'"{part.etag}"', "LastModified": part.modified_ms}
+    values: dict[str, Any] = {"CopyPartResult": result, "CopySourceVersionId": source.version_id}
+    return Reply(values | headers.encryption_values(upload.attributes.encryption))
+
+
+def _encrypt_part(
+    call: Call, upload: UploadRow, number: int, stream: VersionStream, customer: CustomerKey | None
+) -> PartRow:
+    nonce = secrets.token_bytes(16)
+    cipher = encryption.stream_cipher(customer.key, nonce) if customer is not None else None
+    with call.engine.writer() as writer:
+        while piece := stream.read():
+            writer.write(cipher.update(piece) if cipher is not None else piece)
+        extra = {_PART_NONCE: nonce.hex()} if customer is not None else None
+        return call.engine.put_part(call.bucket.id, call.name, upload.upload_id, number, writer, extra=extra)
+
+
+def complete_upload(call: Call) -> Reply:
+    """Make the named parts one version."""
+    claims = []
+    for part in (call.params.get("MultipartUpload") or {}).get("Parts") or []:
+        if "PartNumber" not in part or "ETag" not in part:
+            raise S3Error("MalformedXML")
+        claims.append(PartClaim(part["PartNumber"], part["ETag"].strip().strip('"')))
+    if not claims or len(claims) > MAX_PARTS:
+        raise S3Error("MalformedXML")
+    upload_id = call.params["UploadId"]
+    row = call.engine.complete_upload(call.bucket.id, call.name, upload_id, claims)
+    host = call.request.headers.get("host", "")
+    location = f"{call.request.scheme}://{host}/{call.bucket.name}/{url_encode(call.name)}"
+    values = version_values(row) | {"Location": location, "Bucket": call.bucket.name, "Key": call.name}
+    return Reply(values | headers.encryption_values(row.attributes.encryption))
+
+
+def abort_upload(call: Call) -> Reply:
+    """Drop the upload and its parts."""
+    call.engine.abort_upload(call.bucket.id, call.name, call.params["UploadId"])
+    return Reply()
+
+
+def list_parts(call: Call) -> Reply:
+    """The parts that were uploaded so far."""
+    params = call.params
+    limit, after = params.get("MaxParts", 1000), params.get("PartNumberMarker") or 0
+    if limit < 0 or after < 0:
+        raise S3Error("InvalidArgument", "Argument max-parts must be an integer between 0 and 2147483647")
+    limit = min(limit, 1000)
+    upload = _upload(call)
+    rows = call.engine.list_parts(call.bucket.id, call.name, upload.upload_id, after=after, max_parts=limit + 1)
+    shown = rows[:limit]
+    owner = call.owner()
+    return Reply(
+        {
+            "Bucket": call.bucket.name,
+            "Key": call.name,
+            "UploadId": upload.upload_id,
+            "PartNumberMarker": after,
+            "NextPartNumberMarker": shown[-1].number if shown else after,
+            "MaxParts": limit,
+            "IsTruncated": len(rows) > limit and limit > 0,
+            "Parts": [
+                {"PartNumber": p.number, "LastModified": p.modified_ms, "ETag": f'"{p.etag}"', "Size": p.size}
+                for p in shown
+            ],
+            "Initiator": owner,
+            "Owner": owner,
+            "StorageClass": "STANDARD",
+        }
+    )

@@ -1,0 +1,316 @@
+"""Objects: put, get, head, copy, delete."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Final
+
+from b2fs.errors import B2fsError, NotFound
+from b2fs.server.ops import conditions, encryption, headers
+from b2fs.server.ops.access import may_read
+from b2fs.server.ops.call import Call, Reply
+from b2fs.server.ops.encryption import CustomerKey
+from b2fs.server.ops.parts import part_range
+from b2fs.server.ops.readers import VersionStream
+from b2fs.server.ops.translate import as_s3_error, missing_version
+from b2fs.server.ops.uploads import MAX_PUT_BYTES, Received, receive_body, wait_future
+from b2fs.server.wire.errors import S3Error
+from b2fs.server.wire.parse import split_copy_source
+from b2fs.store.embedded.content import ContentReader
+from b2fs.store.embedded.rows import Attributes, BucketRow, Encryption, LockSpec, VersionRow
+
+CHECKSUM: Final = "checksum_"
+MAX_DELETES: Final = 1000
+
+
+def choose_encryption(call: Call) -> tuple[Encryption | None, CustomerKey | None, dict[str, str]]:
+    """How a new version is encrypted, the customer's key if any, and what to keep for decrypting."""
+    managed = encryption.managed(call.params)
+    customer = encryption.customer_key(call.params)
+    if customer is not None:
+        return customer.encryption, customer, encryption.new_secrets(customer)
+    return managed or headers.default_encryption(call.bucket), None, {}
+
+
+def version_values(row: VersionRow) -> dict[str, Any]:
+    """What every answer that made or shows a version says."""
+    return {"ETag": f'"{row.etag}"', "VersionId": row.version_id}
+
+
+# --- PutObject
+
+
+async def put_object(call: Call) -> Reply:
+    """Make a new version from the request's body."""
+    if "if-match" in call.request.headers or "if-none-match" in call.request.headers:
+        raise S3Error("NotImplemented")
+    headers.check_upload_headers(call)
+    lock = headers.lock_spec(call)
+    headers.require_digest_for_lock(call, lock)
+    chosen, customer, extra = choose_encryption(call)
+    attributes = headers.attributes_of(call, chosen, extra)
+    md5 = headers.content_md5(call)
+    cipher = None
+    if customer is not None:
+        cipher = encryption.stream_cipher(customer.key, bytes.fromhex(extra[encryption.NONCE]))
+    received = await receive_body(call, call.engine, md5, limit=MAX_PUT_BYTES, cipher=cipher)
+    if received.checksums:
+        kept = {**extra, **{CHECKSUM + name: text for name, text in received.checksums}}
+        attributes = replace(attributes, extra=kept)
+    row = await store_version(call, received, attributes, lock)
+    values = version_values(row) | headers.encryption_values(row.attributes.encryption)
+    return Reply(values, headers=checksum_headers(attributes.extra))
+
+
+async def store_version(call: Call, received: Received, attributes: Attributes, lock: LockSpec) -> VersionRow:
+    """Commit a received body; a version encrypted by the customer shows a hash of what is stored."""
+    # An encrypted body's MD5 would tell about its plain text, so the stored bytes give the ETag.
+    return await wait_future(call.engine.put_nowait(call.bucket.id, call.name, received.body, attributes, lock=lock))
+
+
+def checksum_headers(extra: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """The checksums that were verified at the upload."""
+    return tuple(
+        (f"x-amz-checksum-{name.removeprefix(CHECKSUM)}", text)
+        for name, text in extra.items()
+        if name.startswith(CHECKSUM)
+    )
+
+
+# --- GetObject, HeadObject
+
+
+def _shown_headers(call: Call, row: VersionRow, attributes: Attributes) -> list[tuple[str, str]]:
+    shown = headers.object_headers(attributes, headers.header_overrides(call))
+    if call.params.get("ChecksumMode") == "ENABLED" and "range" not in call.request.headers:
+        found = checksum_headers(attributes.extra)
+        shown.extend(found)
+        if found:
+            shown.append(("x-amz-checksum-type", "FULL_OBJECT"))
+    return shown
+
+
+def _values(call: Call, row: VersionRow, attributes: Attributes) -> dict[str, Any]:
+    return (
+        version_values(row)
+        | {"AcceptRanges": "bytes", "LastModified": row.modified_ms // 1000 * 1000}
+        | headers.encryption_values(attributes.encryption)
+        | headers.lock_values(call, row)
+    )
+
+
+def _describe(call: Call, row: VersionRow) -> tuple[Reply, int, int, CustomerKey | None]:
+    """The head of an answer to GET or HEAD, the range [start, end) of its body, and the key to decrypt it."""
+    attributes = row.attributes
+    customer = encryption.customer_key(call.params)
+    encryption.check_key(attributes.encryption, attributes.extra, customer)
+    request_headers = call.request.headers
+    conditions.check(conditions.from_headers(request_headers), row.etag, row.modified_ms)
+    values = _values(call, row, attributes)
+    shown = _shown_headers(call, row, attributes)
+    number = call.params.get("PartNumber")
+    if number is not None:
+        if "range" in request_headers:
+            raise S3Error("InvalidRequest", "Cannot specify both Range header and partNumber query parameter")
+        found = part_range(call, row, number)
+        values["PartsCount"] = found.count
+        window: tuple[int, int] | None = (found.start, found.end)
+    else:
+        window = conditions.parse_range(request_headers.get("range"), row.size)
+    start, end = window if window is not None else (0, row.size)
+    values["ContentLength"] = end - start
+    status = 200
+    if window is not None and row.size:
+        status = 206
+        shown.append(("content-range", f"bytes {start}-{end - 1}/{row.size}"))
+    return Reply(values, status, tuple(shown)), start, end, customer
+
+
+def head_object(call: Call) -> Reply:
+    """What GetObject would say, without the body."""
+    version_id = call.version_id
+    try:
+        row = call.engine.head(call.bucket.id, call.name, version_id)
+    except NotFound as error:
+        raise missing_version(error, version_id) from error
+    return _describe(call, row)[0]
+
+
+def get_object(call: Call) -> Reply:
+    """One version, whole, a range or a part."""
+    version_id = call.version_id
+    try:
+        row, reader = call.engine.open(call.bucket.id, call.name, version_id)
+    except NotFound as error:
+        raise missing_version(error, version_id) from error
+    try:
+        reply, start, end, customer = _describe(call, row)
+    except BaseException:
+        reader.close()
+        raise
+    return replace(reply, stream=VersionStream(row, reader, start, end, customer))
+
+
+# --- CopyObject
+
+
+def open_source(call: Call) -> tuple[BucketRow, VersionRow, ContentReader]:
+    """The version that x-amz-copy-source names, opened; all checks of a source are done.
+
+    Raises NoSuchBucket, NoSuchKey, NoSuchVersion, AccessDenied, PreconditionFailed, InvalidRequest.
+    """
+    bucket_name, name, version_id = split_copy_source(call.request.headers["x-amz-copy-source"])
+    bucket = call.engine.bucket(bucket_name)
+    if not may_read(bucket, call.key, name):
+        raise S3Error("AccessDenied")
+    try:
+        row, reader = call.engine.open(bucket.id, name, version_id)
+    except NotFound as error:
+        found = missing_version(error, version_id)
+        if found.code == "MethodNotAllowed":
+            raise S3Error(
+                "InvalidRequest",
+                "The source of a copy request may not specifically refer to a delete marker by version id.",
+            ) from error
+        raise found from error
+    try:
+        attributes = row.attributes
+        encryption.check_key(
+            attributes.encryption, attributes.extra, encryption.customer_key(call.params, "CopySource")
+        )
+        wanted = conditions.from_headers(call.request.headers, "x-amz-copy-source-")
+        conditions.check(wanted, row.etag, row.modified_ms, for_copy=True)
+    except BaseException:
+        reader.close()
+        raise
+    return bucket, row, reader
+
+
+def _copy_directive(call: Call) -> bool:
+    """Whether the copy gets new metadata."""
+    directive = call.params.get("MetadataDirective", "COPY")
+    if directive not in ("COPY", "REPLACE"):
+        raise S3Error("InvalidArgument", "Unknown metadata directive.")
+    return bool(directive == "REPLACE")
+
+
+def _check_self_copy(call: Call, source_bucket: BucketRow, row: VersionRow, *, changes: bool) -> None:
+    same = source_bucket.id == call.bucket.id and row.key == call.name and row.is_latest
+    if same and not changes:
+        raise S3Error(
+            "InvalidRequest",
+            "This copy request is illegal because it is trying to copy an object to itself without changing the "
+            "object's metadata, storage class, website redirect location or encryption attributes.",
+        )
+
+
+def copy_object(call: Call) -> Reply:
+    """Make a new version from another one; bytes move only where encryption with customer keys asks for it."""
+    headers.check_upload_headers(call)
+    if "if-match" in call.request.headers or "if-none-match" in call.request.headers:
+        raise S3Error("NotImplemented")
+    lock = headers.lock_spec(call)
+    replaces = _copy_directive(call)
+    source_bucket, source, reader = open_source(call)
+    with reader:
+        if source.size > MAX_PUT_BYTES:
+            raise S3Error("InvalidRequest", "The specified copy source is larger than the maximum allowable size for a "
+                "copy source: 5000000000")  # fmt: skip
+        chosen, customer, extra = choose_encryption(call)
+        asks_encryption = encryption.managed(call.params) is not None or customer is not None
+        named = "versionId=" in call.request.headers["x-amz-copy-source"]
+        _check_self_copy(call, source_bucket, source, changes=replaces or asks_encryption or named)
+        old = source.attributes
+        kept_sums = {name: text for name, text in old.extra.items() if name.startswith(CHECKSUM)}
+        if replaces:
+            attributes = headers.attributes_of(call, chosen, {**extra, **kept_sums})
+        else:
+            attributes = replace(old, encryption=chosen, extra={**extra, **kept_sums})
+        row = _copy_bytes(call, source_bucket, source, reader, attributes, customer, lock)
+    result = {"ETag": f'"{row.etag}"', "LastModified": row.modified_ms // 1000 * 1000}
+    values: dict[str, Any] = {"CopyObjectResult": result, "VersionId": row.version_id}
+    values["CopySourceVersionId"] = source.version_id
+    return Reply(values | headers.encryption_values(attributes.encryption))
+
+
+def _copy_bytes(
+    call: Call,
+    source_bucket: BucketRow,
+    source: VersionRow,
+    reader: ContentReader,
+    attributes: Attributes,
+    customer: CustomerKey | None,
+    lock: LockSpec,
+) -> VersionRow:
+    source_key = encryption.customer_key(call.params, "CopySource")
+    engine = call.engine
+    if source_key is None and customer is None:
+        return engine.copy(
+            source_bucket.id, source.key, source.version_id, call.bucket.id, call.name, attributes=attributes, lock=lock
+        )
+    stream = VersionStream(source, reader, 0, source.size, source_key)
+    with engine.writer() as writer:
+        cipher = None
+        if customer is not None:
+            cipher = encryption.stream_cipher(customer.key, bytes.fromhex(attributes.extra[encryption.NONCE]))
+        while piece := stream.read():
+            writer.write(cipher.update(piece) if cipher is not None else piece)
+        return engine.put(call.bucket.id, call.name, writer, attributes, lock=lock)
+
+
+# --- DeleteObject, DeleteObjects
+
+
+def _bypass(call: Call) -> bool:
+    """Whether governance retention is to be passed by.  Raises AccessDenied without the capability."""
+    if not call.params.get("BypassGovernanceRetention"):
+        return False
+    call.require("bypassGovernance")
+    return True
+
+
+def _remove(call: Call, name: str, version_id: str | None, *, bypass: bool) -> dict[str, Any]:
+    """Hide a name, or remove one version: the members that both answers show."""
+    if version_id is None:
+        marker = call.engine.hide(call.bucket.id, name)
+        return {"DeleteMarker": True, "VersionId": marker.version_id}
+    done = call.engine.delete_version(call.bucket.id, name, version_id, bypass_governance=bypass)
+    values: dict[str, Any] = {"VersionId": version_id}
+    if done.was_hide_marker:
+        values["DeleteMarker"] = True
+    return values
+
+
+def delete_object(call: Call) -> Reply:
+    """Hide the name, or remove the version that is named."""
+    return Reply(_remove(call, call.name, call.version_id, bypass=_bypass(call)))
+
+
+def delete_objects(call: Call) -> Reply:
+    """Up to 1,000 removals, each with its own result."""
+    order = call.params["Delete"]
+    targets = order["Objects"]
+    if not 1 <= len(targets) <= MAX_DELETES:
+        raise S3Error("MalformedXML")
+    bypass = _bypass(call)
+    deleted, failed = [], []
+    for target in targets:
+        name, version_id = target["Key"], target.get("VersionId") or None
+        try:
+            deleted.append(_delete_one(call, name, version_id, bypass=bypass))
+        except B2fsError as error:
+            seen = as_s3_error(error)
+            failed.append({"Key": name, "VersionId": version_id, "Code": seen.code, "Message": str(seen)})
+    return Reply({"Deleted": [] if order.get("Quiet") else deleted, "Errors": failed})
+
+
+def _delete_one(call: Call, name: str, version_id: str | None, *, bypass: bool) -> dict[str, Any]:
+    capability = "writeFiles" if version_id is None else "deleteFiles"
+    if call.key is None or not call.key.allows(capability, call.bucket.bucket_id, name):
+        raise S3Error("AccessDenied", "not entitled")
+    done = _remove(call, name, version_id, bypass=bypass)
+    result: dict[str, Any] = {"Key": name, "VersionId": version_id}
+    if done.get("DeleteMarker"):
+        result |= {"DeleteMarker": True, "DeleteMarkerVersionId": done["VersionId"]}
+    return result
