@@ -1,0 +1,184 @@
+"""LocalContent: the bytes of one dirty file on the local disk.
+
+A sparse file under `dirty/`, named by inode number.  Either *complete* (the file is the content, its size the size), or
+*partial*: only `local` ranges count, the others are those of the base version below `base_limit`.  Everything that is
+neither local nor base is zero and is recorded as local.
+Reads and writes of what is on disk are plain system calls: they are as quick as a thread hop would be.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections import OrderedDict
+
+from b2fs.core.extents import Extents
+from b2fs.core.types import InodeId
+
+
+class DirtyFiles:
+    """The directory of dirty files, with a bounded number of descriptors kept open."""
+
+    def __init__(self, directory: str, max_open: int = 512) -> None:
+        os.makedirs(directory, mode=0o700, exist_ok=True)
+        self.directory = directory
+        self._max_open = max_open
+        self._retired = 0
+        self._open: OrderedDict[InodeId, int] = OrderedDict()
+
+    def path(self, ino: InodeId) -> str:
+        return f"{self.directory}/{ino}"
+
+    def fd(self, ino: InodeId) -> int:
+        """A descriptor of the inode's file, made if need be; stays valid until the next call of this object."""
+        fd = self._open.get(ino)
+        if fd is not None:
+            self._open.move_to_end(ino)
+            return fd
+        fd = os.open(self.path(ino), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._open[ino] = fd
+        if len(self._open) > self._max_open:
+            _, oldest = self._open.popitem(last=False)
+            os.close(oldest)
+        return fd
+
+    def remove(self, ino: InodeId) -> None:
+        fd = self._open.pop(ino, None)
+        if fd is not None:
+            os.close(fd)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.path(ino))
+
+    def retire(self, ino: InodeId) -> str:
+        """Give the inode's file another name, which is answered, so that the inode can begin a new one."""
+        fd = self._open.pop(ino, None)
+        if fd is not None:
+            os.close(fd)
+        self._retired += 1
+        path = f"{self.directory}/retired-{self._retired}"
+        os.rename(self.path(ino), path)
+        return path
+
+    def remove_retired(self) -> None:
+        """Remove what a crash left behind of retired files."""
+        for name in os.listdir(self.directory):
+            if name.startswith("retired-"):
+                os.unlink(f"{self.directory}/{name}")
+
+    def existing(self) -> list[InodeId]:
+        """Inode numbers of all files in the directory, as after a crash."""
+        return [InodeId(int(name)) for name in os.listdir(self.directory) if name.isdigit()]
+
+    def close(self) -> None:
+        while self._open:
+            _, fd = self._open.popitem()
+            os.close(fd)
+
+
+class LocalContent:
+    """The dirty bytes of one inode; see the module."""
+
+    __slots__ = ("_files", "base_limit", "complete", "ino", "local", "size")
+
+    def __init__(self, files: DirtyFiles, ino: InodeId, size: int = 0) -> None:
+        self._files = files
+        self.ino = ino
+        self.size = size
+        self.complete = True
+        self.local = Extents()
+        self.base_limit = 0
+
+    @classmethod
+    def over_base(cls, files: DirtyFiles, ino: InodeId, base_size: int) -> LocalContent:
+        """Content of which nothing is local yet: all bytes are those of the base version."""
+        content = cls(files, ino, base_size)
+        content.complete = False
+        content.base_limit = base_size
+        content.truncate_file(base_size)
+        return content
+
+    def fd(self) -> int:
+        return self._files.fd(self.ino)
+
+    def path(self) -> str:
+        return self._files.path(self.ino)
+
+    def write(self, offset: int, data: bytes | memoryview) -> bool:
+        """Store data at offset; True if the set of local ranges changed and must be journaled.
+
+        Raises OSError (ENOSPC, EIO) with nothing recorded.
+        """
+        end = offset + _pwrite_all(self._files.fd(self.ino), data, offset)
+        changed = False
+        if not self.complete:
+            if offset > self.size:
+                changed = self._claim(self.size, offset)
+            changed = self._claim(offset, end) or changed
+        if end > self.size:
+            self.size = end
+        return changed
+
+    def fill(self, offset: int, data: bytes) -> None:
+        """Store bytes of the base where they are missing; leaves alone what is local already."""
+        for start, end in list(self.local.gaps(offset, offset + len(data))):
+            _pwrite_all(self._files.fd(self.ino), memoryview(data)[start - offset : end - offset], start)
+            self._claim(start, end)
+
+    def read_local(self, start: int, end: int) -> bytes:
+        """Bytes [start, end), which must be local; shorter only if the disk lost some."""
+        return os.pread(self._files.fd(self.ino), end - start, start)
+
+    def missing(self, start: int, end: int) -> list[tuple[int, int]]:
+        """The parts of [start, end) that only the base version has."""
+        if self.complete:
+            return []
+        return list(self.local.gaps(start, min(end, self.base_limit)))
+
+    def truncate(self, size: int) -> None:
+        """Cut, or extend with zeros."""
+        self.truncate_file(size)
+        if not self.complete:
+            if size < self.size:
+                self.local.remove(size, self.size)
+                self.base_limit = min(self.base_limit, size)
+            else:
+                self._claim(self.size, size)
+            if self.base_limit == 0:
+                self.complete = True
+                self.local = Extents()
+        self.size = size
+
+    def truncate_file(self, size: int) -> None:
+        os.ftruncate(self._files.fd(self.ino), size)
+
+    def blocks(self) -> int:
+        """st_blocks of a complete file, in units of 512 bytes, so that sparse files look sparse."""
+        return os.fstat(self._files.fd(self.ino)).st_blocks
+
+    def discard(self) -> None:
+        self._files.remove(self.ino)
+
+    def changed_ranges(self) -> list[tuple[int, int]]:
+        """Local ranges within the size, ascending; a complete content is one range."""
+        if self.complete:
+            return [(0, self.size)] if self.size else []
+        return [(start, end) for start, end in self.local if start < end]
+
+    def _claim(self, start: int, end: int) -> bool:
+        if start >= end or self.local.covers(start, end):
+            return False
+        self.local.add(start, end)
+        if self.local.covers(0, self.base_limit):
+            # Nothing of the base shows any more.
+            self.complete = True
+            self.local = Extents()
+            self.base_limit = 0
+        return True
+
+
+def _pwrite_all(fd: int, data: bytes | memoryview, offset: int) -> int:
+    done = os.pwrite(fd, data, offset)
+    total = len(data)
+    while done < total:
+        done += os.pwrite(fd, memoryview(data)[done:], offset + done)
+    return total

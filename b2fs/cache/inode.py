@@ -1,0 +1,214 @@
+"""Inode: one file, directory or special file that this mount knows.
+
+The in-memory truth of what programs see.  Clean inodes mirror one version in the bucket; an inode that differs from
+the bucket is *dirty*: it has a row in the ledger and keys that wait in the write-back engine.  Who changes an inode
+changes it here first, then journals it, without an await in between.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from b2fs.cache.content import LocalContent
+from b2fs.core.attrs import OURS, Posix
+from b2fs.core.keys import component_of
+from b2fs.core.types import Attr, InodeId, ObjectRef
+
+if TYPE_CHECKING:
+    from b2fs.cache.writeback.multipart import MultipartUpload
+
+
+class Inode:
+    """See the module.  Times in ns, sizes in bytes, mode with the file type.
+
+    INVARIANT: `content is None` means the bytes are those of `base`, or none at all where base is None.
+    INVARIANT: a directory has children and no content; only a regular file has content.
+    """
+
+    __slots__ = (
+        "atime_ns",
+        "attrs_known",
+        "base",
+        "base_content_seq",
+        "base_modified_ns",
+        "base_seq",
+        "changed_at",
+        "children",
+        "content",
+        "content_seq",
+        "content_type",
+        "ctime_ns",
+        "detached",
+        "foreign_metadata",
+        "gid",
+        "holds",
+        "ino",
+        "link_id",
+        "links",
+        "marked",
+        "mode",
+        "mtime_ns",
+        "opens",
+        "pending",
+        "prefix_cache",
+        "rdev",
+        "seq",
+        "size",
+        "target",
+        "uid",
+        "upload",
+        "validated_at",
+        "writers",
+        "xattrs",
+    )
+
+    def __init__(self, ino: InodeId, mode: int) -> None:
+        self.ino = ino
+        self.mode = mode
+        self.uid = 0
+        self.gid = 0
+        self.rdev = 0
+        self.size = 0
+        self.atime_ns = 0
+        self.mtime_ns = 0
+        self.ctime_ns = 0
+        self.target: bytes | None = None
+        self.xattrs: dict[bytes, bytes] = {}
+        self.link_id: str | None = None
+        #: False while only a listing was seen, so that mode, owner and times are guesses.
+        self.attrs_known = True
+        #: The version in the bucket that this inode's unchanged bytes and attributes come from.
+        self.base: ObjectRef | None = None
+        self.base_modified_ns = 0
+        self.content: LocalContent | None = None
+        #: Count changes of content and attributes, and of content alone; what carried seq n settles only seq n.
+        self.seq = 0
+        self.content_seq = 0
+        #: The counts that `base` holds; equal to the ones above when the bucket has all of it.
+        self.base_seq = 0
+        self.base_content_seq = 0
+        #: A multipart upload of this content that is under way.
+        self.upload: MultipartUpload | None = None
+        #: Metadata of the object that is not ours, and its content type: kept when the object is written again.
+        self.foreign_metadata: dict[str, str] = {}
+        self.content_type: str | None = None
+        #: trio time of the last change, for coalescing.
+        self.changed_at = 0.0
+        #: How many keys of this inode wait in the write-back engine.
+        self.pending = 0
+        #: Every (parent, name) under which it is reachable; empty once unlinked.
+        self.links: list[tuple[Inode, bytes]] = []
+        #: References that the kernel holds, open handles, and those among them that may write.
+        self.holds = 0
+        self.opens = 0
+        self.writers = 0
+        #: trio time until which the bucket was last seen to hold `base` under this name.
+        self.validated_at = 0.0
+        #: Replaced or removed in the bucket by somebody else; only old handles still see it.
+        self.detached = False
+        # Directories only.
+        self.children: dict[bytes, Inode] | None = {} if stat.S_ISDIR(mode) else None
+        #: A `dir/` object carries (or will carry) this directory's attributes.
+        self.marked = False
+        self.prefix_cache: str | None = None
+
+    @property
+    def is_dir(self) -> bool:
+        return self.children is not None
+
+    @property
+    def is_regular(self) -> bool:
+        return stat.S_ISREG(self.mode)
+
+    @property
+    def is_symlink(self) -> bool:
+        return stat.S_ISLNK(self.mode)
+
+    @property
+    def dirty(self) -> bool:
+        return self.pending > 0
+
+    @property
+    def prefix(self) -> str:
+        """The key prefix of a directory's entries, which is also the key of its marker; "" at a bucket's root."""
+        prefix = self.prefix_cache
+        if prefix is None:
+            parent, name = self.links[0]
+            prefix = self.prefix_cache = f"{parent.prefix}{component_of(name)}/"
+        return prefix
+
+    def key_of(self, name: bytes, child: Inode) -> str:
+        """The key of the child of this directory under that name."""
+        key = self.prefix + component_of(name)
+        return key + "/" if child.children is not None else key
+
+    def all_keys(self) -> list[str]:
+        """The keys of all names of this inode."""
+        return [parent.key_of(name, self) for parent, name in self.links]
+
+    def posix(self) -> Posix:
+        return Posix(
+            self.mode,
+            self.uid,
+            self.gid,
+            self.mtime_ns,
+            self.atime_ns,
+            self.ctime_ns,
+            self.rdev,
+            self.xattrs,
+            self.link_id,
+        )
+
+    def adopt(self, attrs: Posix) -> None:
+        """Take the attributes that an object carries; the type never changes."""
+        self.mode = stat.S_IFMT(self.mode) | stat.S_IMODE(attrs.mode)
+        self.uid, self.gid, self.rdev = attrs.uid, attrs.gid, attrs.rdev
+        self.mtime_ns, self.atime_ns, self.ctime_ns = attrs.mtime_ns, attrs.atime_ns, attrs.ctime_ns
+        self.xattrs = dict(attrs.xattrs)
+        self.link_id = attrs.link_id
+        self.attrs_known = True
+
+    def adopt_metadata(self, metadata: Mapping[str, str], content_type: str | None) -> None:
+        """Remember what else the object carries."""
+        self.foreign_metadata = {name: value for name, value in metadata.items() if name not in OURS}
+        self.content_type = content_type
+
+    def attr(self, ttl_s: float) -> Attr:
+        size = self.size
+        return Attr(
+            self.ino,
+            self.mode,
+            self.nlink(),
+            self.uid,
+            self.gid,
+            self.rdev,
+            size,
+            self.atime_ns,
+            self.mtime_ns,
+            self.ctime_ns,
+            (size + 511) >> 9,
+            ttl_s,
+        )
+
+    def nlink(self) -> int:
+        if self.children is not None:
+            return 2
+        return len(self.links)
+
+    def ancestors(self) -> Iterator[Inode]:
+        """This directory and every one above it, up to the root."""
+        node: Inode | None = self
+        while node is not None:
+            yield node
+            node = node.links[0][0] if node.links else None
+
+    def forget_prefixes(self) -> None:
+        """Drop the cached key prefixes of this directory and of all below it, after a rename."""
+        stack = [self]
+        while stack:
+            node = stack.pop()
+            node.prefix_cache = None
+            if node.children:
+                stack.extend(child for child in node.children.values() if child.children is not None)

@@ -1,0 +1,271 @@
+"""The ledger: what the bucket should hold and does not hold yet, durably, in SQLite.
+
+Three tables.  `inode` has every dirty inode: its attributes, the base version that its unchanged bytes come from, and
+which bytes are local.  `entry` has every key that differs: the inode whose content it should hold, or none if it should
+be absent, and what the bucket held when that became so.  `upload` and `part` have our unfinished multipart uploads.
+
+An acknowledged change is committed before the reply, so kill -9 loses none (I1): the write-ahead log is in the page
+cache then.  It survives a power cut once `sync` has returned.  Changes that acknowledge nothing (an upload that is
+done) ride along with the next commit: losing one only repeats work.
+All methods are quick and synchronous and belong to one thread; only `checkpoint` and `sync` may run in another.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import struct
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from b2fs.cache.content import DirtyFiles, LocalContent
+from b2fs.cache.inode import Inode
+from b2fs.core.extents import Extents
+from b2fs.core.types import ETag, InodeId, ObjectRef, PartInfo, UploadId, VersionId
+
+_SCHEMA_VERSION = 1
+_SCHEMA = """
+CREATE TABLE inode(
+    ino INTEGER PRIMARY KEY, mode INTEGER NOT NULL, uid INTEGER NOT NULL, gid INTEGER NOT NULL,
+    rdev INTEGER NOT NULL, size INTEGER NOT NULL, atime_ns INTEGER NOT NULL, mtime_ns INTEGER NOT NULL,
+    ctime_ns INTEGER NOT NULL, target BLOB, extra BLOB, attrs_known INTEGER NOT NULL,
+    base_key TEXT, base_version TEXT, base_etag TEXT, base_size INTEGER, local BLOB
+);
+CREATE TABLE entry(
+    key TEXT PRIMARY KEY, ino INTEGER, remote_known INTEGER NOT NULL, remote_version TEXT, remote_etag TEXT,
+    remote_size INTEGER
+) WITHOUT ROWID;
+CREATE INDEX entry_ino ON entry(ino);
+CREATE TABLE upload(
+    ino INTEGER PRIMARY KEY, key TEXT NOT NULL, upload_id TEXT NOT NULL
+);
+CREATE TABLE part(
+    ino INTEGER NOT NULL, number INTEGER NOT NULL, etag TEXT NOT NULL, size INTEGER NOT NULL,
+    PRIMARY KEY(ino, number)
+) WITHOUT ROWID;
+"""
+_RANGE = struct.Struct("<QQ")
+_NO_CONTENT = None
+_COMPLETE = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Remote:
+    """What the bucket holds under a key, as far as we know: ref None means nothing."""
+
+    known: bool
+    ref: ObjectRef | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EntryRow:
+    key: str
+    ino: InodeId | None
+    remote: Remote
+
+
+class LedgerError(Exception):
+    """The ledger is unusable: damaged, or written by a newer version."""
+
+
+class Ledger:
+    """See the module."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._db = sqlite3.connect(path, isolation_level=None, cached_statements=64)
+        os.chmod(path, 0o600)
+        for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "wal_autocheckpoint=0", "temp_store=MEMORY"):
+            self._db.execute(f"PRAGMA {pragma}")
+        self._migrate()
+        self._in_transaction = False
+
+    def _migrate(self) -> None:
+        (version,) = self._db.execute("PRAGMA user_version").fetchone()
+        if version > _SCHEMA_VERSION:
+            raise LedgerError(f"{self.path} was written by a newer b2fs (format {version})")
+        if version < 1:
+            self._db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version={_SCHEMA_VERSION}; COMMIT;")
+
+    # ---- writing: `commit` acknowledges -------------------------------------------------------------------------
+
+    def _begin(self) -> sqlite3.Connection:
+        if not self._in_transaction:
+            self._db.execute("BEGIN")
+            self._in_transaction = True
+        return self._db
+
+    def commit(self) -> None:
+        """Make every change so far survive kill -9."""
+        if self._in_transaction:
+            self._db.execute("COMMIT")
+            self._in_transaction = False
+
+    @property
+    def uncommitted(self) -> bool:
+        return self._in_transaction
+
+    def save_inode(self, inode: Inode) -> None:
+        self._begin().execute(
+            "INSERT OR REPLACE INTO inode VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)", _inode_row(inode)
+        )
+
+    def delete_inode(self, ino: InodeId) -> None:
+        self._begin().execute("DELETE FROM inode WHERE ino=?", (ino,))
+
+    def save_entry(self, key: str, ino: InodeId | None, remote: Remote) -> None:
+        self._begin().execute("INSERT OR REPLACE INTO entry VALUES(?,?,?,?,?,?)", _entry_row(key, ino, remote))
+
+    def save_entries(self, rows: Iterable[EntryRow]) -> None:
+        self._begin().executemany(
+            "INSERT OR REPLACE INTO entry VALUES(?,?,?,?,?,?)", [_entry_row(r.key, r.ino, r.remote) for r in rows]
+        )
+
+    def delete_entry(self, key: str) -> None:
+        self._begin().execute("DELETE FROM entry WHERE key=?", (key,))
+
+    def save_upload(self, ino: InodeId, key: str, upload_id: UploadId) -> None:
+        self._begin().execute("INSERT OR REPLACE INTO upload VALUES(?,?,?)", (ino, key, upload_id))
+
+    def save_part(self, ino: InodeId, part: PartInfo) -> None:
+        self._begin().execute("INSERT OR REPLACE INTO part VALUES(?,?,?,?)", (ino, part.number, part.etag, part.size))
+
+    def delete_part(self, ino: InodeId, number: int) -> None:
+        self._begin().execute("DELETE FROM part WHERE ino=? AND number=?", (ino, number))
+
+    def delete_upload(self, ino: InodeId) -> None:
+        db = self._begin()
+        db.execute("DELETE FROM upload WHERE ino=?", (ino,))
+        db.execute("DELETE FROM part WHERE ino=?", (ino,))
+
+    # ---- reading: at mount --------------------------------------------------------------------------------------
+
+    def load_inodes(self, files: DirtyFiles) -> Iterator[Inode]:
+        """Every dirty inode with its content as the dirty file shows it."""
+        present = set(files.existing())
+        for row in self._db.execute("SELECT * FROM inode"):
+            yield _load_inode(row, files, present)
+
+    def load_entries(self) -> list[EntryRow]:
+        rows = self._db.execute("SELECT * FROM entry ORDER BY key").fetchall()
+        return [
+            EntryRow(key, ino, Remote(bool(known), _ref(key, version, etag, size)))
+            for key, ino, known, version, etag, size in rows
+        ]
+
+    def load_uploads(self) -> list[tuple[InodeId, str, UploadId, list[PartInfo]]]:
+        uploads = self._db.execute("SELECT ino, key, upload_id FROM upload").fetchall()
+        return [(ino, key, upload_id, self._load_parts(ino)) for ino, key, upload_id in uploads]
+
+    def _load_parts(self, ino: InodeId) -> list[PartInfo]:
+        rows = self._db.execute("SELECT number, etag, size FROM part WHERE ino=? ORDER BY number", (ino,))
+        return [PartInfo(number, ETag(etag), size) for number, etag, size in rows]
+
+    # ---- durability and upkeep ----------------------------------------------------------------------------------
+
+    def sync(self) -> None:
+        """Make all committed changes survive a power cut.  May run in another thread."""
+        for name in (self.path + "-wal", self.path):
+            fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+
+    def wal_bytes(self) -> int:
+        try:
+            return os.stat(self.path + "-wal").st_size
+        except FileNotFoundError:
+            return 0
+
+    def checkpoint(self) -> None:
+        """Move committed changes from the log to the database.  May run in another thread."""
+        db = sqlite3.connect(self.path, isolation_level=None)
+        try:
+            db.execute("PRAGMA wal_checkpoint(PASSIVE)")
+        finally:
+            db.close()
+
+    def close(self) -> None:
+        self.commit()
+        self._db.close()
+
+
+def _inode_row(inode: Inode) -> tuple[object, ...]:
+    base = inode.base
+    extra = None
+    if inode.xattrs or inode.link_id is not None or inode.foreign_metadata or inode.content_type is not None:
+        xattrs = {name.hex(): value.hex() for name, value in inode.xattrs.items()}
+        extra = json.dumps([xattrs, inode.link_id, inode.foreign_metadata, inode.content_type]).encode()
+    return (
+        inode.ino,
+        inode.mode,
+        inode.uid,
+        inode.gid,
+        inode.rdev,
+        inode.size,
+        inode.atime_ns,
+        inode.mtime_ns,
+        inode.ctime_ns,
+        inode.target,
+        extra,
+        inode.attrs_known,
+        *((base.key, base.version_id, base.etag, base.size) if base else (None, None, None, None)),
+        _pack_local(inode.content),
+    )
+
+
+def _load_inode(row: tuple[object, ...], files: DirtyFiles, present: set[InodeId]) -> Inode:
+    ino, mode, uid, gid, rdev, size, atime, mtime, ctime, target, extra, known, *rest = row
+    base_key, base_version, base_etag, base_size, local = rest
+    inode = Inode(InodeId(ino), mode)  # type: ignore[arg-type]  # columns are untyped; the schema says INTEGER
+    for name, value in zip(
+        ("uid", "gid", "rdev", "size", "atime_ns", "mtime_ns", "ctime_ns"),
+        (uid, gid, rdev, size, atime, mtime, ctime),
+        strict=True,
+    ):
+        setattr(inode, name, value)
+    inode.target = target if isinstance(target, bytes) else None
+    inode.attrs_known = bool(known)
+    if isinstance(extra, bytes):
+        table, inode.link_id, inode.foreign_metadata, inode.content_type = json.loads(extra)
+        inode.xattrs = {bytes.fromhex(n): bytes.fromhex(v) for n, v in table.items()}
+    if isinstance(base_key, str):
+        inode.base = _ref(base_key, base_version, base_etag, base_size)
+    if inode.ino in present and inode.is_regular and (isinstance(local, bytes) or inode.base is None):
+        inode.content = _load_content(inode, files, local if isinstance(local, bytes) else _COMPLETE)
+    return inode
+
+
+def _load_content(inode: Inode, files: DirtyFiles, local: bytes) -> LocalContent:
+    """The content as the dirty file has it: writes are acknowledged by the file, not by the ledger."""
+    found = os.stat(files.path(inode.ino))
+    content = LocalContent(files, inode.ino, found.st_size)
+    if local != _COMPLETE:
+        content.complete = False
+        content.base_limit = struct.unpack_from("<Q", local)[0]
+        content.local = Extents(_RANGE.iter_unpack(local[8:]))
+    inode.size = found.st_size
+    if found.st_mtime_ns > inode.ctime_ns:
+        inode.mtime_ns = inode.ctime_ns = found.st_mtime_ns
+    return content
+
+
+def _pack_local(content: LocalContent | None) -> bytes | None:
+    if content is None:
+        return _NO_CONTENT
+    if content.complete:
+        return _COMPLETE
+    return struct.pack("<Q", content.base_limit) + b"".join(_RANGE.pack(*extent) for extent in content.local)
+
+
+def _entry_row(key: str, ino: InodeId | None, remote: Remote) -> tuple[object, ...]:
+    ref = remote.ref
+    return (key, ino, remote.known, *((ref.version_id, ref.etag, ref.size) if ref else (None, None, None)))
+
+
+def _ref(key: object, version: object, etag: object, size: object) -> ObjectRef | None:
+    if not isinstance(key, str) or not isinstance(etag, str) or not isinstance(size, int):
+        return None
+    return ObjectRef(key, VersionId(version) if isinstance(version, str) else None, ETag(etag), size)

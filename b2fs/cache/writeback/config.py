@@ -1,0 +1,43 @@
+"""Settings of write-back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class WriteBackConfig:
+    """Delays in seconds, sizes in bytes.
+
+    quiet_s: a closed file is uploaded when it has not changed for this long, so that saves within a second become one
+    version and a temporary file that is renamed is sent once, under its last name.
+    bulk_quiet_s, bulk_threshold: with this many keys waiting, throughput counts for more than the saved versions.
+    open_quiet_s, open_max_s: a file that is still open for writing waits longer, but not for ever.
+    spacing_s: between two version-creating calls on one key (B2's rule for successive calls).
+    put_max_bytes: larger files are sent in parts.
+    stream_bytes: files that grow beyond this are uploaded while they are being written.
+    """
+
+    quiet_s: float = 1.0
+    bulk_quiet_s: float = 0.05
+    bulk_threshold: int = 32
+    remove_quiet_s: float = 0.2
+    dir_quiet_s: float = 2.0
+    open_quiet_s: float = 5.0
+    open_max_s: float = 30.0
+    spacing_s: float = 1.0
+    requests: int = 48
+    put_max_bytes: int = 16 * MIB
+    stream_bytes: int = 64 * MIB
+    memory_bytes: int = 96 * MIB
+    parts_in_flight: int = 4
+    #: A fsync that has not got its data into the bucket after this long fails with ETIMEDOUT.
+    durable_timeout_s: float = 300.0
+    retry_min_s: float = 1.0
+    retry_max_s: float = 60.0
+    #: How often what the server refused for good is tried again (a cap may have been raised).
+    refused_retry_s: float = 30.0
+    #: Own versions that were superseded within this time are removed, later ones are history to keep.
+    supersede_s: float = 60.0

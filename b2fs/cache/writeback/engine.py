@@ -1,0 +1,677 @@
+"""Engine: reconciles the bucket with the ledger, key by key.
+
+The filesystem core says what a key should hold (`want`, `want_absent`, `changed`); the engine journals it, waits until
+the key is quiet, and makes the calls.  One entry per key, so all that happens to a key before its turn coalesces.
+
+Rules kept here: one call at a time per key, version-creating calls on a key at least `spacing_s` apart or the earlier
+version removed by its ID (I10); a key that another key is still to be copied from is not removed; a failure leaves the
+entry, the local content and the old version as they are (I5) and is tried again.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import logging
+import random
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import trio
+
+from b2fs.cache.inode import Inode
+from b2fs.cache.ledger import EntryRow, Ledger, Remote
+from b2fs.cache.remote import RemoteView
+from b2fs.cache.status import FailedItem, WriteBackStatus
+from b2fs.cache.writeback.config import WriteBackConfig
+from b2fs.cache.writeback.pending import Pending
+from b2fs.cache.writeback.transfer import Transfer
+from b2fs.core.keys import split_key
+from b2fs.core.types import ObjectInfo, ObjectRef, VersionId
+from b2fs.errors import AccessDenied, B2fsError, RetryableError, StoreError, TimedOut, Unavailable
+from b2fs.store.protocol import ObjectStore
+
+log = logging.getLogger(__name__)
+
+_REMOVE_BATCH = 1000
+#: A write-ahead log larger than this is moved into the database, in a worker thread.
+_WAL_BYTES = 16 << 20
+
+
+class NoOneListens:
+    """The default for `Engine.listener`."""
+
+    def settled(self, key: str, inode: Inode | None) -> None:
+        """The bucket holds what it should under this key."""
+
+    def failed(self, key: str, inode: Inode | None, error: B2fsError) -> None:
+        """A try failed in a way that a user must hear of; it will be tried again."""
+
+
+@dataclass(slots=True)
+class _Spacing:
+    """The last version-creating call on a key: when it was answered and what it made."""
+
+    at: float
+    version: VersionId | None
+
+
+class Engine:
+    """See the module.  All methods belong to the trio thread."""
+
+    def __init__(
+        self, store: ObjectStore, ledger: Ledger, remote: RemoteView, transfer: Transfer, config: WriteBackConfig
+    ) -> None:
+        self._store = store
+        self._ledger = ledger
+        self._remote = remote
+        self._transfer = transfer
+        self._config = config
+        self.listener: NoOneListens = NoOneListens()
+        self._pending: dict[str, Pending] = {}
+        self._by_prefix: dict[str, set[str]] = {}
+        #: Directory prefix -> how many pending keys are below it, at any depth, its own key not counted.
+        self._below: dict[str, int] = {}
+        #: Keys whose content is still to be copied to other pending keys: source key -> those keys.
+        self._users: dict[str, set[str]] = {}
+        self._spacing: dict[str, _Spacing] = {}
+        self._queue: list[tuple[float, int, str]] = []
+        self._order = itertools.count()
+        self._wake = trio.Event()
+        self._idle: list[trio.Event] = []
+        self._slots = trio.Semaphore(config.requests)
+        self._bulk = False
+        self._hurry = False
+        self._can_delete = True
+        self._jitter = random.Random(0)
+        self._checkpointing = False
+        self._nursery: trio.Nursery | None = None
+        # Counters for the status.
+        self._uploading = 0
+        self._uploaded_files = 0
+        self._offline_since: float | None = None
+
+    # ---- what should be -----------------------------------------------------------------------------------------
+
+    def want(self, key: str, inode: Inode, remote: Remote) -> None:
+        """The key should hold this inode; journaled with the next commit of the ledger.
+
+        remote is what the bucket holds there now, as far as the caller knows; it counts only for a new entry.
+        """
+        p = self._pending.get(key)
+        if p is None:
+            p = self._add(key, inode, remote)
+        elif p.inode is not inode:
+            self._drop_inode(p)
+            p.inode = inode
+            p.stored_seq = -1
+        else:
+            self._schedule(p)
+            return
+        inode.pending += 1
+        self._use_source(p)
+        inode.changed_at = trio.current_time()
+        self._ledger.save_entry(key, inode.ino, p.remote)
+        self._schedule(p)
+
+    def want_absent(self, key: str, remote: Remote) -> None:
+        """The key should hold nothing.
+
+        A directory's key waits until everything pending below it is done, so while it waits the name is gone even if
+        the bucket still lists keys below it.
+        """
+        p = self._pending.get(key)
+        below = self._below.get(key, 0)
+        if p is None:
+            if remote.known and remote.ref is None and not below:
+                return
+            p = self._add(key, None, remote)
+        else:
+            self._drop_inode(p)
+            if not p.running and p.remote.known and p.remote.ref is None and not p.superseded and not below:
+                # It never reached the bucket: nothing to do there.
+                self._remove(p)
+                return
+            p.inode = None
+            p.stored_seq = -1
+        self._ledger.save_entry(key, None, p.remote)
+        self._schedule(p)
+
+    def want_many(self, rows: Iterable[tuple[str, Inode | None, Remote]]) -> None:
+        """As want and want_absent for many new keys, in one journal call: a directory's rename."""
+        saved: list[EntryRow] = []
+        for key, inode, remote in rows:
+            p = self._pending.get(key)
+            if p is not None or inode is None:
+                if inode is None:
+                    self.want_absent(key, remote)
+                else:
+                    self.want(key, inode, remote)
+                continue
+            p = self._add(key, inode, remote)
+            inode.pending += 1
+            self._use_source(p)
+            saved.append(EntryRow(key, inode.ino, remote))
+            self._schedule(p)
+        self._ledger.save_entries(saved)
+
+    def changed(self, inode: Inode) -> None:
+        """The inode's content or attributes changed: every key of it is to be brought up to date."""
+        inode.changed_at = trio.current_time()
+        if inode.pending < len(inode.links):
+            for key in inode.all_keys():
+                if key not in self._pending:
+                    base = inode.base
+                    known = base is None or base.key == key
+                    self.want(key, inode, Remote(known, base if known else None))
+
+    def closed(self, inode: Inode) -> None:
+        """The last writer closed the inode: it need not wait as long as an open one."""
+        for key in inode.all_keys():
+            p = self._pending.get(key)
+            if p is not None:
+                self._schedule(p)
+
+    def grown(self, inode: Inode) -> None:
+        """The inode has become so large that its upload should begin while it is written."""
+
+    def remote_of(self, key: str) -> Remote | None:
+        """What the bucket holds under a pending key; None if the key is not pending."""
+        p = self._pending.get(key)
+        return p.remote if p is not None else None
+
+    def is_gone(self, key: str) -> bool:
+        """Whether the key was removed here and the bucket may still hold it."""
+        p = self._pending.get(key)
+        return p is not None and p.inode is None
+
+    def count_below(self, prefix: str) -> int:
+        """How many pending keys are below a directory, its own marker not counted."""
+        return self._below.get(prefix, 0)
+
+    def wanted_below(self, prefix: str) -> list[tuple[str, Inode | None]]:
+        """Every pending key that starts with prefix and what it should hold."""
+        return [(key, p.inode) for key, p in self._pending.items() if key.startswith(prefix)]
+
+    def restore(self, key: str, inode: Inode | None, remote: Remote) -> None:
+        """Take up an entry of the ledger after a crash or an undrained end.
+
+        What is under the key may be an upload of ours that was cut off before we heard of it, so nothing is assumed.
+        """
+        p = self._add(key, inode, Remote(False, remote.ref) if remote.known else remote)
+        if inode is not None:
+            inode.pending += 1
+            self._use_source(p)
+        self._schedule(p)
+
+    # ---- waiting ------------------------------------------------------------------------------------------------
+
+    async def wait_stored(self, inode: Inode) -> None:
+        """Return when the bucket holds the inode as it is now, under all its names.
+
+        Raises the StoreError of a refused upload, TimedOut after durable_timeout_s.
+        """
+        target = inode.seq
+        await self._wait([(key, target) for key in inode.all_keys() if key in self._pending])
+
+    async def wait_names(self, prefix: str) -> None:
+        """Return when every change of names directly below prefix, and prefix's own marker, is in the bucket."""
+        keys = [*self._by_prefix.get(prefix, ()), prefix]
+        await self._wait([(key, -1) for key in keys if key in self._pending])
+
+    async def _wait(self, wanted: list[tuple[str, int]]) -> None:
+        with trio.move_on_after(self._config.durable_timeout_s):
+            for key, _ in wanted:
+                self._make_urgent(self._pending[key])
+            for key, target in wanted:
+                await self._wait_key(key, target)
+            return
+        raise TimedOut(f"the bucket did not confirm within {self._config.durable_timeout_s:.0f} s")
+
+    async def _wait_key(self, key: str, target: int) -> None:
+        tries = None
+        while (p := self._pending.get(key)) is not None and not 0 <= target <= p.stored_seq:
+            if tries is not None and p.attempts > tries and p.error is not None and not _passes(p.error):
+                raise p.error
+            tries = p.attempts if tries is None else tries
+            self._make_urgent(p)
+            done = trio.Event()
+            p.waiters.append(done)
+            await done.wait()
+
+    async def wait_drained(self, path: str | None = None) -> None:
+        """Return when nothing is pending below the key prefix `path` (None: anywhere).
+
+        Raises the error that keeps an entry from being stored, once every other one is done.
+        """
+        while True:
+            left = [p for key, p in self._pending.items() if path is None or key.startswith(path)]
+            if not left:
+                return
+            stuck = [p for p in left if p.error is not None and not p.running and p.attempts > 1]
+            if len(stuck) == len(left):
+                error = stuck[0].error
+                assert error is not None
+                raise error
+            for p in left:
+                self._make_urgent(p)
+            event = trio.Event()
+            self._idle.append(event)
+            with trio.move_on_after(1.0):
+                await event.wait()
+
+    def hurry(self) -> None:
+        """From now on nothing waits to coalesce: the mount is ending."""
+        self._hurry = True
+        for p in self._pending.values():
+            self._schedule(p)
+
+    def status(self) -> WriteBackStatus:
+        now = trio.current_time()
+        inodes = {id(p.inode): p.inode for p in self._pending.values() if p.inode is not None}
+        dirty = sum(i.content.size for i in inodes.values() if i.content is not None)
+        failed = tuple(FailedItem(p.key, str(p.error)) for p in self._pending.values() if p.error is not None)
+        oldest = min((p.since for p in self._pending.values()), default=now)
+        return WriteBackStatus(
+            pending_files=len(self._pending),
+            pending_bytes=dirty,
+            uploading=self._uploading,
+            uploaded_files=self._uploaded_files,
+            uploaded_bytes=self._transfer.sent_bytes,
+            failed=failed[:100],
+            dirty_bytes=dirty,
+            oldest_pending_s=now - oldest,
+            offline=self._offline_since is not None,
+        )
+
+    # ---- entries ------------------------------------------------------------------------------------------------
+
+    def _add(self, key: str, inode: Inode | None, remote: Remote) -> Pending:
+        now = trio.current_time()
+        p = self._pending[key] = Pending(key, inode, remote, remote, now, now)
+        self._by_prefix.setdefault(split_key(key)[0], set()).add(key)
+        for prefix in _ancestors(key):
+            self._below[prefix] = self._below.get(prefix, 0) + 1
+        if len(self._pending) >= self._config.bulk_threshold and not self._bulk:
+            self._bulk = True
+            for other in self._pending.values():
+                self._schedule(other)
+        return p
+
+    def _remove(self, p: Pending) -> None:
+        del self._pending[p.key]
+        prefix = split_key(p.key)[0]
+        siblings = self._by_prefix[prefix]
+        siblings.discard(p.key)
+        if not siblings:
+            del self._by_prefix[prefix]
+        for prefix in _ancestors(p.key):
+            self._below[prefix] -= 1
+            if not self._below[prefix]:
+                del self._below[prefix]
+                above = self._pending.get(prefix)
+                if above is not None and above.inode is None:
+                    self._schedule(above)
+        self._free_source(p)
+        self._ledger.delete_entry(p.key)
+        p.wake()
+        if not self._pending:
+            self._bulk = False
+        for event in self._idle:
+            event.set()
+        self._idle.clear()
+
+    def _drop_inode(self, p: Pending) -> None:
+        """The key no longer stands for the inode that it stood for."""
+        self._free_source(p)
+        if p.inode is not None:
+            p.inode.pending -= 1
+            if p.inode.upload is not None and p.inode.upload.key == p.key and not p.running:
+                self._spawn(p.inode.upload.abort)
+                p.inode.upload = None
+            p.inode = None
+
+    def _use_source(self, p: Pending) -> None:
+        if p.inode is not None and p.inode.base is not None and p.inode.base.key != p.key:
+            self._users.setdefault(p.inode.base.key, set()).add(p.key)
+
+    def _free_source(self, p: Pending) -> None:
+        for source in [s for s in ((p.inode.base.key,) if p.inode and p.inode.base else ()) if s in self._users]:
+            users = self._users[source]
+            users.discard(p.key)
+            if not users:
+                del self._users[source]
+                waiting = self._pending.get(source)
+                if waiting is not None:
+                    self._schedule(waiting)
+
+    # ---- when ---------------------------------------------------------------------------------------------------
+
+    def _make_urgent(self, p: Pending) -> None:
+        if not p.urgent:
+            p.urgent = True
+            self._schedule(p)
+
+    def _schedule(self, p: Pending) -> None:
+        due = self._due(p)
+        p.due = due
+        heapq.heappush(self._queue, (due, next(self._order), p.key))
+        if self._queue[0][0] >= due:
+            self._wake.set()
+
+    def _due(self, p: Pending) -> float:
+        now = trio.current_time()
+        if p.error is not None and p.attempts:
+            return max(now, p.due)
+        due = now if p.urgent or self._hurry else self._quiet_at(p)
+        last = self._spacing.get(p.key)
+        if last is not None and not self._may_hasten(p):
+            due = max(due, last.at + self._config.spacing_s)
+        return due
+
+    def _quiet_at(self, p: Pending) -> float:
+        config, inode = self._config, p.inode
+        if inode is None:
+            return p.since + config.remove_quiet_s
+        if inode.is_dir:
+            return inode.changed_at + config.dir_quiet_s
+        if inode.writers and inode.content is not None:
+            return min(inode.changed_at + config.open_quiet_s, p.since + config.open_max_s)
+        return inode.changed_at + (config.bulk_quiet_s if self._bulk else config.quiet_s)
+
+    def _may_hasten(self, p: Pending) -> bool:
+        """A waiting fsync need not keep the second: our own tied version is removed by its ID."""
+        last = self._spacing.get(p.key)
+        return bool(
+            p.urgent
+            and p.inode is not None
+            and self._can_delete
+            and self._store.capabilities.versioning
+            and last is not None
+            and last.version is not None
+        ) or (p.inode is None and p.made_here)
+
+    # ---- the loop -----------------------------------------------------------------------------------------------
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Work until cancelled."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            task_status.started()
+            while True:
+                await self._wait_due()
+                await self._start_due(nursery)
+                self._upkeep(nursery)
+
+    async def _wait_due(self) -> None:
+        while not self._queue or self._queue[0][0] > trio.current_time():
+            self._wake = trio.Event()
+            until = self._queue[0][0] if self._queue else trio.current_time() + 3600
+            if self._ledger.uncommitted:
+                until = min(until, trio.current_time() + 0.05)
+            with trio.move_on_at(until):
+                await self._wake.wait()
+            self._ledger.commit()
+        await trio.lowlevel.checkpoint()
+
+    async def _start_due(self, nursery: trio.Nursery) -> None:
+        removals: list[Pending] = []
+        while self._queue and self._queue[0][0] <= trio.current_time():
+            # The slot comes first: between taking an entry and starting its task nothing may change.
+            await self._slots.acquire()
+            p = self._take_due()
+            if p is not None and p.inode is not None:
+                nursery.start_soon(self._store_one, p, p.inode)
+                continue
+            self._slots.release()
+            if p is not None:
+                removals.append(p)
+        for i in range(0, len(removals), _REMOVE_BATCH):
+            await self._slots.acquire()
+            nursery.start_soon(self._remove_many, removals[i : i + _REMOVE_BATCH])
+
+    def _take_due(self) -> Pending | None:
+        """The next entry whose time has come, marked as running; None when the head of the queue was outdated."""
+        if not self._queue or self._queue[0][0] > trio.current_time():
+            return None
+        _, _, key = heapq.heappop(self._queue)
+        p = self._pending.get(key)
+        now = trio.current_time()
+        if p is None or p.running or p.due > now:
+            return None
+        p.due = self._due(p)
+        if p.due > now:
+            heapq.heappush(self._queue, (p.due, next(self._order), key))
+            return None
+        if self._must_wait(p):
+            return None
+        p.running = True
+        return p
+
+    def _must_wait(self, p: Pending) -> bool:
+        """Whether other keys come first: those copied from this one, those below a removed directory.
+
+        They reschedule it when they are done.
+        """
+        if p.inode is None and p.key in self._below:
+            return True
+        if p.key not in self._users:
+            return False
+        return p.inode is None or not self._store.capabilities.versioning
+
+    def _spawn(self, job: Callable[[], object]) -> None:
+        if self._nursery is not None:
+            self._nursery.start_soon(self._quietly, job)
+
+    async def _quietly(self, job: Callable[[], object]) -> None:
+        try:
+            await job()  # type: ignore[misc]  # every job is an async function without arguments
+        except StoreError as error:
+            log.info("clean-up will be repeated at the next mount: %s", error)
+
+    def _upkeep(self, nursery: trio.Nursery) -> None:
+        now = trio.current_time()
+        if len(self._spacing) > 4096:
+            self._spacing = {k: s for k, s in self._spacing.items() if now - s.at < self._config.spacing_s}
+        if not self._checkpointing and self._ledger.wal_bytes() > _WAL_BYTES:
+            self._checkpointing = True
+            nursery.start_soon(self._checkpoint)
+
+    async def _checkpoint(self) -> None:
+        try:
+            await trio.to_thread.run_sync(self._ledger.checkpoint)
+        finally:
+            self._checkpointing = False
+
+    # ---- storing ------------------------------------------------------------------------------------------------
+
+    async def _store_one(self, p: Pending, inode: Inode) -> None:
+        self._uploading += 1
+        try:
+            seq, content_seq = inode.seq, inode.content_seq
+            if self._in_place(p, inode):
+                p.stored_seq = seq
+            else:
+                upload = inode.upload
+                info = await self._transfer.store(inode, p.key)
+                if upload is not None and upload.key == p.key:
+                    seq = min(seq, upload.seq)  # its attributes are as old as its beginning
+                self._stored(p, inode, info, seq, content_seq)
+                await self._remove_superseded(p)
+            self._succeeded()
+        except (B2fsError, OSError) as error:
+            self._failed([p], error)
+            return
+        finally:
+            self._uploading -= 1
+            p.running = False
+            self._slots.release()
+        self._settle_or_repeat(p, inode)
+
+    @staticmethod
+    def _in_place(p: Pending, inode: Inode) -> bool:
+        """The bucket already holds this inode, unchanged, under this key: a rename that was undone."""
+        base = inode.base
+        return (
+            base is not None
+            and base.key == p.key
+            and p.remote.known
+            and p.remote.ref == base
+            and inode.base_seq == inode.seq
+        )
+
+    def _stored(self, p: Pending, inode: Inode, info: ObjectInfo, seq: int, content_seq: int) -> None:
+        """The bucket has confirmed a version.  No await: state is changed in one step."""
+        now = trio.current_time()
+        if p.newest is not None and now - p.newest_at < self._config.supersede_s:
+            p.superseded.append(p.newest)
+        elif (
+            (last := self._spacing.get(p.key)) is not None
+            and last.version
+            and now - last.at < 2 * self._config.spacing_s
+        ):
+            # Put in the same second or so as an earlier version of ours: leave no tie to be ordered wrongly.
+            p.superseded.append(last.version)
+        p.newest, p.newest_at = info.ref.version_id, now
+        p.remote = Remote(True, info.ref)
+        p.stored_seq = seq
+        self._spacing[p.key] = _Spacing(now, info.ref.version_id)
+        self._adopt(p, inode, info.ref, seq, content_seq)
+        inode.base_modified_ns = 0
+        if inode.attrs_known or info.metadata is not None:
+            self._remote.note_object(info)
+        self._uploaded_files += 1
+
+    def _adopt(self, p: Pending, inode: Inode, ref: ObjectRef, seq: int, content_seq: int) -> None:
+        """The new version is the inode's base from now on."""
+        others = [key for key in inode.all_keys() if key != p.key and key in self._pending]
+        for key in [*others, p.key]:
+            if key in self._pending:
+                self._free_source(self._pending[key])
+        inode.base = ref
+        inode.base_content_seq = content_seq
+        inode.base_seq = seq
+        for key in others:
+            self._use_source(self._pending[key])
+
+    async def _remove_superseded(self, p: Pending) -> None:
+        while p.superseded and self._can_delete:
+            version = p.superseded[0]
+            try:
+                await self._store.delete_version(p.key, version)
+            except AccessDenied as error:
+                # Object Lock or a key without deleteFiles: from now on fsyncs keep the second instead.
+                self._can_delete = False
+                log.warning("older versions of ours stay in the bucket: %s", error)
+            p.superseded.pop(0)
+
+    def _settle_or_repeat(self, p: Pending, inode: Inode | None) -> None:
+        p.attempts, p.error = 0, None
+        if p.inode is inode and (inode is None or p.stored_seq >= inode.seq):
+            self._settle(p, inode)
+            return
+        self._ledger.save_entry(p.key, p.inode.ino if p.inode else None, p.remote)
+        p.urgent = p.urgent and bool(p.waiters)
+        p.wake()
+        p.since = trio.current_time()
+        self._schedule(p)
+
+    def _settle(self, p: Pending, inode: Inode | None) -> None:
+        if inode is not None:
+            inode.pending -= 1
+            if not inode.pending:
+                self._ledger.delete_inode(inode.ino)
+        self._remove(p)
+        self.listener.settled(p.key, inode)
+
+    # ---- removing -----------------------------------------------------------------------------------------------
+
+    async def _remove_many(self, batch: list[Pending]) -> None:
+        self._uploading += 1
+        try:
+            failed = await self._remove_batch(batch)
+        except StoreError as error:
+            self._failed(batch, error)
+            return
+        finally:
+            self._uploading -= 1
+            self._slots.release()
+            for p in batch:
+                p.running = False
+        self._succeeded()
+        for p in batch:
+            if p.key in failed:
+                self._failed([p], failed[p.key])
+            else:
+                self._removed(p)
+
+    async def _remove_batch(self, batch: list[Pending]) -> dict[str, StoreError]:
+        targets: list[tuple[str, VersionId | None]] = []
+        for p in batch:
+            versions = [v for v in (*p.superseded, p.newest) if v is not None]
+            if p.made_here and self._can_delete and (versions or (p.remote.known and p.remote.ref is None)):
+                targets.extend((p.key, version) for version in versions)
+            else:
+                targets.append((p.key, None))
+            targets.extend((side, None) for side in self._transfer.side_keys(p.key))
+        failed: dict[str, StoreError] = {}
+        for i in range(0, len(targets), _REMOVE_BATCH):
+            answers = await self._store.delete_many(targets[i : i + _REMOVE_BATCH])
+            for (key, _), answer in zip(targets[i : i + _REMOVE_BATCH], answers, strict=True):
+                if isinstance(answer, StoreError):
+                    failed[key] = answer
+                elif answer is not None:
+                    self._spacing[key] = _Spacing(trio.current_time(), None)
+        return failed
+
+    def _removed(self, p: Pending) -> None:
+        p.remote = Remote(True, None)
+        p.newest = None
+        p.superseded.clear()
+        self._remote.note_absent(p.key)
+        self._settle_or_repeat(p, None)
+
+    # ---- failures -----------------------------------------------------------------------------------------------
+
+    def _succeeded(self) -> None:
+        if self._offline_since is not None:
+            log.warning("the bucket answers again; uploads go on")
+            self._offline_since = None
+
+    def _failed(self, batch: list[Pending], error: B2fsError | OSError) -> None:
+        reason = error if isinstance(error, B2fsError) else StoreError(f"local disk: {error}")
+        now = trio.current_time()
+        if isinstance(reason, Unavailable | TimedOut) and self._offline_since is None:
+            self._offline_since = now
+            log.warning("the bucket cannot be reached; changes are kept here until it can: %s", reason)
+        for p in batch:
+            p.attempts += 1
+            p.error = reason
+            p.running = False
+            p.due = now + self._retry_delay(p, reason)
+            heapq.heappush(self._queue, (p.due, next(self._order), p.key))
+            if not _passes(reason):
+                log.error("%s cannot be stored and will be tried again: %s", p.key, reason)
+                self.listener.failed(p.key, p.inode, reason)
+            p.wake()
+        self._wake.set()
+
+    def _retry_delay(self, p: Pending, error: B2fsError) -> float:
+        if not _passes(error):
+            return self._config.refused_retry_s
+        most = min(self._config.retry_max_s, self._config.retry_min_s * 2 ** min(p.attempts - 1, 10))
+        asked = error.retry_after_s if isinstance(error, RetryableError) else None
+        return max(asked or 0.0, self._jitter.uniform(most / 2, most))
+
+
+def _ancestors(key: str) -> Iterator[str]:
+    """The prefixes of every directory above a key, nearest first, the root's "" left out."""
+    cut = key.rfind("/", 0, -1) + 1
+    while cut:
+        yield key[:cut]
+        cut = key.rfind("/", 0, cut - 1) + 1
+
+
+def _passes(error: B2fsError) -> bool:
+    """Whether trying again is likely to help without anybody doing something."""
+    return isinstance(error, RetryableError)

@@ -1,0 +1,50 @@
+"""Pending: one key whose content in the bucket differs from what it should be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import trio
+
+from b2fs.cache.inode import Inode
+from b2fs.cache.ledger import Remote
+from b2fs.core.types import VersionId
+from b2fs.errors import B2fsError
+
+
+@dataclass(eq=False, slots=True)
+class Pending:
+    """See the module.  Times are trio's clock.
+
+    INVARIANT: at most one task works on a key at a time (`running`).
+    """
+
+    key: str
+    #: What the key should hold; None: nothing.
+    inode: Inode | None
+    #: What the bucket holds, as far as we know; `before` is the same when this entry came to be.
+    remote: Remote
+    before: Remote
+    since: float
+    due: float
+    urgent: bool = False
+    running: bool = False
+    attempts: int = 0
+    error: B2fsError | None = None
+    #: The highest inode.seq that the bucket is known to hold under this key.
+    stored_seq: int = -1
+    #: Versions that we made for this entry: the newest, and older ones that are to be removed by ID.
+    newest: VersionId | None = None
+    newest_at: float = 0.0
+    superseded: list[VersionId] = field(default_factory=list)
+    waiters: list[trio.Event] = field(default_factory=list)
+
+    def wake(self) -> None:
+        for waiter in self.waiters:
+            waiter.set()
+        self.waiters.clear()
+
+    @property
+    def made_here(self) -> bool:
+        """Nothing was under this key before us: removing our versions leaves no trace and hides nothing."""
+        return self.before.known and self.before.ref is None

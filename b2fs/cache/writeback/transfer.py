@@ -1,0 +1,246 @@
+"""Transfer: brings one inode's content and attributes under one key, by the cheapest call that does it.
+
+Content that the bucket has already is copied there; small content is one PUT of a snapshot in memory; large content
+goes up in parts, of which unchanged ones are copied from the base version.
+"""
+
+from __future__ import annotations
+
+import mimetypes
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
+from typing import Protocol
+
+import trio
+
+from b2fs.cache.inode import Inode
+from b2fs.cache.ledger import Ledger
+from b2fs.cache.writeback.budget import ByteBudget
+from b2fs.cache.writeback.config import WriteBackConfig
+from b2fs.cache.writeback.multipart import FixedPlan, MultipartUpload, Plan, StreamPlan
+from b2fs.core import attrs
+from b2fs.core.parts import plan_copy, plan_update
+from b2fs.core.types import ObjectInfo, ObjectRef
+from b2fs.errors import PreconditionFailed, StoreError
+from b2fs.store.protocol import ObjectStore
+
+#: Reads up to this size are done in place: a thread hop would cost more.
+_INLINE_READ = 1 << 18
+#: Local content up to this size is sent again rather than copied in the bucket: a PUT is free, a copy is not.
+_RESEND_BYTES = 1 << 18
+
+
+class BaseReader(Protocol):
+    """Reads ranges of versions in the bucket."""
+
+    async def fetch_range(self, ref: ObjectRef, start: int, end: int) -> bytes: ...
+
+
+class Transfer:
+    """See the module."""
+
+    def __init__(
+        self, store: ObjectStore, ledger: Ledger, reader: BaseReader, config: WriteBackConfig, side_prefix: str
+    ) -> None:
+        self._store = store
+        self._ledger = ledger
+        self._reader = reader
+        self._config = config
+        self._side_prefix = side_prefix
+        self._budget = ByteBudget(config.memory_bytes)
+        self.sent_bytes = 0
+
+    # ---- one key ------------------------------------------------------------------------------------------------
+
+    async def store(self, inode: Inode, key: str) -> ObjectInfo:
+        """Make key hold the inode as it is at some moment during the call.
+
+        The answer carries the metadata that the object was given.  Raises StoreError, OSError of the local disk.
+        """
+        if inode.is_dir:
+            return await self._store_directory(inode, key)
+        metadata = self.metadata(inode) if inode.attrs_known else None
+        content = inode.content
+        if content is None or (inode.base_content_seq == inode.content_seq and content.size > _RESEND_BYTES):
+            if inode.base is not None:
+                return await self._copy(inode, inode.base, key, metadata)
+            return await self._put(key, inode.target or b"", metadata or {}, self._content_type(inode, key))
+        assert metadata is not None
+        if content.size <= self._config.put_max_bytes:
+            async with self._budget.share(content.size):
+                body = await self.snapshot(inode)
+                return await self._put(key, body, self.metadata(inode), self._content_type(inode, key))
+        return await self._multipart(inode, key)
+
+    def metadata(self, inode: Inode) -> dict[str, str]:
+        """What the object carries: the attributes, and what others had put there."""
+        return {**inode.foreign_metadata, **attrs.encode(inode.posix())}
+
+    def _content_type(self, inode: Inode, key: str) -> str:
+        return inode.content_type or mimetypes.guess_type(key)[0] or attrs.DEFAULT_TYPE
+
+    async def _put(self, key: str, body: bytes, metadata: Mapping[str, str], content_type: str) -> ObjectInfo:
+        info = await self._store.put(key, body, metadata=metadata, content_type=content_type)
+        self.sent_bytes += len(body)
+        return replace(info, metadata=metadata, content_type=content_type)
+
+    # ---- directories --------------------------------------------------------------------------------------------
+
+    async def _store_directory(self, inode: Inode, key: str) -> ObjectInfo:
+        """The marker object; where the server keeps no metadata on it, a side object carries the attributes."""
+        metadata = self.metadata(inode)
+        if not self._store.capabilities.marker_metadata or not key:
+            await self._put(self.side_key(key), b"", metadata, attrs.DIRECTORY_TYPE)
+        if not key:
+            return await self._store.head(self.side_key(key))
+        return await self._put(key, b"", metadata, attrs.DIRECTORY_TYPE)
+
+    def side_key(self, directory_key: str) -> str:
+        """Where a directory's attributes are kept when its marker cannot carry them."""
+        return (
+            f"{self._side_prefix}dirs/{directory_key.removesuffix('/')}"
+            if directory_key
+            else self._side_prefix + "root"
+        )
+
+    def side_keys(self, key: str) -> list[str]:
+        """Keys that go away with this one."""
+        return [self.side_key(key)] if key.endswith("/") and not self._store.capabilities.marker_metadata else []
+
+    # ---- copies -------------------------------------------------------------------------------------------------
+
+    async def _copy(self, inode: Inode, source: ObjectRef, key: str, metadata: Mapping[str, str] | None) -> ObjectInfo:
+        try:
+            return await self._copy_from(inode, source, key, metadata)
+        except PreconditionFailed:
+            if source.version_id is not None:
+                raise
+            # Only a listing had named the source, and it was replaced since: what the name holds now is meant.
+            fresh = await self._store.head(source.key)
+            inode.base, inode.size = fresh.ref, fresh.size
+            return await self._copy_from(inode, fresh.ref, key, metadata)
+
+    async def _copy_from(
+        self, inode: Inode, source: ObjectRef, key: str, metadata: Mapping[str, str] | None
+    ) -> ObjectInfo:
+        caps = self._store.capabilities
+        if not caps.copy or (source.size > caps.max_put_bytes and not caps.part_copy):
+            return await self._resend(inode, source, key)
+        if source.size > caps.max_put_bytes:
+            return await self._copy_parts(inode, source, key)
+        if metadata is None:
+            return await self._store.copy(source, key)
+        content_type = self._content_type(inode, key)
+        info = await self._store.copy(source, key, metadata=metadata, content_type=content_type)
+        return replace(info, metadata=metadata, content_type=content_type)
+
+    async def _copy_parts(self, inode: Inode, source: ObjectRef, key: str) -> ObjectInfo:
+        info = await self._store.head(source.key, version_id=source.version_id)
+        metadata = self.metadata(inode) if inode.attrs_known else dict(info.metadata or {})
+        upload = self._upload(inode, key, FixedPlan(plan_copy(source.size)))
+        return await self._run(upload, metadata, info.content_type)
+
+    async def _resend(self, inode: Inode, source: ObjectRef, key: str) -> ObjectInfo:
+        """For servers that cannot copy: through here, range by range."""
+        info = await self._store.head(source.key, version_id=source.version_id)
+        metadata = self.metadata(inode) if inode.attrs_known else dict(info.metadata or {})
+        content_type = info.content_type or attrs.DEFAULT_TYPE
+        if source.size <= self._config.put_max_bytes:
+            async with self._budget.share(source.size):
+                body = await self._reader.fetch_range(source, 0, source.size) if source.size else b""
+                return await self._put(key, body, metadata, content_type)
+        return await self._run(self._upload(inode, key, StreamPlan()), metadata, content_type)
+
+    # ---- parts --------------------------------------------------------------------------------------------------
+
+    async def _multipart(self, inode: Inode, key: str) -> ObjectInfo:
+        upload = inode.upload
+        if upload is not None and upload.key == key:
+            # Most of it went up while the file was being written.
+            return await self._finish(upload)
+        if upload is not None:
+            await upload.abort()
+        return await self._run(
+            self._upload(inode, key, self._plan(inode)), self.metadata(inode), self._content_type(inode, key)
+        )
+
+    def _plan(self, inode: Inode) -> Plan:
+        content = inode.content
+        assert content is not None
+        if content.complete or not self._store.capabilities.part_copy:
+            return StreamPlan()
+        return FixedPlan(plan_update(content.size, content.base_limit, content.changed_ranges()))
+
+    def _upload(self, inode: Inode, key: str, plan: Plan) -> MultipartUpload:
+        return MultipartUpload(
+            self._store, self._ledger, self._budget, self.read, inode, key, plan, self._config.parts_in_flight
+        )
+
+    async def begin_stream(self, inode: Inode, key: str) -> MultipartUpload:
+        """Start an upload of a file that is still growing; `store` finishes it."""
+        upload = self._upload(inode, key, StreamPlan())
+        await upload.start(self.metadata(inode), self._content_type(inode, key))
+        inode.upload = upload
+        return upload
+
+    async def _run(self, upload: MultipartUpload, metadata: Mapping[str, str], content_type: str | None) -> ObjectInfo:
+        await upload.start(metadata, content_type)
+        upload.inode.upload = upload
+        return await self._finish(upload)
+
+    async def _finish(self, upload: MultipartUpload) -> ObjectInfo:
+        try:
+            info = await upload.finish()
+        except BaseException:
+            with suppress(StoreError):
+                await upload.abort()
+            raise
+        finally:
+            self.sent_bytes += upload.sent_bytes
+            upload.inode.upload = None
+        return replace(info, metadata=upload.metadata, content_type=upload.content_type)
+
+    # ---- bytes --------------------------------------------------------------------------------------------------
+
+    async def snapshot(self, inode: Inode) -> bytes:
+        """The whole content as it was at one moment."""
+        while True:
+            content = inode.content
+            if content is None:
+                return b"" if inode.base is None else await self._reader.fetch_range(inode.base, 0, inode.base.size)
+            seq, size = inode.content_seq, content.size
+            body = await self.read(inode, 0, size)
+            if inode.content_seq == seq:
+                return body
+            if content.complete:
+                # It is being written without a pause: reading in place cannot be interrupted by a write.
+                return content.read_local(0, content.size)
+
+    async def read(self, inode: Inode, start: int, end: int) -> bytes:
+        """Bytes [start, end) of an inode, local or from its base."""
+        content = inode.content
+        if content is None:
+            return await self._reader.fetch_range(inode.base, start, end) if inode.base is not None else b""
+        gaps = content.missing(start, end)
+        if not gaps:
+            if end - start <= _INLINE_READ:
+                return content.read_local(start, end)
+            return await trio.to_thread.run_sync(_read_file, content.path(), start, end)
+        base = inode.base
+        assert base is not None
+        fetched = [(a, await self._reader.fetch_range(base, a, b)) for a, b in gaps]
+        body = bytearray(content.read_local(start, end))
+        for at, data in fetched:
+            for a, b in content.missing(at, at + len(data)):
+                body[a - start : b - start] = memoryview(data)[a - at : b - at]
+        return bytes(body)
+
+
+def _read_file(path: str, start: int, end: int) -> bytes:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.pread(fd, end - start, start)
+    finally:
+        os.close(fd)

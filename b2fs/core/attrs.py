@@ -1,0 +1,161 @@
+"""POSIX attributes in object metadata, in s3fs's convention, so that s3fs and rclone read ours and we read theirs.
+
+Names (lower-case, without `x-amz-meta-`): mode, uid, gid, rdev in decimal; mtime, atime, ctime in decimal seconds with
+a fraction of nine digits (rclone's `mtime` has the same form; B2's own tools write `src_last_modified_millis`);
+xattr is percent-encoded JSON from name to base64, as s3fs writes it.  A symbolic link's target is the object's body.
+Reading never fails: what is malformed is taken as missing.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from urllib.parse import quote, unquote
+
+DIRECTORY_TYPE = "application/x-directory"
+DEFAULT_TYPE = "application/octet-stream"
+
+#: The metadata names that `encode` may write.
+OURS = frozenset(("mode", "uid", "gid", "rdev", "mtime", "atime", "ctime", "xattr", "b2fs-link"))
+
+_NS = 1_000_000_000
+_MODE_MASK = 0o177777
+_TYPES = frozenset((stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK))
+
+
+@dataclass(frozen=True, slots=True)
+class Defaults:
+    """What an object without attributes of its own gets; modes are permission bits without the type."""
+
+    uid: int = 0
+    gid: int = 0
+    file_mode: int = 0o644
+    dir_mode: int = 0o755
+
+
+@dataclass(frozen=True, slots=True)
+class Posix:
+    """The attributes that an object carries or is given."""
+
+    mode: int
+    uid: int
+    gid: int
+    mtime_ns: int
+    atime_ns: int
+    ctime_ns: int
+    rdev: int = 0
+    xattrs: Mapping[bytes, bytes] = field(default_factory=dict)
+    #: The identity that all names of a hard-linked file share, or None.
+    link_id: str | None = None
+
+
+def encode(attrs: Posix) -> dict[str, str]:
+    """The metadata of an object with these attributes; ASCII only."""
+    metadata = {
+        "mode": str(attrs.mode),
+        "uid": str(attrs.uid),
+        "gid": str(attrs.gid),
+        "mtime": format_time(attrs.mtime_ns),
+        "atime": format_time(attrs.atime_ns),
+        "ctime": format_time(attrs.ctime_ns),
+    }
+    if stat.S_IFMT(attrs.mode) in (stat.S_IFCHR, stat.S_IFBLK):
+        metadata["rdev"] = str(attrs.rdev)
+    if attrs.xattrs:
+        metadata["xattr"] = _encode_xattrs(attrs.xattrs)
+    if attrs.link_id is not None:
+        metadata["b2fs-link"] = attrs.link_id
+    return metadata
+
+
+def decode(metadata: Mapping[str, str], *, is_dir: bool, modified_ns: int, defaults: Defaults) -> Posix:
+    """The attributes of an object; is_dir says what its key makes of it."""
+    kind = stat.S_IFDIR if is_dir else stat.S_IFREG
+    mode = _integer(metadata.get("mode"))
+    if mode is None or not 0 <= mode <= _MODE_MASK:
+        mode = kind | (defaults.dir_mode if is_dir else defaults.file_mode)
+    elif is_dir or stat.S_IFMT(mode) not in _TYPES or stat.S_ISDIR(mode):
+        mode = kind | stat.S_IMODE(mode)
+    mtime = _first_time(metadata, modified_ns)
+    uid, gid, rdev = (_integer(metadata.get(name)) for name in ("uid", "gid", "rdev"))
+    return Posix(
+        mode=mode,
+        uid=defaults.uid if uid is None or not _is_id(uid) else uid,
+        gid=defaults.gid if gid is None or not _is_id(gid) else gid,
+        mtime_ns=mtime,
+        atime_ns=_or(parse_time(metadata.get("atime")), mtime),
+        ctime_ns=_or(parse_time(metadata.get("ctime")), mtime),
+        rdev=rdev or 0,
+        xattrs=_decode_xattrs(metadata["xattr"]) if "xattr" in metadata else {},
+        link_id=metadata.get("b2fs-link"),
+    )
+
+
+def carries_posix(metadata: Mapping[str, str]) -> bool:
+    """Whether an object carries attributes that its listing does not show."""
+    return not metadata.keys().isdisjoint(("mode", "uid", "gid", "mtime", "xattr", "src_last_modified_millis"))
+
+
+def format_time(time_ns: int) -> str:
+    """Decimal seconds with nine digits of fraction."""
+    seconds, fraction = divmod(abs(time_ns), _NS)
+    return f"{'-' if time_ns < 0 else ''}{seconds}.{fraction:09d}"
+
+
+def parse_time(text: str | None) -> int | None:
+    """Nanoseconds of decimal seconds with or without a fraction; None for anything else."""
+    if not text:
+        return None
+    sign = -1 if text.startswith("-") else 1
+    whole, _, fraction = text.lstrip("+-").partition(".")
+    if not whole.isascii() or not whole.isdigit() or (fraction and not (fraction.isascii() and fraction.isdigit())):
+        return None
+    value = sign * (int(whole) * _NS + int((fraction + "000000000")[:9]))
+    return value if abs(value) < 1 << 63 else None
+
+
+def _first_time(metadata: Mapping[str, str], modified_ns: int) -> int:
+    mtime = parse_time(metadata.get("mtime"))
+    if mtime is not None:
+        return mtime
+    millis = _integer(metadata.get("src_last_modified_millis"))
+    return modified_ns if millis is None or not 0 <= millis < 1 << 43 else millis * 1_000_000
+
+
+def _or(value: int | None, default: int) -> int:
+    return default if value is None else value
+
+
+def _is_id(value: int) -> bool:
+    return 0 <= value < 0xFFFFFFFF
+
+
+def _integer(text: str | None) -> int | None:
+    if text is None or not text.isascii() or not text.isdigit() or len(text) > 20:
+        return None
+    return int(text)
+
+
+def _encode_xattrs(xattrs: Mapping[bytes, bytes]) -> str:
+    table = {
+        name.decode("utf-8", "surrogateescape"): base64.b64encode(value).decode() for name, value in xattrs.items()
+    }
+    return quote(json.dumps(table, separators=(",", ":"), ensure_ascii=True), safe="")
+
+
+def _decode_xattrs(text: str) -> dict[bytes, bytes]:
+    try:
+        table = json.loads(unquote(text))
+    except ValueError:
+        return {}
+    found: dict[bytes, bytes] = {}
+    for name, value in table.items() if isinstance(table, dict) else ():
+        try:
+            found[name.encode("utf-8", "surrogateescape")] = base64.b64decode(value, validate=True)
+        except (ValueError, TypeError, binascii.Error):
+            continue
+    return found

@@ -1,0 +1,69 @@
+"""File names and key components, one to one.
+
+A file name is bytes without '/' and NUL; a key is UTF-8 text in which B2 allows no code point below 32 and no DEL.
+What a key cannot hold is written in the way rclone writes it, so that both programs show the same names: a control
+character becomes its picture (U+2400 + code, DEL U+2421), a byte that is not UTF-8 becomes QUOTE + two hex digits, and
+a name that really contains a picture or QUOTE has QUOTE put before it.  A component that cannot be a file name ("",
+".", "..") is shown as QUOTE + one of the digits below, which no other name maps to.
+"""
+
+from __future__ import annotations
+
+import re
+
+QUOTE = "\u201b"
+_PICTURES = "\u2400-\u241f\u2421"
+#: Key limit of B2 and S3, in bytes of UTF-8.
+KEY_MAX = 1024
+NAME_MAX = 255
+
+_NEEDS_ESCAPE = re.compile(f"[\x00-\x1f\x7f{_PICTURES}{QUOTE}\udc80-\udcff]")
+_ESCAPED = re.compile(f"{QUOTE}([0-9A-F]{{2}}|[{_PICTURES}{QUOTE}])|([{_PICTURES}])")
+_ODD_COMPONENTS = {"": f"{QUOTE}0", ".": f"{QUOTE}1", "..": f"{QUOTE}2"}
+_ODD_NAMES = {name: component for component, name in _ODD_COMPONENTS.items()}
+
+
+def component_of(name: bytes) -> str:
+    """The key component of a file name; reversible by name_of."""
+    text = name.decode("utf-8", "surrogateescape")
+    if text.isascii() and text.isprintable():
+        return text
+    if text in _ODD_NAMES:
+        return _ODD_NAMES[text]
+    return _NEEDS_ESCAPE.sub(_escape, text)
+
+
+def name_of(component: str) -> bytes:
+    """The file name of a key component; may be longer than NAME_MAX for keys that others made."""
+    if component in _ODD_COMPONENTS:
+        return _ODD_COMPONENTS[component].encode()
+    if component.isascii():
+        return component.encode()
+    return _ESCAPED.sub(_unescape, component).encode("utf-8", "surrogateescape")
+
+
+def _escape(match: re.Match[str]) -> str:
+    char = match[0]
+    code = ord(char)
+    if code < 0x20:
+        return chr(0x2400 + code)
+    if code == 0x7F:
+        return "\u2421"
+    if 0xDC80 <= code <= 0xDCFF:
+        return f"{QUOTE}{code - 0xDC00:02X}"
+    return QUOTE + char
+
+
+def _unescape(match: re.Match[str]) -> str:
+    quoted, picture = match[1], match[2]
+    if picture:
+        return "\x7f" if picture == "\u2421" else chr(ord(picture) - 0x2400)
+    if len(quoted) == 1:
+        return quoted
+    return chr(0xDC00 + int(quoted, 16)) if int(quoted, 16) >= 0x80 else match[0]
+
+
+def split_key(key: str) -> tuple[str, str]:
+    """(prefix that ends in '/' or is empty, last component); a directory's key keeps its trailing '/'."""
+    cut = key.rfind("/", 0, -1) + 1
+    return key[:cut], key[cut:]

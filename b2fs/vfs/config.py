@@ -1,0 +1,35 @@
+"""Settings of the filesystem core."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from b2fs.cache.reader import ReaderConfig
+from b2fs.cache.writeback.config import WriteBackConfig
+from b2fs.core.attrs import Defaults
+
+GIB = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class VfsConfig:
+    """cache_dir: this mount's own directory for ledger, dirty files and blocks; sizes in bytes, times in seconds.
+
+    prefix: the key prefix that is the mount's root, "" or ending in '/'.
+    fsync_level: 'bucket' (fsync returns when the bucket holds the data) or 'local' (when the local disk does).
+    check_permissions: for front doors that do not check themselves; a FUSE mount has the kernel do it.
+    """
+
+    cache_dir: str
+    cache_size_bytes: int = 10 * GIB
+    prefix: str = ""
+    read_only: bool = False
+    fsync_level: str = "bucket"
+    sync_on_close: bool = False
+    ttl_s: float = 60.0
+    check_permissions: bool = False
+    #: What statvfs reports as the size of the filesystem: a bucket has no end.
+    statfs_bytes: int = 1 << 50
+    defaults: Defaults = field(default_factory=Defaults)
+    writeback: WriteBackConfig = field(default_factory=WriteBackConfig)
+    reader: ReaderConfig = field(default_factory=ReaderConfig)

@@ -1,0 +1,132 @@
+"""Core: what the parts of the filesystem share, and the few rules on inodes that all of them need."""
+
+from __future__ import annotations
+
+import errno
+import time
+from dataclasses import dataclass, field
+
+import trio
+
+from b2fs.cache.blocks import BlockCache
+from b2fs.cache.content import DirtyFiles
+from b2fs.cache.inode import Inode
+from b2fs.cache.ledger import Ledger
+from b2fs.cache.reader import Reader
+from b2fs.cache.remote import RemoteView
+from b2fs.cache.writeback.engine import Engine
+from b2fs.cache.writeback.transfer import Transfer
+from b2fs.core.types import Attr, InodeId
+from b2fs.errors import FsError
+from b2fs.store.protocol import ObjectStore
+from b2fs.vfs.api import KernelNotifier
+from b2fs.vfs.config import VfsConfig
+
+
+@dataclass(slots=True)
+class Core:
+    """Dependencies, and the table of inodes.
+
+    INVARIANT: every inode that the kernel holds, that is open, or that is dirty is in `inodes`.
+    """
+
+    config: VfsConfig
+    store: ObjectStore
+    ledger: Ledger
+    files: DirtyFiles
+    remote: RemoteView
+    transfer: Transfer
+    engine: Engine
+    reader: Reader
+    blocks: BlockCache
+    notifier: KernelNotifier
+    root: Inode
+    inodes: dict[InodeId, Inode] = field(default_factory=dict)
+    #: Hard-linked files by the identity that their names share.
+    link_ids: dict[str, Inode] = field(default_factory=dict)
+    next_ino: int = 2
+    started_ns: int = field(default_factory=time.time_ns)
+    #: Where jobs go that outlive the request that begins them.
+    nursery: trio.Nursery | None = None
+
+    def inode(self, ino: InodeId) -> Inode:
+        try:
+            return self.inodes[ino]
+        except KeyError:
+            raise FsError(errno.ESTALE, f"inode {ino}") from None
+
+    def directory(self, ino: InodeId) -> Inode:
+        inode = self.inode(ino)
+        if inode.children is None:
+            raise FsError(errno.ENOTDIR)
+        return inode
+
+    def new_inode(self, mode: int) -> Inode:
+        inode = Inode(InodeId(self.next_ino), mode)
+        self.next_ino += 1
+        self.inodes[inode.ino] = inode
+        return inode
+
+    def attr(self, inode: Inode) -> Attr:
+        """What stat shows, and for how long the kernel may believe it."""
+        if inode.pending or inode is self.root or not inode.links:
+            # Only this mount changes it, so it is true until we say otherwise.
+            return inode.attr(self.config.ttl_s)
+        return inode.attr(self.remote.ttl_left(inode.validated_at))
+
+    def entry(self, inode: Inode) -> Attr:
+        """The answer to a lookup: attributes, and one more reference of the kernel."""
+        inode.holds += 1
+        return self.attr(inode)
+
+    def touch(self, inode: Inode, *, content: bool = False) -> None:
+        """The inode was changed: journal it and have it stored.  The caller commits."""
+        inode.seq += 1
+        if content:
+            inode.content_seq += 1
+        if inode.links:
+            self.engine.changed(inode)
+            self.ledger.save_inode(inode)
+
+    def touch_directory(self, inode: Inode, now_ns: int) -> None:
+        """A name in this directory changed.
+
+        Its times are kept in the bucket if it has an object of its own; the journal gets them with the next commit.
+        """
+        inode.mtime_ns = inode.ctime_ns = now_ns
+        if inode.marked:
+            self.touch(inode)
+
+    def writable(self) -> None:
+        if self.config.read_only:
+            raise FsError(errno.EROFS)
+
+    def drop_if_unused(self, inode: Inode) -> None:
+        """Forget an inode that nobody holds, has open, or needs for write-back."""
+        if inode.holds or inode.opens or inode.pending or inode is self.root:
+            return
+        if inode.children:
+            return
+        self.inodes.pop(inode.ino, None)
+        if inode.link_id is not None and self.link_ids.get(inode.link_id) is inode:
+            del self.link_ids[inode.link_id]
+        for parent, name in inode.links:
+            if parent.children is not None and parent.children.get(name) is inode:
+                del parent.children[name]
+                self.drop_if_unused(parent)
+        self.discard_content(inode)
+
+    def discard_content(self, inode: Inode) -> None:
+        """Remove the local bytes of an inode that is clean or unlinked."""
+        if inode.content is not None:
+            inode.content.discard()
+            inode.content = None
+
+    def check(self, allowed: bool, code: int = errno.EACCES) -> None:
+        """Refuse what the permissions forbid, unless the kernel checks them for us."""
+        if self.config.check_permissions and not allowed:
+            raise FsError(code)
+
+
+def now_ns() -> int:
+    return time.time_ns()

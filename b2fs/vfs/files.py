@@ -1,0 +1,290 @@
+"""Files: reading, writing and truncating regular files, and what happens to their local bytes.
+
+A clean file reads from its base version.  The first change makes its content local (`localize`): all of a small file,
+nothing of a large one, whose unchanged ranges stay in the bucket.  When a file is clean again and no writer is left,
+its local bytes go into the block cache.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+from collections.abc import Iterable
+
+import trio
+
+from b2fs.cache.content import LocalContent
+from b2fs.cache.inode import Inode
+from b2fs.cache.reader import Stream
+from b2fs.core.types import ObjectRef
+from b2fs.errors import FsError, NotFound, PreconditionFailed, StoreError
+from b2fs.vfs.core import Core, now_ns
+from b2fs.vfs.handles import FileHandle
+from b2fs.vfs.permissions import mode_after_write
+
+log = logging.getLogger(__name__)
+
+#: Files up to this size become local as a whole with their first change.
+_WHOLE_BYTES = 4 << 20
+#: A file that is changed in at most this size is kept in the block cache after its upload.
+_KEEP_BYTES = 64 << 20
+_RETIRE_BATCH = 64
+#: The disk is asked for its free space once in so many bytes written.
+_SPACE_CHECK_BYTES = 32 << 20
+#: Left free on the cache disk for the ledger and for everybody else.
+_RESERVE_BYTES = 64 << 20
+
+
+class Files:
+    """See the module."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._retired: list[Inode] = []
+        self._retire_wake = trio.Event()
+        self._until_space_check = 0
+
+    # ---- reading ------------------------------------------------------------------------------------------------
+
+    async def read(self, handle: FileHandle, offset: int, length: int) -> bytes | memoryview:
+        inode = handle.inode
+        end = min(offset + length, inode.size)
+        if offset >= end:
+            return b""
+        content = inode.content
+        if content is None:
+            return await self._read_base(handle, offset, end)
+        if not content.missing(offset, end):
+            return content.read_local(offset, end)
+        return await self._read_mixed(handle, content, offset, end)
+
+    async def _read_base(self, handle: FileHandle, start: int, end: int) -> bytes | memoryview:
+        stream = self._stream(handle)
+        if stream is None:
+            return bytes(end - start)
+        data = stream.read_nowait(start, end)
+        if data is not None:
+            return data
+        try:
+            return await stream.read(start, end)
+        except (NotFound, PreconditionFailed) as error:
+            if handle.inode.base is not stream.ref:
+                # It was stored anew while we asked; what we want is in the new version.
+                return await self.read(handle, start, end - start)
+            raise FsError(errno.ESTALE, f"{stream.ref.key}: the version that was opened is gone") from error
+
+    async def _read_mixed(self, handle: FileHandle, content: LocalContent, start: int, end: int) -> bytes:
+        """Some bytes are local and some are the base's."""
+        fetched: list[tuple[int, bytes | memoryview]] = []
+        for a, b in content.missing(start, end):
+            fetched.append((a, await self._read_base(handle, a, b)))
+        body = bytearray(end - start)
+        local = content.read_local(start, end)
+        body[: len(local)] = local
+        for at, data in fetched:
+            for a, b in content.missing(at, at + len(data)):
+                body[a - start : b - start] = memoryview(data)[a - at : b - at]
+        return bytes(body)
+
+    def _stream(self, handle: FileHandle) -> Stream | None:
+        """The handle's stream over the inode's present base; None for an empty base."""
+        base = handle.inode.base
+        if base is None:
+            return None
+        if handle.stream_ref is not base:
+            handle.close_stream()
+            handle.stream, handle.stream_ref = self._core.reader.open(base), base
+        return handle.stream
+
+    # ---- writing ------------------------------------------------------------------------------------------------
+
+    async def write(self, handle: FileHandle, offset: int, data: bytes | memoryview) -> int:
+        core, inode = self._core, handle.inode
+        end = offset + len(data)
+        if end > core.store.capabilities.max_object_bytes:
+            raise FsError(errno.EFBIG)
+        self._check_space(len(data))
+        fresh = inode.content is None
+        content = inode.content or await self.localize(inode)
+        start = min(offset, content.size)
+        journal = content.write(offset, data) or not inode.pending or (fresh and inode.base is not None)
+        inode.size = content.size
+        inode.mtime_ns = inode.ctime_ns = now_ns()
+        if inode.mode & 0o6000 and core.config.check_permissions:
+            inode.mode = mode_after_write(inode.mode, handle.caller)
+        handle.wrote = True
+        if inode.upload is not None:
+            inode.upload.touched(start, end)
+        if journal:
+            core.touch(inode, content=True)
+            core.ledger.commit()
+        else:
+            inode.seq += 1
+            inode.content_seq += 1
+            inode.changed_at = trio.current_time()
+        if inode.upload is None and content.size >= core.config.writeback.stream_bytes:
+            core.engine.grown(inode)
+        return len(data)
+
+    async def truncate(self, inode: Inode, size: int) -> None:
+        """Cut or extend to size bytes; the caller commits."""
+        if size > self._core.store.capabilities.max_object_bytes:
+            raise FsError(errno.EFBIG)
+        if inode.content is None and (size == 0 or inode.base is None):
+            inode.content = LocalContent(self._core.files, inode.ino)
+            inode.content.truncate_file(0)
+        content = inode.content or await self.localize(inode)
+        before = content.size
+        if size > before:
+            self._check_space(0)
+        content.truncate(size)
+        inode.size = size
+        if inode.upload is not None:
+            inode.upload.touched(min(before, size), max(before, size))
+        inode.mtime_ns = inode.ctime_ns = now_ns()
+        self._core.touch(inode, content=True)
+
+    async def localize(self, inode: Inode) -> LocalContent:
+        """The inode's local content, made from its base if there is none yet.
+
+        No lock: whoever finds the content in place after waiting uses it.
+        """
+        while inode.content is None:
+            base = inode.base
+            if base is None or base.size == 0:
+                inode.content = LocalContent(self._core.files, inode.ino)
+                inode.content.truncate_file(0)
+            elif base.size > _WHOLE_BYTES:
+                inode.content = LocalContent.over_base(self._core.files, inode.ino, base.size)
+            else:
+                data = await self._fetch_whole(inode, base)
+                if data is not None and inode.content is None and inode.base is base:
+                    content = LocalContent(self._core.files, inode.ino)
+                    content.truncate_file(0)
+                    content.write(0, data)
+                    inode.content = content
+        return inode.content
+
+    async def localize_whole(self, inode: Inode) -> None:
+        """All bytes local: the bucket is about to lose the version that they come from (servers without versions)."""
+        content = await self.localize(inode)
+        step = 8 << 20
+        for start in range(0, content.base_limit, step):
+            for a, b in content.missing(start, start + step):
+                base = inode.base
+                assert base is not None
+                content.fill(a, await self._core.reader.fetch_range(base, a, b))
+        if inode.links and inode.pending:
+            self._core.ledger.save_inode(inode)
+
+    async def _fetch_whole(self, inode: Inode, base: ObjectRef) -> bytes | None:
+        """All bytes of the base; None if the inode has another base by now."""
+        try:
+            return await self._core.reader.fetch_range(base, 0, base.size)
+        except (NotFound, PreconditionFailed) as error:
+            if inode.base is not base:
+                return None
+            raise FsError(errno.ESTALE, f"{base.key}: the version that was opened is gone") from error
+
+    def _check_space(self, size: int) -> None:
+        """Refuse bytes before they are accepted when the cache disk is full."""
+        self._until_space_check -= size
+        if self._until_space_check > 0 and size:
+            return
+        found = os.statvfs(self._core.files.directory)
+        free = found.f_bavail * found.f_frsize
+        if free < _RESERVE_BYTES + size:
+            raise FsError(errno.ENOSPC, "the disk of the cache is full")
+        self._until_space_check = min(_SPACE_CHECK_BYTES, (free - _RESERVE_BYTES) // 4)
+
+    # ---- durability ---------------------------------------------------------------------------------------------
+
+    async def sync(self, handle: FileHandle) -> None:
+        """fsync: return when the content is durable at the mount's level, or say why it is not."""
+        self.report(handle)
+        inode = handle.inode
+        if not inode.links:
+            return
+        if self._core.config.fsync_level == "local":
+            await self._sync_local([inode])
+            return
+        try:
+            await self._core.engine.wait_stored(inode)
+        except StoreError:
+            handle.error = None  # this call tells it
+            raise
+
+    async def _sync_local(self, inodes: Iterable[Inode]) -> None:
+        self._core.ledger.commit()
+        paths = [inode.content.path() for inode in inodes if inode.content is not None and inode.pending]
+        await trio.to_thread.run_sync(_fsync_files, paths)
+        await trio.to_thread.run_sync(self._core.ledger.sync)
+
+    async def sync_names(self, directory: Inode) -> None:
+        """fsync of a directory."""
+        if self._core.config.fsync_level == "local":
+            await self._sync_local([])
+        elif directory.links or directory is self._core.root:
+            await self._core.engine.wait_names(directory.prefix)
+
+    def report(self, handle: FileHandle) -> None:
+        """Raise a failed upload that this handle has not been told of, once."""
+        error, handle.error = handle.error, None
+        if error is not None:
+            raise error
+
+    # ---- after the upload ---------------------------------------------------------------------------------------
+
+    def retire(self, inode: Inode) -> None:
+        """The inode is clean and nobody writes to it: its local bytes may become cache."""
+        if inode.content is not None and not inode.pending and not inode.writers:
+            self._retired.append(inode)
+            self._retire_wake.set()
+
+    async def run(self) -> None:
+        """Move retired contents into the block cache, in batches, until cancelled."""
+        while True:
+            await self._retire_wake.wait()
+            self._retire_wake = trio.Event()
+            while self._retired:
+                batch, self._retired = self._retired[:_RETIRE_BATCH], self._retired[_RETIRE_BATCH:]
+                jobs = [job for inode in batch if (job := self._take_content(inode)) is not None]
+                await trio.to_thread.run_sync(self._keep, jobs)
+
+    def _take_content(self, inode: Inode) -> tuple[ObjectRef, str, bool] | None:
+        """Part a clean inode from its local bytes; (version, file, whether to keep it).
+
+        The file gets another name at once, so nobody writes to it while it is copied into the cache.
+        """
+        content, base = inode.content, inode.base
+        if content is None or base is None or not self._is_retirable(inode):
+            return None
+        keep = content.complete and 0 < content.size <= _KEEP_BYTES
+        path = self._core.files.retire(inode.ino)
+        inode.content = None
+        self._core.drop_if_unused(inode)
+        return base, path, keep
+
+    @staticmethod
+    def _is_retirable(inode: Inode) -> bool:
+        clean = not inode.pending and not inode.writers and inode.base_content_seq == inode.content_seq
+        return inode.content is not None and inode.base is not None and clean
+
+    def _keep(self, jobs: list[tuple[ObjectRef, str, bool]]) -> None:
+        for ref, path, keep in jobs:
+            try:
+                if keep:
+                    self._core.blocks.put_whole(ref, path)
+                os.unlink(path)
+            except OSError as error:
+                log.info("not kept in the cache: %s", error)
+
+
+def _fsync_files(paths: list[str]) -> None:
+    for path in paths:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)

@@ -1,0 +1,402 @@
+"""B2Filesystem: the FileSystem protocol over a bucket, and how its parts are put together."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import logging
+import os
+import stat
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import trio
+
+from b2fs.cache.blocks import BlockCache, BlockCacheConfig
+from b2fs.cache.content import DirtyFiles
+from b2fs.cache.inode import Inode
+from b2fs.cache.ledger import Ledger
+from b2fs.cache.reader import Reader
+from b2fs.cache.remote import RemoteConfig, RemoteView
+from b2fs.cache.writeback.engine import Engine, NoOneListens
+from b2fs.cache.writeback.transfer import Transfer
+from b2fs.core.types import Attr, Caller, DirEntry, HandleId, InodeId, OpenFile, SetAttr, StatFs
+from b2fs.errors import B2fsError, FsError
+from b2fs.store.protocol import ObjectStore
+from b2fs.vfs import permissions
+from b2fs.vfs.api import ROOT, KernelNotifier
+from b2fs.vfs.config import VfsConfig
+from b2fs.vfs.core import Core, now_ns
+from b2fs.vfs.files import Files
+from b2fs.vfs.handles import DirHandle, FileHandle
+from b2fs.vfs.mutations import Mutations, check_target, symlink_mode
+from b2fs.vfs.namespace import Namespace
+from b2fs.vfs.recovery import Recovery
+from b2fs.vfs.renames import Renames
+from b2fs.vfs.scan import Scanner
+from b2fs.vfs.xattrs import Xattrs
+
+log = logging.getLogger(__name__)
+
+_MAKEABLE = (stat.S_IFREG, stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK)
+
+
+class B2Filesystem(NoOneListens):
+    """See the module and vfs.api.FileSystem, which has the meaning of every operation."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._names = Namespace(core)
+        self._scanner = Scanner(core, self._names)
+        self._files = Files(core)
+        self._mutations = Mutations(core, self._names, self._scanner, self._files)
+        self._renames = Renames(core, self._names, self._scanner, self._mutations, self._files)
+        self._xattrs = Xattrs(core)
+        self._recovery = Recovery(core, self._names)
+        self._handles: dict[HandleId, FileHandle] = {}
+        self._dirs: dict[HandleId, DirHandle] = {}
+        self._next_handle = itertools.count(1)
+        core.engine.listener = self
+
+    @property
+    def writeback(self) -> Engine:
+        return self._core.engine
+
+    # ---- lookups and attributes ---------------------------------------------------------------------------------
+
+    async def lookup(self, parent: InodeId, name: bytes, caller: Caller) -> Attr:
+        directory = self._core.directory(parent)
+        self._core.check(self._may(directory, caller, permissions.X_OK))
+        return self._core.entry(await self._names.existing(directory, name))
+
+    def forget(self, inodes: Sequence[tuple[InodeId, int]]) -> None:
+        for ino, count in inodes:
+            inode = self._core.inodes.get(ino)
+            if inode is not None:
+                inode.holds = max(0, inode.holds - count)
+                self._core.drop_if_unused(inode)
+
+    def hold(self, ino: InodeId) -> None:
+        self._core.inode(ino).holds += 1
+
+    async def getattr(self, ino: InodeId) -> Attr:
+        inode = self._core.inode(ino)
+        if not inode.attrs_known:
+            await self._names.known(inode)
+        return self._core.attr(inode)
+
+    async def setattr(self, ino: InodeId, changes: SetAttr, handle: HandleId | None, caller: Caller) -> Attr:
+        core = self._core
+        inode = await self._names.known(core.inode(ino))
+        core.writable()
+        if core.config.check_permissions:
+            refused = permissions.setattr_error(inode.attr(0), changes, caller, through_handle=handle is not None)
+            core.check(not refused, refused)
+        if changes.size is not None:
+            if inode.is_dir:
+                raise FsError(errno.EISDIR)
+            if not inode.is_regular:
+                raise FsError(errno.EINVAL)
+            await self._files.truncate(inode, changes.size)
+        self._apply(inode, changes, caller)
+        core.touch(inode)
+        core.ledger.commit()
+        return core.attr(inode)
+
+    def _apply(self, inode: Inode, changes: SetAttr, caller: Caller) -> None:
+        now = now_ns()
+        if changes.mode is not None or changes.uid is not None or changes.gid is not None:
+            inode.mode = permissions.mode_after_setattr(inode.attr(0), changes, caller)
+        if changes.uid is not None:
+            inode.uid = changes.uid
+        if changes.gid is not None:
+            inode.gid = changes.gid
+        if changes.atime_ns is not None:
+            inode.atime_ns = changes.atime_ns
+        if changes.mtime_ns is not None:
+            inode.mtime_ns = changes.mtime_ns
+        inode.ctime_ns = now
+        if inode.is_dir:
+            inode.marked = True
+
+    async def access(self, ino: InodeId, mask: int, caller: Caller) -> bool:
+        inode = await self._names.known(self._core.inode(ino))
+        if mask & permissions.W_OK and self._core.config.read_only:
+            raise FsError(errno.EROFS)
+        return self._may(inode, caller, mask)
+
+    @staticmethod
+    def _may(inode: Inode, caller: Caller, mask: int) -> bool:
+        return permissions.may_access(inode.attr(0), caller, mask)
+
+    async def readlink(self, ino: InodeId) -> bytes:
+        inode = self._core.inode(ino)
+        if not inode.is_symlink:
+            raise FsError(errno.EINVAL)
+        while inode.target is None:
+            base = inode.base
+            if base is None:
+                return b""
+            target = await self._core.reader.fetch_range(base, 0, base.size)
+            if inode.base is base:
+                inode.target = bytes(target)
+        return inode.target
+
+    async def statfs(self) -> StatFs:
+        blocks = self._core.config.statfs_bytes // 4096
+        return StatFs(4096, blocks, blocks, 1 << 32, 1 << 31)
+
+    # ---- names --------------------------------------------------------------------------------------------------
+
+    async def mknod(self, parent: InodeId, name: bytes, mode: int, rdev: int, caller: Caller) -> Attr:
+        if stat.S_IFMT(mode) == 0:
+            mode |= stat.S_IFREG
+        if stat.S_IFMT(mode) not in _MAKEABLE:
+            raise FsError(errno.EINVAL)
+        made = await self._mutations.make(self._core.directory(parent), name, mode, caller, rdev=rdev)
+        return self._core.entry(made)
+
+    async def mkdir(self, parent: InodeId, name: bytes, mode: int, caller: Caller) -> Attr:
+        mode = stat.S_IFDIR | stat.S_IMODE(mode)
+        return self._core.entry(await self._mutations.make(self._core.directory(parent), name, mode, caller))
+
+    async def symlink(self, parent: InodeId, name: bytes, target: bytes, caller: Caller) -> Attr:
+        check_target(target)
+        directory = self._core.directory(parent)
+        return self._core.entry(await self._mutations.make(directory, name, symlink_mode(), caller, target=target))
+
+    async def link(self, ino: InodeId, parent: InodeId, name: bytes, caller: Caller) -> Attr:
+        inode = await self._names.known(self._core.inode(ino))
+        await self._mutations.link(inode, self._core.directory(parent), name, caller)
+        return self._core.entry(inode)
+
+    async def unlink(self, parent: InodeId, name: bytes, caller: Caller) -> None:
+        await self._mutations.unlink(self._core.directory(parent), name, caller)
+
+    async def rmdir(self, parent: InodeId, name: bytes, caller: Caller) -> None:
+        await self._mutations.rmdir(self._core.directory(parent), name, caller)
+
+    async def rename(
+        self,
+        old_parent: InodeId,
+        old_name: bytes,
+        new_parent: InodeId,
+        new_name: bytes,
+        flags: int,
+        caller: Caller,
+    ) -> None:
+        old = (self._core.directory(old_parent), old_name)
+        await self._renames.rename(old, (self._core.directory(new_parent), new_name), flags, caller)
+
+    # ---- files --------------------------------------------------------------------------------------------------
+
+    async def create(
+        self, parent: InodeId, name: bytes, mode: int, flags: int, caller: Caller
+    ) -> tuple[OpenFile, Attr]:
+        directory = self._core.directory(parent)
+        child = await self._names.child(directory, name)
+        if child is None:
+            self._core.writable()
+            self._mutations.check_may_change(directory, caller)
+            self._mutations.check_key(directory, name)
+            child = self._mutations.make_now(directory, name, stat.S_IFREG | stat.S_IMODE(mode), caller)
+            return self._opened(child, flags, caller), self._core.entry(child)
+        if flags & os.O_EXCL:
+            raise FsError(errno.EEXIST)
+        opened = await self.open(child.ino, flags, caller)
+        return opened, self._core.entry(child)
+
+    async def open(self, ino: InodeId, flags: int, caller: Caller) -> OpenFile:
+        inode = await self._names.known(self._core.inode(ino))
+        mode = flags & os.O_ACCMODE
+        if mode != os.O_RDONLY or flags & os.O_TRUNC:
+            self._core.writable()
+            if inode.is_dir:
+                raise FsError(errno.EISDIR)
+        wanted = {os.O_RDONLY: 4, os.O_WRONLY: 2}.get(mode, 6) | (2 if flags & os.O_TRUNC else 0)
+        self._core.check(self._may(inode, caller, wanted))
+        if flags & os.O_TRUNC and inode.is_regular and inode.size:
+            await self._files.truncate(inode, 0)
+            self._core.ledger.commit()
+        return self._opened(inode, flags, caller)
+
+    def _opened(self, inode: Inode, flags: int, caller: Caller) -> OpenFile:
+        handle = FileHandle(HandleId(next(self._next_handle)), inode, flags, caller)
+        self._handles[handle.id] = handle
+        inode.opens += 1
+        if handle.writes:
+            inode.writers += 1
+        # An inode stands for one content that only this mount changes, so the kernel's pages stay right.
+        return OpenFile(handle.id, keep_cache=True)
+
+    def _handle(self, handle: HandleId) -> FileHandle:
+        try:
+            return self._handles[handle]
+        except KeyError:
+            raise FsError(errno.EBADF) from None
+
+    async def read(self, handle: HandleId, offset: int, length: int) -> bytes | memoryview:
+        return await self._files.read(self._handle(handle), offset, length)
+
+    async def write(self, handle: HandleId, offset: int, data: bytes | memoryview) -> int:
+        return await self._files.write(self._handle(handle), offset, data)
+
+    async def flush(self, handle: HandleId) -> None:
+        opened = self._handle(handle)
+        self._files.report(opened)
+        if self._core.config.sync_on_close and opened.wrote:
+            opened.wrote = False
+            await self._files.sync(opened)
+
+    async def fsync(self, handle: HandleId, datasync: bool) -> None:
+        await self._files.sync(self._handle(handle))
+
+    async def release(self, handle: HandleId) -> None:
+        opened = self._handles.pop(handle, None)
+        if opened is None:
+            return
+        opened.close_stream()
+        inode = opened.inode
+        inode.opens -= 1
+        if opened.writes:
+            inode.writers -= 1
+            if not inode.writers and inode.pending:
+                self._core.engine.closed(inode)
+        if not inode.opens:
+            self._files.retire(inode)
+            self._core.drop_if_unused(inode)
+
+    # ---- directories --------------------------------------------------------------------------------------------
+
+    async def opendir(self, ino: InodeId, caller: Caller) -> HandleId:
+        directory = self._core.directory(ino)
+        self._core.check(self._may(directory, caller, permissions.R_OK))
+        handle = DirHandle(HandleId(next(self._next_handle)), directory)
+        self._dirs[handle.id] = handle
+        directory.opens += 1
+        return handle.id
+
+    async def readdir(self, handle: HandleId, start: int) -> AsyncIterator[DirEntry]:
+        opened = self._dirs[handle]
+        if opened.entries is None or start == 0:
+            opened.entries = await self._scanner.entries(opened.inode)
+        children = opened.inode.children
+        assert children is not None
+        entries = opened.entries
+        for index in range(start, len(entries)):
+            name, inode = entries[index]
+            if children.get(name) is inode:
+                yield DirEntry(name, self._core.attr(inode), index + 1)
+
+    async def fsyncdir(self, handle: HandleId, datasync: bool) -> None:
+        await self._files.sync_names(self._dirs[handle].inode)
+
+    async def releasedir(self, handle: HandleId) -> None:
+        opened = self._dirs.pop(handle, None)
+        if opened is None:
+            return
+        opened.inode.opens -= 1
+        for _, inode in opened.entries or ():
+            self._core.drop_if_unused(inode)
+        self._core.drop_if_unused(opened.inode)
+
+    # ---- extended attributes ------------------------------------------------------------------------------------
+
+    async def getxattr(self, ino: InodeId, name: bytes, caller: Caller) -> bytes:
+        return self._xattrs.get(await self._xattr_inode(ino, name, caller, write=False), name)
+
+    async def setxattr(self, ino: InodeId, name: bytes, value: bytes, flags: int, caller: Caller) -> None:
+        self._core.writable()
+        self._xattrs.set(await self._xattr_inode(ino, name, caller, write=True), name, value, flags)
+
+    async def listxattr(self, ino: InodeId, caller: Caller) -> list[bytes]:
+        return self._xattrs.names(await self._names.known(self._core.inode(ino)))
+
+    async def removexattr(self, ino: InodeId, name: bytes, caller: Caller) -> None:
+        self._core.writable()
+        self._xattrs.remove(await self._xattr_inode(ino, name, caller, write=True), name)
+
+    async def _xattr_inode(self, ino: InodeId, name: bytes, caller: Caller, *, write: bool) -> Inode:
+        inode = await self._names.known(self._core.inode(ino))
+        if self._core.config.check_permissions:
+            refused = permissions.xattr_error(inode.attr(0), name, caller, write=write)
+            self._core.check(not refused, refused)
+        return inode
+
+    # ---- what write-back tells ----------------------------------------------------------------------------------
+
+    def settled(self, key: str, inode: Inode | None) -> None:
+        if inode is None:
+            return
+        inode.validated_at = trio.current_time()
+        if not inode.pending:
+            self._files.retire(inode)
+            self._core.drop_if_unused(inode)
+
+    def failed(self, key: str, inode: Inode | None, error: B2fsError) -> None:
+        for handle in self._handles.values():
+            if handle.inode is inode and handle.writes:
+                handle.error = error
+
+    # ---- life ---------------------------------------------------------------------------------------------------
+
+    async def prepare(self) -> None:
+        """Take up what an earlier end left, and learn the root's attributes."""
+        if not self._core.config.read_only:
+            self._recovery.restore()
+        root = self._core.root
+        if not root.pending:
+            info = await self._names.directory_info(root.prefix)
+            if info is not None:
+                self._names.learn(root, info)
+                root.marked = True
+
+    async def run(self) -> None:
+        """Background work until cancelled."""
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self._core.reader.run)
+            nursery.start_soon(self._files.run)
+            if not self._core.config.read_only:
+                nursery.start_soon(self._recovery.abort_uploads)
+                nursery.start_soon(self._core.engine.run)
+
+
+def build_core(store: ObjectStore, config: VfsConfig, notifier: KernelNotifier) -> Core:
+    """Make the parts; nothing runs yet."""
+    ledger = Ledger(os.path.join(config.cache_dir, "ledger.db"))
+    files = DirtyFiles(os.path.join(config.cache_dir, "dirty"))
+    blocks = BlockCache(BlockCacheConfig(os.path.join(config.cache_dir, "blocks"), config.cache_size_bytes))
+    reader = Reader(store, blocks, config.reader)
+    remote = RemoteView(store, RemoteConfig(ttl_s=config.ttl_s))
+    transfer = Transfer(store, ledger, reader, config.writeback, f"{config.prefix}.b2fs/")
+    engine = Engine(store, ledger, remote, transfer, config.writeback)
+    root = Inode(ROOT, stat.S_IFDIR | config.defaults.dir_mode)
+    root.uid, root.gid = config.defaults.uid, config.defaults.gid
+    root.prefix_cache = config.prefix
+    root.holds = 1
+    core = Core(config, store, ledger, files, remote, transfer, engine, reader, blocks, notifier, root)
+    core.inodes[ROOT] = root
+    root.atime_ns = root.mtime_ns = root.ctime_ns = core.started_ns
+    return core
+
+
+@asynccontextmanager
+async def open_filesystem(
+    store: ObjectStore, config: VfsConfig, notifier: KernelNotifier
+) -> AsyncIterator[B2Filesystem]:
+    """A running filesystem over an entered store.  Leaving does not drain: `writeback.wait_drained` does."""
+    core = build_core(store, config, notifier)
+    try:
+        filesystem = B2Filesystem(core)
+        await filesystem.prepare()
+        async with trio.open_nursery() as nursery:
+            core.nursery = nursery
+            nursery.start_soon(filesystem.run)
+            try:
+                yield filesystem
+            finally:
+                nursery.cancel_scope.cancel()
+    finally:
+        core.files.close()
+        core.ledger.close()
+        core.blocks.close()

@@ -1,0 +1,210 @@
+"""Changes of names: create, mkdir, symlink, link, unlink, rmdir.
+
+Every method finds out what it needs from the bucket first, and then checks and changes everything in one step without
+an await, so that two calls never see each other half done.  The last act is the commit of the journal (I1).
+"""
+
+from __future__ import annotations
+
+import errno
+import stat
+import uuid
+
+from b2fs.cache.inode import Inode
+from b2fs.cache.ledger import Remote
+from b2fs.core.keys import KEY_MAX, NAME_MAX
+from b2fs.core.types import Caller
+from b2fs.errors import FsError
+from b2fs.vfs.core import Core, now_ns
+from b2fs.vfs.files import Files
+from b2fs.vfs.namespace import RESERVED, Namespace
+from b2fs.vfs.permissions import W_OK, X_OK, may_access, may_mknod, may_remove_entry, new_node
+from b2fs.vfs.scan import Scanner
+
+#: Room for one more component than a key of its own may have: below this a directory can still hold names.
+_SYMLINK_MAX = 4095
+
+
+class Mutations:
+    """See the module."""
+
+    def __init__(self, core: Core, namespace: Namespace, scanner: Scanner, files: Files) -> None:
+        self._core = core
+        self._files = files
+        self._names = namespace
+        self._scanner = scanner
+
+    # ---- making -------------------------------------------------------------------------------------------------
+
+    async def make(
+        self, parent: Inode, name: bytes, mode: int, caller: Caller, *, rdev: int = 0, target: bytes | None = None
+    ) -> Inode:
+        """Make a file, directory, symlink or special file under a free name."""
+        if await self._prepare(parent, name, caller) is not None:
+            raise FsError(errno.EEXIST)
+        self._core.check(may_mknod(mode, caller), errno.EPERM)
+        return self.make_now(parent, name, mode, caller, rdev=rdev, target=target)
+
+    async def _prepare(self, parent: Inode, name: bytes, caller: Caller) -> Inode | None:
+        """The checks before a name is made; the inode that has the name already."""
+        child = await self._names.child(parent, name)
+        if child is None:
+            self._core.writable()
+            self.check_may_change(parent, caller)
+            self.check_key(parent, name)
+        return child
+
+    def make_now(
+        self,
+        parent: Inode,
+        name: bytes,
+        mode: int,
+        caller: Caller,
+        *,
+        rdev: int = 0,
+        target: bytes | None = None,
+    ) -> Inode:
+        """Make the inode; the caller knows that the name is free and has not waited since."""
+        assert parent.children is not None
+        if name in parent.children:
+            raise FsError(errno.EEXIST)
+        core, now = self._core, now_ns()
+        mode, gid = new_node(parent.attr(0), mode, caller)
+        inode = core.new_inode(mode)
+        inode.uid, inode.gid, inode.rdev = caller.uid, gid, rdev
+        inode.atime_ns = inode.mtime_ns = inode.ctime_ns = now
+        inode.seq = inode.content_seq = 1
+        if target is not None:
+            inode.target, inode.size = target, len(target)
+        inode.marked = inode.is_dir
+        self._names.link_inode(parent, name, inode)
+        if inode.is_dir:
+            core.remote.note_new_directory(inode.prefix)
+        core.touch_directory(parent, now)
+        core.engine.want(parent.key_of(name, inode), inode, Remote(True, None))
+        core.ledger.save_inode(inode)
+        core.ledger.commit()
+        return inode
+
+    async def link(self, inode: Inode, parent: Inode, name: bytes, caller: Caller) -> None:
+        """Give a file another name: another whole object with the same identity."""
+        if inode.is_dir:
+            raise FsError(errno.EPERM)
+        if await self._prepare(parent, name, caller) is not None:
+            raise FsError(errno.EEXIST)
+        if not inode.links:
+            raise FsError(errno.ENOENT)
+        assert parent.children is not None
+        if name in parent.children:
+            raise FsError(errno.EEXIST)
+        core, now = self._core, now_ns()
+        inode.link_id = inode.link_id or uuid.uuid4().hex
+        core.link_ids[inode.link_id] = inode
+        inode.ctime_ns = now
+        self._names.link_inode(parent, name, inode)
+        core.engine.want(parent.key_of(name, inode), inode, Remote(True, None))
+        core.touch(inode)
+        core.touch_directory(parent, now)
+        core.ledger.commit()
+
+    def check_may_change(self, parent: Inode, caller: Caller) -> None:
+        """Whether names in this directory may be made or removed."""
+        if not parent.links and parent is not self._core.root:
+            raise FsError(errno.ENOENT)
+        self._core.check(may_access(parent.attr(0), caller, W_OK | X_OK))
+
+    def check_key(self, parent: Inode, name: bytes) -> None:
+        if len(name) > NAME_MAX:
+            raise FsError(errno.ENAMETOOLONG)
+        if parent is self._core.root and name == RESERVED:
+            raise FsError(errno.EPERM, "this name is reserved")
+        if len((parent.prefix + name.decode("utf-8", "surrogateescape")).encode("utf-8", "replace")) >= KEY_MAX:
+            raise FsError(errno.ENAMETOOLONG)
+
+    # ---- removing -----------------------------------------------------------------------------------------------
+
+    async def unlink(self, parent: Inode, name: bytes, caller: Caller) -> None:
+        inode = await self._names.existing(parent, name)
+        self._core.writable()
+        self.check_may_remove(parent, inode, caller)
+        if inode.is_dir:
+            raise FsError(errno.EISDIR)
+        if not self._core.store.capabilities.versioning and inode.opens:
+            await self._files.localize_whole(inode)
+        self._check_still(parent, name, inode)
+        now = now_ns()
+        self.remove_now(parent, name, inode, now)
+        self.keep_directory(parent)
+        self._core.touch_directory(parent, now)
+        self._core.ledger.commit()
+
+    async def rmdir(self, parent: Inode, name: bytes, caller: Caller) -> None:
+        inode = await self._names.existing(parent, name)
+        self._core.writable()
+        self.check_may_remove(parent, inode, caller)
+        if not inode.is_dir:
+            raise FsError(errno.ENOTDIR)
+        if not await self._scanner.is_empty(inode):
+            raise FsError(errno.ENOTEMPTY)
+        self._check_still(parent, name, inode)
+        if inode.children:
+            raise FsError(errno.ENOTEMPTY)
+        now = now_ns()
+        self.remove_now(parent, name, inode, now)
+        self.keep_directory(parent)
+        self._core.touch_directory(parent, now)
+        self._core.ledger.commit()
+
+    def check_may_remove(self, parent: Inode, inode: Inode, caller: Caller) -> None:
+        self.check_may_change(parent, caller)
+        self._core.check(may_remove_entry(parent.attr(0), inode.attr(0), caller), errno.EPERM)
+
+    @staticmethod
+    def _check_still(parent: Inode, name: bytes, inode: Inode) -> None:
+        """The name still stands for the inode that was looked up before a wait."""
+        assert parent.children is not None
+        if parent.children.get(name) is not inode:
+            raise FsError(errno.ENOENT)
+
+    def remove_now(self, parent: Inode, name: bytes, inode: Inode, now: int) -> None:
+        """Take a name from an inode; the last one ends it, once nobody has it open."""
+        core = self._core
+        key = parent.key_of(name, inode)
+        core.engine.want_absent(key, self.remote_of(key, inode))
+        self._names.unlink_inode(parent, name, inode)
+        inode.ctime_ns = now
+        if inode.links:
+            core.touch(inode)
+            return
+        core.ledger.delete_inode(inode.ino)
+        core.drop_if_unused(inode)
+
+    def remote_of(self, key: str, inode: Inode) -> Remote:
+        """What the bucket holds under a key of this inode, as far as we know."""
+        pending = self._core.engine.remote_of(key)
+        if pending is not None:
+            return pending
+        if inode.is_dir:
+            return Remote(not inode.marked, None)
+        base = inode.base
+        return Remote(True, base) if base is not None and base.key == key else Remote(False, None)
+
+    def keep_directory(self, parent: Inode) -> None:
+        """A directory that only its keys imply must not vanish with the last of them: it gets an object of its own."""
+        if not parent.marked and parent is not self._core.root and parent.links:
+            parent.marked = True
+            key = parent.prefix
+            if self._core.engine.remote_of(key) is None:
+                self._core.engine.want(key, parent, Remote(False, None))
+                self._core.ledger.save_inode(parent)
+
+
+def symlink_mode() -> int:
+    return stat.S_IFLNK | 0o777
+
+
+def check_target(target: bytes) -> None:
+    if not target:
+        raise FsError(errno.ENOENT)
+    if len(target) > _SYMLINK_MAX:
+        raise FsError(errno.ENAMETOOLONG)

@@ -1,0 +1,223 @@
+"""Namespace: which inode a name stands for, merged from local changes and the view of the bucket.
+
+Local changes win: a pending name is what this mount made it, a removed name is gone while its removal is pending.
+Everything else is what the bucket shows.  A name whose version changed in the bucket becomes a new inode, so that old
+handles keep the old content (I6).
+Reserved: `.b2fs` in the root.  Of an object `a` and keys below `a/` the directory is shown.
+"""
+
+from __future__ import annotations
+
+import errno
+
+import trio
+
+from b2fs.cache.inode import Inode
+from b2fs.cache.remote import Found
+from b2fs.core import attrs
+from b2fs.core.keys import KEY_MAX, NAME_MAX, component_of
+from b2fs.core.types import ObjectInfo
+from b2fs.errors import FsError, InvalidRequest, NotFound
+from b2fs.vfs.core import Core
+
+RESERVED = b".b2fs"
+
+
+class Namespace:
+    """See the module."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+
+    # ---- one name -----------------------------------------------------------------------------------------------
+
+    async def child(self, parent: Inode, name: bytes) -> Inode | None:
+        """The inode under a name, with its attributes known; None if there is none.  Checkpoints unless known."""
+        assert parent.children is not None
+        if len(name) > NAME_MAX:
+            raise FsError(errno.ENAMETOOLONG)
+        child = parent.children.get(name)
+        if child is not None and self.trusted(child):
+            return await self.known(child)
+        if parent is self._core.root and name == RESERVED:
+            return None
+        if not parent.links and parent is not self._core.root:
+            return child  # an unlinked directory has no names but what it still holds
+        component = component_of(name)
+        found = self._core.remote.find_nowait(parent.prefix, component)
+        if found is None:
+            found = await self._ask(parent.prefix, component)
+        return await self._merge(parent, name, component, found)
+
+    async def _ask(self, prefix: str, component: str) -> Found:
+        try:
+            return await self._core.remote.find(prefix, component)
+        except InvalidRequest as error:
+            # A key that the bucket cannot hold: nothing can be there, and nothing can be made there.
+            if len((prefix + component).encode("utf-8", "surrogatepass")) > KEY_MAX:
+                raise FsError(errno.ENAMETOOLONG) from error
+            raise
+
+    async def existing(self, parent: Inode, name: bytes) -> Inode:
+        child = await self.child(parent, name)
+        if child is None:
+            raise FsError(errno.ENOENT)
+        return child
+
+    def trusted(self, child: Inode) -> bool:
+        """Whether a child stands for its name without asking the bucket again."""
+        return child.validated_at + self._core.config.ttl_s >= trio.current_time() or self.is_local(child)
+
+    def is_local(self, child: Inode) -> bool:
+        """Whether a child is there because of local changes, whatever the bucket shows."""
+        return child.pending > 0 or (child.is_dir and self._core.engine.count_below(child.prefix) > 0)
+
+    async def _merge(self, parent: Inode, name: bytes, component: str, found: Found) -> Inode | None:
+        """What the name stands for now that the bucket was asked; local changes made meanwhile win."""
+        assert parent.children is not None
+        while True:
+            child = parent.children.get(name)
+            if child is not None and (child.pending or self.same(child, found)):
+                child.validated_at = max(child.validated_at, found.seen_at)
+                return await self.known(child)
+            key = parent.prefix + component
+            is_dir = found.is_dir and not self._core.engine.is_gone(key + "/")
+            info = found.file if found.file is not None and not self._core.engine.is_gone(key) else None
+            if is_dir:
+                fresh: ObjectInfo | None = await self.directory_info(key + "/")
+            elif info is not None:
+                fresh = await self.head(info)
+                if fresh is None:
+                    return None
+            else:
+                self.detach_gone(parent, name, child)
+                return None
+            # The state may have changed while we asked: look again, and make the inode without another wait.
+            if parent.children.get(name) is child and not self._gone_meanwhile(key, is_dir):
+                return self.adopt(parent, name, is_dir, fresh, found.seen_at)
+
+    def _gone_meanwhile(self, key: str, is_dir: bool) -> bool:
+        return self._core.engine.is_gone(key + "/" if is_dir else key)
+
+    def same(self, child: Inode, found: Found) -> bool:
+        """Whether the bucket still shows the version that this clean inode stands for."""
+        if child.is_dir:
+            return found.is_dir
+        info, base = found.file, child.base
+        if found.is_dir or info is None or base is None:
+            return False
+        if info.ref.version_id is not None and base.version_id is not None:
+            return info.ref.version_id == base.version_id
+        if info.ref.etag != base.etag or info.size != base.size:
+            return False
+        seconds = info.modified_ns // 1_000_000_000
+        if child.base_modified_ns == 0:
+            child.base_modified_ns = info.modified_ns
+        return child.base_modified_ns // 1_000_000_000 == seconds
+
+    def detach_gone(self, parent: Inode, name: bytes, child: Inode | None) -> None:
+        """Somebody else removed what this clean inode stood for; open handles keep it."""
+        if child is not None:
+            self.unlink_inode(parent, name, child)
+            child.detached = True
+            self._core.drop_if_unused(child)
+
+    def adopt(self, parent: Inode, name: bytes, is_dir: bool, info: ObjectInfo | None, seen_at: float) -> Inode:
+        """Put a new inode for what the bucket shows under the name."""
+        assert parent.children is not None
+        self.detach_gone(parent, name, parent.children.get(name))
+        return self.instantiate(parent, name, is_dir, info, seen_at)
+
+    def instantiate(self, parent: Inode, name: bytes, is_dir: bool, info: ObjectInfo | None, seen_at: float) -> Inode:
+        """A clean inode for an object (metadata known) or a directory (info: its marker, if it has one)."""
+        core = self._core
+        metadata = (info.metadata if info is not None else None) or {}
+        modified = info.modified_ns if info is not None else core.started_ns
+        posix = attrs.decode(metadata, is_dir=is_dir, modified_ns=modified, defaults=core.config.defaults)
+        inode = core.new_inode(posix.mode)
+        inode.adopt(posix)
+        if info is not None:
+            inode.adopt_metadata(metadata, info.content_type)
+        if is_dir:
+            inode.marked = info is not None
+        else:
+            assert info is not None
+            inode.base, inode.size, inode.base_modified_ns = info.ref, info.size, info.modified_ns
+        inode.validated_at = seen_at
+        self.link_inode(parent, name, inode)
+        return inode
+
+    # ---- attributes ---------------------------------------------------------------------------------------------
+
+    async def head(self, info: ObjectInfo) -> ObjectInfo | None:
+        """The object with its metadata; None if it is gone by now."""
+        try:
+            return await self._core.remote.head(info)
+        except NotFound:
+            self._core.remote.note_absent(info.key)
+            return None
+
+    async def directory_info(self, key: str) -> ObjectInfo | None:
+        """The object that carries a directory's attributes, if there is one."""
+        core = self._core
+        try:
+            if core.store.capabilities.marker_metadata:
+                return await core.store.head(key)
+            return await core.store.head(core.transfer.side_key(key))
+        except NotFound:
+            return None
+
+    async def known(self, inode: Inode) -> Inode:
+        """The same inode with its attributes known; asks for them where only a listing had shown it."""
+        for _ in range(10):
+            base = inode.base
+            if inode.attrs_known or (base is None and not inode.is_dir):
+                return inode
+            try:
+                info = await self._carrier(inode)
+            except NotFound:
+                continue  # it was just moved: its base is another one now
+            if inode.attrs_known or inode.base is not base:
+                continue
+            if info is not None:
+                self.learn(inode, info)
+            inode.attrs_known = True
+        return inode
+
+    async def _carrier(self, inode: Inode) -> ObjectInfo | None:
+        """The object that carries the inode's attributes; None for a directory without one."""
+        if inode.is_dir:
+            return await self.directory_info(inode.prefix) if inode.links else None
+        assert inode.base is not None
+        return await self._core.store.head(inode.base.key, version_id=inode.base.version_id)
+
+    def learn(self, inode: Inode, info: ObjectInfo) -> None:
+        """Take the attributes that an object carries."""
+        metadata = info.metadata or {}
+        posix = attrs.decode(
+            metadata, is_dir=inode.is_dir, modified_ns=info.modified_ns, defaults=self._core.config.defaults
+        )
+        if inode.is_dir:
+            inode.marked = True
+        else:
+            inode.mode = posix.mode
+        inode.adopt(posix)
+        inode.adopt_metadata(metadata, info.content_type)
+        if inode.pending:
+            self._core.ledger.save_inode(inode)
+
+    # ---- links --------------------------------------------------------------------------------------------------
+
+    def link_inode(self, parent: Inode, name: bytes, inode: Inode) -> None:
+        """Put an inode under a free name."""
+        assert parent.children is not None
+        parent.children[name] = inode
+        inode.links.append((parent, name))
+        if inode.children is not None:
+            inode.forget_prefixes()
+
+    def unlink_inode(self, parent: Inode, name: bytes, inode: Inode) -> None:
+        assert parent.children is not None
+        if parent.children.get(name) is inode:
+            del parent.children[name]
+        inode.links = [link for link in inode.links if link[0] is not parent or link[1] != name]

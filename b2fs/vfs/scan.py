@@ -1,0 +1,102 @@
+"""Scanning a whole directory: the listing of the bucket and the local changes as one list of inodes."""
+
+from __future__ import annotations
+
+from b2fs.cache.inode import Inode
+from b2fs.cache.remote import Found, Listing
+from b2fs.core.keys import NAME_MAX, name_of
+from b2fs.core.types import ObjectInfo
+from b2fs.vfs.core import Core
+from b2fs.vfs.namespace import RESERVED, Namespace
+from b2fs.vfs.parallel import for_each
+
+
+class Scanner:
+    """See the module."""
+
+    def __init__(self, core: Core, namespace: Namespace) -> None:
+        self._core = core
+        self._names = namespace
+
+    async def entries(self, directory: Inode) -> list[tuple[bytes, Inode]]:
+        """Every name of a directory with its inode, attributes known, in byte order of the names."""
+        children = directory.children
+        assert children is not None
+        if directory.links or directory is self._core.root:
+            listing = await self._core.remote.listing(directory.prefix)
+            new = self._new_rows(directory, listing)
+            markers = await self._learn(new)
+            self._take(directory, listing, new, markers)
+            self._drop_vanished(directory, listing)
+        await for_each([c for c in children.values() if not c.attrs_known], self._names.known)
+        return sorted(children.items())
+
+    async def is_empty(self, directory: Inode) -> bool:
+        assert directory.children is not None
+        if any(self._names.is_local(child) for child in directory.children.values()):
+            return False
+        return not await self.entries(directory)
+
+    def _new_rows(self, directory: Inode, listing: Listing) -> list[tuple[bytes, str, Found]]:
+        """(name, key, row) of what the bucket shows and we do not have; the others are marked as seen."""
+        children = directory.children
+        assert children is not None
+        new: list[tuple[bytes, str, Found]] = []
+        is_root = directory is self._core.root
+        for component, found in _rows(listing):
+            name = name_of(component)
+            if len(name) > NAME_MAX or (is_root and name == RESERVED):
+                continue
+            key = f"{listing.prefix}{component}/" if found.is_dir else listing.prefix + component
+            child = children.get(name)
+            if child is not None and (child.pending or self._names.same(child, found)):
+                child.validated_at = max(child.validated_at, listing.seen_at)
+            elif not self._core.engine.is_gone(key) and (found.file is None or component not in listing.dirs):
+                new.append((name, key, found))
+        return new
+
+    async def _learn(self, new: list[tuple[bytes, str, Found]]) -> dict[str, ObjectInfo | None]:
+        """Ask for the attributes of what is new, many at a time; the markers of directories are answered."""
+        head_nowait = self._core.remote.head_nowait
+        markers: dict[str, ObjectInfo | None] = {}
+
+        async def learn_directory(key: str) -> None:
+            markers[key] = await self._names.directory_info(key)
+
+        files = [found.file for _, _, found in new if found.file is not None and head_nowait(found.file) is None]
+        await for_each(files, self._names.head)
+        await for_each([key for _, key, found in new if found.is_dir], learn_directory)
+        return markers
+
+    def _take(
+        self,
+        directory: Inode,
+        listing: Listing,
+        new: list[tuple[bytes, str, Found]],
+        markers: dict[str, ObjectInfo | None],
+    ) -> None:
+        """Make inodes of the new rows, unless something changed here while their attributes were asked for."""
+        children = directory.children
+        assert children is not None
+        for name, key, found in new:
+            child = children.get(name)
+            if self._core.engine.is_gone(key) or (
+                child is not None and (child.pending or self._names.same(child, found))
+            ):
+                continue
+            info = markers.get(key) if found.file is None else self._core.remote.head_nowait(found.file)
+            if found.is_dir or info is not None:
+                self._names.adopt(directory, name, found.is_dir, info, listing.seen_at)
+
+    def _drop_vanished(self, directory: Inode, listing: Listing) -> None:
+        """Clean children that the bucket no longer shows were removed by somebody else."""
+        assert directory.children is not None
+        for name, child in list(directory.children.items()):
+            if child.validated_at < listing.seen_at and not self._names.is_local(child):
+                self._names.detach_gone(directory, name, child)
+
+
+def _rows(listing: Listing) -> list[tuple[str, Found]]:
+    rows = [(component, Found(None, True, listing.seen_at)) for component in listing.dirs]
+    rows.extend((component, Found(info, False, listing.seen_at)) for component, info in listing.files.items())
+    return rows

@@ -1,0 +1,83 @@
+"""Extended attributes: those that the object carries, and b2fs's own read-only ones."""
+
+from __future__ import annotations
+
+import errno
+
+from b2fs.cache.inode import Inode
+from b2fs.core.attrs import encode
+from b2fs.errors import FsError
+from b2fs.vfs.core import Core, now_ns
+
+XATTR_CREATE = 1
+XATTR_REPLACE = 2
+
+#: Names and values of all metadata together: B2 takes 7,000 bytes, 2,048 in buckets with encryption or Object Lock.
+_METADATA_BYTES = 6_500
+_OWN = b"user.b2fs."
+
+
+class Xattrs:
+    """See the module."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+
+    def get(self, inode: Inode, name: bytes) -> bytes:
+        value = self._own(inode).get(name) if name.startswith(_OWN) else inode.xattrs.get(name)
+        if value is None:
+            raise FsError(errno.ENODATA)
+        return value
+
+    def names(self, inode: Inode) -> list[bytes]:
+        return [*inode.xattrs, *self._own(inode)]
+
+    def set(self, inode: Inode, name: bytes, value: bytes, flags: int) -> None:
+        self._refuse_own(name)
+        if flags & XATTR_CREATE and name in inode.xattrs:
+            raise FsError(errno.EEXIST)
+        if flags & XATTR_REPLACE and name not in inode.xattrs:
+            raise FsError(errno.ENODATA)
+        before = inode.xattrs
+        inode.xattrs = {**before, name: value}
+        if sum(len(k) + len(v) for k, v in encode(inode.posix()).items()) > _METADATA_BYTES:
+            inode.xattrs = before
+            raise FsError(errno.ENOSPC, "the extended attributes are larger than an object's metadata may be")
+        self._changed(inode)
+
+    def remove(self, inode: Inode, name: bytes) -> None:
+        self._refuse_own(name)
+        if name not in inode.xattrs:
+            raise FsError(errno.ENODATA)
+        inode.xattrs = {k: v for k, v in inode.xattrs.items() if k != name}
+        self._changed(inode)
+
+    def _changed(self, inode: Inode) -> None:
+        inode.ctime_ns = now_ns()
+        if inode.is_dir:
+            inode.marked = True
+        self._core.touch(inode)
+        self._core.ledger.commit()
+
+    @staticmethod
+    def _refuse_own(name: bytes) -> None:
+        if name.startswith(_OWN):
+            raise FsError(errno.EPERM, "b2fs's own attributes are read-only")
+
+    @staticmethod
+    def _own(inode: Inode) -> dict[bytes, bytes]:
+        """user.b2fs.state, and what names the version in the bucket."""
+        if inode.is_dir:
+            return {}
+        own = {b"user.b2fs.state": _state(inode)}
+        if inode.base is not None and inode.base_content_seq == inode.content_seq:
+            own[b"user.b2fs.etag"] = inode.base.etag.encode()
+            if inode.base.version_id is not None:
+                own[b"user.b2fs.version_id"] = inode.base.version_id.encode()
+        return own
+
+
+def _state(inode: Inode) -> bytes:
+    if not inode.pending:
+        return b"clean"
+    return b"uploading" if inode.upload is not None else b"dirty"
