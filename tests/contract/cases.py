@@ -1,0 +1,86 @@
+"""The stores that the contract suite runs on, one Case each.
+
+To add a store: write an opener and append a Case to CASES.  An opener gets the pytest request, for fixtures of
+servers, and a fresh directory; it answers a function that makes a store object for a bucket, not entered yet.  All
+tests of a run may share a bucket of a server; every test keeps to a prefix of its own.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from b2fs.core.types import Capabilities
+from b2fs.store.embedded.store import EmbeddedConfig, EmbeddedStore
+from b2fs.store.protocol import ObjectStore
+from b2fs.store.s3 import S3Config, S3Store
+from tests.servers import Server
+
+
+class Bucket(Enum):
+    """Which bucket a test wants."""
+
+    PRESENT = "present"
+    MISSING = "missing"
+
+
+#: Makes a store object, not entered yet; with capabilities given, it need not probe for them.
+StoreMaker = Callable[..., ObjectStore]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A store under test.
+
+    lacks: what it cannot do that no capability tells, with the reason that a skipped test shows.  Tests ask for
+    these names and for capabilities alike, by the mark `needs`.
+    """
+
+    name: str
+    open: Callable[[pytest.FixtureRequest, Path], StoreMaker]
+    lacks: Mapping[str, str] = field(default_factory=dict)
+
+
+def _embedded(request: pytest.FixtureRequest, directory: Path, **options: Any) -> StoreMaker:
+    def make(bucket: Bucket = Bucket.PRESENT, capabilities: Capabilities | None = None) -> ObjectStore:
+        create = bucket is Bucket.PRESENT
+        return EmbeddedStore(EmbeddedConfig(str(directory / "store"), bucket.value, create=create, **options))
+
+    return make
+
+
+def _server(request: pytest.FixtureRequest, directory: Path, *, fixture: str) -> StoreMaker:
+    server: Server = request.getfixturevalue(fixture)
+    environment: pytest.MonkeyPatch = request.getfixturevalue("monkeypatch")
+    for name, value in server.environment().items():
+        environment.setenv(name, value)
+    name = _bucket_of(server)
+
+    def make(bucket: Bucket = Bucket.PRESENT, capabilities: Capabilities | None = None) -> ObjectStore:
+        wanted = name if bucket is Bucket.PRESENT else "b2fs-no-such-bucket"
+        config = S3Config(wanted, endpoint=server.endpoint, region=server.region)
+        return S3Store(config, capabilities)
+
+    return make
+
+
+@functools.cache
+def _bucket_of(server: Server) -> str:
+    """One bucket for the whole run: a new one for each test costs SeaweedFS a volume or more."""
+    return server.new_bucket()
+
+
+_PATHS = {"untidy_keys": "the server keeps keys as paths of files"}
+
+CASES = [
+    Case("embedded", functools.partial(_embedded, durable=False)),
+    Case("embedded-as-b2", functools.partial(_embedded, conditional_put=False)),
+    Case("seaweedfs", functools.partial(_server, fixture="seaweedfs"), _PATHS),
+    Case("rclone", functools.partial(_server, fixture="rclone_s3"), _PATHS),
+]
