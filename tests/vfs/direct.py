@@ -235,6 +235,9 @@ class DirectDriver(Driver):
 
         return self.call(run)
 
+    def write_on(self, fd: Fd, data: bytes) -> int:
+        return self.pwrite(fd, data, self.fstat(fd).size)
+
     def fsync(self, fd: Fd) -> None:
         opened = self._opens[fd]
 

@@ -40,14 +40,14 @@ class KernelDriver(Driver):
 
     @contextmanager
     def user(self, uid: int, gid: int | None = None, groups: Sequence[int] = ()) -> Iterator[None]:
-        if os.geteuid() != 0:
+        if os.getuid() != 0:
             pytest.skip("only root can act as other users")
-        before = os.getgroups()
+        before = os.geteuid(), os.getegid(), os.getgroups()
         _become(uid, uid if gid is None else gid, groups)
         try:
             yield
         finally:
-            _become(0, 0, before)
+            _become(*before)
 
     @contextmanager
     def umask(self, mask: int) -> Iterator[None]:
@@ -70,6 +70,9 @@ class KernelDriver(Driver):
 
     def pwrite(self, fd: Fd, data: bytes, offset: int) -> int:
         return os.pwrite(fd, data, offset)
+
+    def write_on(self, fd: Fd, data: bytes) -> int:
+        return os.write(fd, data)
 
     def fsync(self, fd: Fd) -> None:
         os.fsync(fd)
