@@ -12,6 +12,7 @@ from b2fs import __version__
 from b2fs.cli.console import complain
 from b2fs.cli.control import status, sync, umount
 from b2fs.cli.mount import mount, recover
+from b2fs.cli.serve import fsck, serve, serve_key
 from b2fs.daemon.process import EXIT_FAILED, EXIT_USAGE
 from b2fs.errors import B2fsError, ConfigError
 
@@ -22,7 +23,7 @@ def cli() -> None:
     """Use a Backblaze B2 or other S3-compatible bucket as a directory."""
 
 
-for command in (mount, umount, sync, status, recover):
+for command in (mount, umount, sync, status, recover, serve, serve_key, fsck):
     cli.add_command(command)
 
 

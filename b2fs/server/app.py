@@ -1,18 +1,23 @@
-"""The ASGI application: the S3 service behind one HTTP interface.
+"""The ASGI application: the S3 service and the native API behind one HTTP interface.
 
-Runs on any ASGI server; our own front (http1) and hypercorn's trio worker are the ones that are tested.
+Runs on any ASGI server; our own front (http) and hypercorn's trio worker are the ones that are tested.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import trio
 
+from b2fs.server.accesslog import AccessLog, Entry
+from b2fs.server.classes import transaction_class
+from b2fs.server.faults import Breakage
+from b2fs.server.gate import Broken
 from b2fs.server.ids import request_ids
 from b2fs.server.ops.call import Stream
-from b2fs.server.service import Answer, S3Service
+from b2fs.server.service import Answer
 from b2fs.server.wire.errors import S3Error
 from b2fs.server.wire.request import Request, fold_headers
 
@@ -22,6 +27,14 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 #: What is read and thrown away of a refused request's body, so that the client sees the answer and may go on.
 _DRAIN_BYTES: Final = 256 << 10
+#: Pieces up to this size are read from the store on the event loop: they are in the page cache or one disk read away.
+_QUICK_BYTES: Final = 64 << 10
+
+
+class Service(Protocol):
+    """One of the two doors."""
+
+    async def handle(self, request: Request) -> Answer: ...
 
 
 class AsgiBody:
@@ -30,6 +43,7 @@ class AsgiBody:
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
         self.ended = False
+        self.received = 0
 
     async def receive(self) -> bytes:
         """The next bytes; b"" at the end.  Raises IncompleteBody when the client is gone."""
@@ -41,27 +55,40 @@ class AsgiBody:
             self.ended = not event.get("more_body", False)
             data: bytes = event.get("body", b"")
             if data:
+                self.received += len(data)
                 return data
         return b""
 
 
-def _encode_header(text: str) -> bytes:
-    return text.encode("utf-8", "surrogateescape").replace(b"\r", b" ").replace(b"\n", b" ")
-
-
 class Application:
-    """ASGI 3."""
+    """ASGI 3.  choose tells which door a request is for."""
 
-    def __init__(self, service: S3Service) -> None:
-        self._service = service
+    def __init__(self, choose: Callable[[Request], Service], log: AccessLog) -> None:
+        self._choose = choose
+        self._log = log
+        self._active = 0
+        self._quiet = trio.Event()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await _lifespan(receive, send)
         elif scope["type"] == "http":
-            await self._serve(scope, receive, send)
+            self._active += 1
+            try:
+                await self._serve(scope, receive, send)
+            finally:
+                self._active -= 1
+                if self._active == 0:
+                    self._quiet.set()
+                    self._quiet = trio.Event()
+
+    async def wait_quiet(self) -> None:
+        """Return when no request is under way."""
+        if self._active:
+            await self._quiet.wait()
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started_s = time.perf_counter()
         body = AsgiBody(receive)
         client = scope.get("client") or ("", 0)
         raw_path: bytes = scope.get("raw_path") or scope["path"].encode()
@@ -74,32 +101,65 @@ class Application:
             scope["scheme"],
             client[0],
         )
-        answer = await self._service.handle(request)
+        ids = request_ids()
         try:
-            await _respond(answer, request, body, send)
+            answer = await self._choose(request).handle(request)
+        except Broken as error:
+            raise ConnectionAbortedError("a fault on demand") from error
+        try:
+            sent = await _respond(answer, ids, request, body, send)
         finally:
             if not isinstance(answer.body, bytes):
                 answer.body.close()
+        if self._log.enabled:
+            self._log.add(_entry(request, answer, ids[0][1], body.received, sent, time.perf_counter() - started_s))
 
 
-async def _respond(answer: Answer, request: Request, body: AsgiBody, send: Send) -> None:
-    headers = [(name.encode("latin-1"), _encode_header(value)) for name, value in (*answer.headers, *request_ids())]
+def _entry(request: Request, answer: Answer, request_id: str, bytes_in: int, bytes_out: int, took_s: float) -> Entry:
+    return Entry(
+        request.client,
+        request.method,
+        request.raw_path,
+        answer.operation,
+        answer.status,
+        answer.error_code,
+        transaction_class(answer.operation),
+        bytes_in,
+        bytes_out,
+        round(took_s * 1000, 3),
+        answer.key_id,
+        request_id,
+    )
+
+
+def _encode_header(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape").replace(b"\r", b" ").replace(b"\n", b" ")
+
+
+async def _respond(answer: Answer, ids: list[tuple[str, str]], request: Request, body: AsgiBody, send: Send) -> int:
+    """Send the answer; the number of bytes of its body.  Raises ConnectionAbortedError for a broken one."""
+    if answer.breakage is Breakage.LOST:
+        raise ConnectionAbortedError("a fault on demand")
+    headers = [(name.encode("latin-1"), _encode_header(value)) for name, value in (*answer.headers, *ids)]
     if not await _drain(request, body):
         headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": answer.status, "headers": headers})
     if isinstance(answer.body, bytes):
         await send({"type": "http.response.body", "body": answer.body})
-    else:
-        await _stream(answer.body, send)
+        return len(answer.body)
+    await _stream(answer.body, send, cut=answer.breakage is Breakage.CUT)
+    return answer.body.size
 
 
-async def _stream(stream: Stream, send: Send) -> None:
+async def _stream(stream: Stream, send: Send, *, cut: bool) -> None:
     left = stream.size
     while left > 0:
-        piece = await trio.to_thread.run_sync(stream.read) if left > (64 << 10) else stream.read()
-        if not piece:
+        piece = await trio.to_thread.run_sync(stream.read) if left > _QUICK_BYTES else stream.read()
+        if cut:
+            await send({"type": "http.response.body", "body": piece[: len(piece) // 2], "more_body": True})
+        if not piece or cut:
             # The head promised more: breaking the connection is the only way to say that something is wrong.
-            raise ConnectionAbortedError("the stored body is shorter than its size")
+            raise ConnectionAbortedError("the body ends too early")
         left -= len(piece)
         await send({"type": "http.response.body", "body": piece, "more_body": left > 0})
     if stream.size == 0:

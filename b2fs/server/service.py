@@ -19,6 +19,8 @@ import trio
 from b2fs.errors import B2fsError
 from b2fs.server.auth.chunked import ChunkedDecoder
 from b2fs.server.auth.sigv4 import UNSIGNED, Verified, verify
+from b2fs.server.faults import Breakage
+from b2fs.server.gate import Broken, Gate
 from b2fs.server.ops import calls, cors, headers
 from b2fs.server.ops.access import authorise
 from b2fs.server.ops.call import Call, Home, Reply, Stream
@@ -45,23 +47,31 @@ class Answer:
     operation: str = "-"
     key_id: str = "-"
     error_code: str | None = None
+    #: How the connection is to fail instead, for faults on demand.
+    breakage: Breakage | None = None
 
 
 class S3Service:
     """All calls of the S3 side of one store."""
 
-    def __init__(self, home: Home, *, clock_s: Callable[[], float] = time.time) -> None:
+    def __init__(self, home: Home, gate: Gate, *, clock_s: Callable[[], float] = time.time) -> None:
         self._home = home
+        self._gate = gate
         self._clock_s = clock_s
         self._limiter = trio.CapacityLimiter(16)
 
     async def handle(self, request: Request) -> Answer:
-        """Answer one request.  Never raises but Cancelled: what is not foreseen is logged and answered 500."""
+        """Answer one request.  What is not foreseen is logged and answered 500.
+
+        Raises Broken where a fault on demand wants no answer.
+        """
         seen = _Seen()
         try:
             return await self._handle(request, seen)
         except B2fsError as error:
             return self._refusal(request, as_s3_error(error), seen)
+        except Broken:
+            raise
         except Exception:
             LOG.exception("%s %s failed", request.method, request.raw_path)
             return self._refusal(request, S3Error("InternalError"), seen)
@@ -77,6 +87,8 @@ class S3Service:
         call = await self._prepare(request, target, verified)
         authorise(call)
         seen.call = call
+        upload_bytes = (request.content_length or 0) if target.operation.streams_in else 0
+        seen.breakage = await self._gate.admit(target.operation.name, upload_bytes)
         await self._read_xml(call)
         reply = await self._run(call)
         return self._answer(call, reply, seen)
@@ -120,7 +132,11 @@ class S3Service:
             if status != 204:
                 found.append(("content-length", str(size)))
         found.extend(self._cors(call))
-        return Answer(reply.status or operation.status, found, body, operation.name, seen.key_id)
+        if reply.stream is not None and not isinstance(reply.stream, bytes):
+            self._gate.caps.downloaded(reply.stream.size)
+        return Answer(
+            reply.status or operation.status, found, body, operation.name, seen.key_id, breakage=seen.breakage
+        )
 
     def _cors(self, call: Call) -> list[tuple[str, str]]:
         if (
@@ -160,6 +176,7 @@ class _Seen:
     operation: str = "-"
     key_id: str = "-"
     call: Call | None = None
+    breakage: Breakage | None = None
 
 
 async def _read_small_body(call: Call) -> bytes:

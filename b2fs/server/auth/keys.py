@@ -188,7 +188,7 @@ class KeyRing:
 
     # --- keys
 
-    def keys(self, account_id: str | None = None) -> list[ApplicationKey]:
+    def all_keys(self, account_id: str | None = None) -> list[ApplicationKey]:
         """All keys by ID, master keys too."""
         rows = self._engine.query(lambda c: c.execute(f"{_SELECT} ORDER BY k.key_id").fetchall())
         found = [_key(row) for row in rows]

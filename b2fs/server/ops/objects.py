@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final
 
+import trio
+
 from b2fs.errors import B2fsError, NotFound
 from b2fs.server.ops import conditions, encryption, headers
 from b2fs.server.ops.access import may_read
@@ -22,6 +24,8 @@ from b2fs.store.embedded.rows import Attributes, BucketRow, Encryption, LockSpec
 
 CHECKSUM: Final = "checksum_"
 MAX_DELETES: Final = 1000
+#: Bodies that the engine keeps in its database: committing one does no disk I/O in the calling thread.
+INLINE_BYTES: Final = 32 << 10
 
 
 def choose_encryption(call: Call) -> tuple[Encryption | None, CustomerKey | None, dict[str, str]]:
@@ -64,9 +68,15 @@ async def put_object(call: Call) -> Reply:
 
 
 async def store_version(call: Call, received: Received, attributes: Attributes, lock: LockSpec) -> VersionRow:
-    """Commit a received body; a version encrypted by the customer shows a hash of what is stored."""
-    # An encrypted body's MD5 would tell about its plain text, so the stored bytes give the ETag.
-    return await wait_future(call.engine.put_nowait(call.bucket.id, call.name, received.body, attributes, lock=lock))
+    """Commit a received body.
+
+    The ETag is made from the stored bytes: of a body that a customer's key encrypts, it tells nothing.
+    """
+    engine, body = call.engine, received.body
+    if isinstance(body, bytes) and len(body) <= INLINE_BYTES:
+        return await wait_future(engine.put_nowait(call.bucket.id, call.name, body, attributes, lock=lock))
+    # A larger body is synced by the thread that puts it, which must not be the event loop's.
+    return await trio.to_thread.run_sync(lambda: engine.put(call.bucket.id, call.name, body, attributes, lock=lock))
 
 
 def checksum_headers(extra: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
