@@ -196,7 +196,7 @@ class Prefetcher:
         if run.back or not run.sequential:
             run.window = 0
             return ()
-        frontier = max(run.frontier, high)
+        frontier = max(run.frontier, run.end, high)
         if frontier >= self._size:
             return ()
         cap = min(config.window_bytes, window_limit)

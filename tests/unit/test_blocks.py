@@ -1,0 +1,299 @@
+"""The block cache: bounded, checked, bytes only, and never in the way."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import sqlite3
+import stat
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from b2fs.cache.blocks import BlockCache, BlockCacheConfig, content_key
+from b2fs.core.types import ETag, ObjectRef, VersionId
+from b2fs.errors import ConfigError
+
+KIB, MIB = 1 << 10, 1 << 20
+BLOCK, GRAIN = 64 * KIB, 4 * KIB
+
+
+def _ref(size: int, key: str = "k", version: str | None = None, etag: str = "e") -> ObjectRef:
+    return ObjectRef(key, VersionId(version) if version else None, ETag(etag), size)
+
+
+def _open(directory: Path, size_bytes: int = 64 * MIB) -> BlockCache:
+    return BlockCache(BlockCacheConfig(str(directory), size_bytes=size_bytes, block_bytes=BLOCK, grain_bytes=GRAIN))
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    return tmp_path / "blocks"
+
+
+@pytest.fixture
+def cache(directory: Path) -> Iterator[BlockCache]:
+    cache = _open(directory)
+    yield cache
+    cache.close()
+
+
+def _read(cache: BlockCache, ref: ObjectRef, start: int, end: int) -> bytes | None:
+    """The bytes [start, end) if the cache has them all."""
+    position, parts = start, []
+    for at, data in cache.get_range(ref, start, end):
+        if at > position:
+            return None
+        parts.append(data[position - at : end - at])
+        position = min(end, at + len(data))
+    return b"".join(parts) if position >= end else None
+
+
+def _damage(directory: Path, *, truncate: bool) -> int:
+    """Spoil every content file; return how many there were."""
+    paths = list(directory.glob("??/??/*.val"))
+    for path in paths:
+        content = path.read_bytes()
+        path.write_bytes(content[:-1] if truncate else bytes([content[0] ^ 1]) + content[1:])
+    return len(paths)
+
+
+def test_survives_a_restart(directory: Path) -> None:
+    content = os.urandom(3 * BLOCK + 100)
+    ref = _ref(len(content))
+    cache = _open(directory)
+    assert cache.put_range(ref, 0, content) == len(content)
+    cache.close()
+    cache = _open(directory)
+    assert _read(cache, ref, 0, len(content)) == content
+    assert list(cache.present(ref)) == [(0, len(content))]
+    cache.close()
+
+
+def test_parts_of_a_block_are_kept_as_grains(cache: BlockCache) -> None:
+    content = os.urandom(4 * BLOCK)
+    ref = _ref(len(content))
+    cache.put_range(ref, GRAIN, content[GRAIN : BLOCK + 2 * GRAIN])
+    assert list(cache.present(ref)) == [(GRAIN, BLOCK + 2 * GRAIN)]
+    assert _read(cache, ref, GRAIN + 7, BLOCK + 9) == content[GRAIN + 7 : BLOCK + 9]
+    assert _read(cache, ref, 0, 10) is None
+    assert cache.get_block(ref, 0) is None
+
+
+@pytest.mark.parametrize("size", [1, GRAIN - 1, GRAIN, GRAIN + 1, BLOCK - 1, BLOCK, BLOCK + 1])
+def test_true_sizes(cache: BlockCache, size: int) -> None:
+    content = os.urandom(size)
+    ref = _ref(size)
+    assert cache.put_whole(ref, content) == size
+    assert _read(cache, ref, 0, size) == content
+    assert list(cache.present(ref)) == [(0, size)]
+
+
+def test_the_same_content_is_found_with_and_without_its_version(cache: BlockCache) -> None:
+    cache.put_whole(_ref(5, version="4_z1"), b"hello")
+    assert cache.get_wholes([_ref(5), _ref(5, version="4_z2"), _ref(5, etag="other"), _ref(5, key="other")]) == [
+        b"hello",
+        b"hello",
+        None,
+        None,
+    ]
+    assert content_key(_ref(5, version="a", etag="")) != content_key(_ref(5, version="b", etag=""))
+
+
+def test_put_whole_takes_a_file_only_if_it_is_the_content(cache: BlockCache, tmp_path: Path) -> None:
+    content = os.urandom(BLOCK + 5)
+    path = tmp_path / "file"
+    path.write_bytes(content)
+    assert cache.put_whole(_ref(len(content) + 1), str(path)) == 0
+    assert cache.put_whole(_ref(4), b"hello") == 0
+    assert cache.put_whole(_ref(len(content)), str(path)) == len(content)
+    assert _read(cache, _ref(len(content)), 0, len(content)) == content
+
+
+@pytest.mark.parametrize("truncate", [True, False])
+def test_damaged_files_are_dropped(
+    cache: BlockCache, directory: Path, truncate: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    ref = _ref(2 * BLOCK)
+    cache.put_range(ref, 0, os.urandom(2 * BLOCK))
+    assert _damage(directory, truncate=truncate) == 2
+    with caplog.at_level(logging.WARNING):
+        assert cache.get_block(ref, 0) is None
+    assert cache.stats.damaged == 1
+    assert "damaged" in caplog.text
+    assert list(cache.present(ref)) == [(BLOCK, 2 * BLOCK)], "the entry is gone"
+    content = os.urandom(BLOCK)
+    cache.put_range(ref, 0, content)
+    assert cache.get_block(ref, 0) == content
+
+
+def test_a_missing_file_is_a_miss(cache: BlockCache, directory: Path) -> None:
+    ref = _ref(BLOCK)
+    cache.put_range(ref, 0, os.urandom(BLOCK))
+    for path in directory.glob("??/??/*.val"):
+        path.unlink()
+    assert cache.get_block(ref, 0) is None
+
+
+def _spoil_rows(directory: Path, statement: str, *values: object) -> None:
+    connection = sqlite3.connect(directory / "cache.db")
+    with connection:
+        connection.execute(statement, values)
+    connection.close()
+
+
+def test_planted_pickles_are_not_loaded(directory: Path) -> None:
+    class Trap:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return os.mkdir, (str(directory / "pwned"),)
+
+    cache = _open(directory)
+    ref = _ref(10)
+    cache.put_whole(ref, b"0123456789")
+    _spoil_rows(directory, "UPDATE Cache SET mode = 4, value = ?", pickle.dumps(Trap()))
+    assert cache.get_block(ref, 0) is None
+    assert cache.stats.damaged == 1
+    cache.close()
+    assert not (directory / "pwned").exists()
+
+
+def test_an_intact_value_under_a_wrong_key_is_refused(cache: BlockCache, directory: Path) -> None:
+    mine, other = _ref(10), _ref(10, key="other")
+    cache.put_whole(mine, b"0123456789")
+    cache.put_whole(other, b"abcdefghij")
+    _spoil_rows(
+        directory, "UPDATE Cache SET value = (SELECT value FROM Cache WHERE key LIKE ?)", f"{content_key(mine)}%"
+    )
+    assert cache.get_block(mine, 0) == b"0123456789"
+    assert cache.get_block(other, 0) is None
+
+
+def test_the_least_recently_used_leave_and_the_limit_holds(directory: Path) -> None:
+    cache = _open(directory, size_bytes=MIB)
+    kept = _ref(BLOCK, key="kept")
+    cache.put_whole(kept, os.urandom(BLOCK))
+    for number in range(60):
+        cache.put_whole(_ref(BLOCK, key=f"k{number}"), os.urandom(BLOCK))
+        assert cache.get_block(kept, 0) is not None, "read all the time, so it stays"
+        assert cache.used_bytes <= MIB
+    assert cache.get_block(_ref(BLOCK, key="k0"), 0) is None
+    assert cache.get_block(_ref(BLOCK, key="k59"), 0) is not None
+    on_disk = sum(path.stat().st_size for path in directory.rglob("*.val"))
+    assert on_disk <= MIB
+    cache.close()
+
+
+def test_evict_forgets_one_content(cache: BlockCache) -> None:
+    one, two = _ref(BLOCK, key="a", version="v1"), _ref(BLOCK, key="b", version="v2")
+    cache.put_whole(one, os.urandom(BLOCK))
+    cache.put_whole(two, os.urandom(BLOCK))
+    cache.evict(one.content_id)
+    assert cache.get_block(one, 0) is None
+    assert cache.get_block(two, 0) is not None
+
+
+def test_the_directory_is_private(directory: Path) -> None:
+    directory.mkdir(mode=0o755)
+    _open(directory).close()
+    assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+
+
+def test_unusable_directories_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    (tmp_path / "link").symlink_to(tmp_path)
+    for name in ("file", "file/below", "link", "$HOME"):
+        with pytest.raises(ConfigError):
+            _open(tmp_path / name)
+
+
+@pytest.mark.parametrize("wrong", [{"grain_bytes": 3}, {"size_bytes": 10}])
+def test_wrong_sizes_are_refused(wrong: dict[str, int]) -> None:
+    with pytest.raises(ConfigError):
+        BlockCacheConfig("/nowhere", **wrong)
+
+
+def test_a_damaged_index_starts_empty(directory: Path, caplog: pytest.LogCaptureFixture) -> None:
+    cache = _open(directory)
+    cache.put_whole(_ref(BLOCK), os.urandom(BLOCK))
+    cache.close()
+    for path in directory.glob("cache.db*"):
+        path.write_bytes(b"this is not a database" * 100)
+    cache = _open(directory)
+    assert "damaged" in caplog.text
+    assert cache.get_block(_ref(BLOCK), 0) is None
+    assert not list(directory.rglob("*.val"))
+    cache.put_whole(_ref(3), b"new")
+    assert cache.get_block(_ref(3), 0) == b"new"
+    cache.close()
+
+
+def test_an_index_damaged_while_in_use_only_misses(directory: Path, caplog: pytest.LogCaptureFixture) -> None:
+    cache = _open(directory)
+    cache.put_whole(_ref(3), b"abc")
+    _spoil_rows(directory, "DROP TABLE Cache")
+    assert cache.get_block(_ref(3), 0) is None
+    assert cache.put_whole(_ref(3), b"abc") == 0
+    assert list(cache.present(_ref(3))) == []
+    assert cache.stats.faults >= 2
+    assert caplog.text.count("block cache") == 1, "said once"
+
+
+def test_a_directory_that_cannot_be_written_costs_nothing_but_the_cache(cache: BlockCache, directory: Path) -> None:
+    ref = _ref(BLOCK)
+    for number in range(256):
+        (directory / f"{number:02x}").write_bytes(b"in the way of the sub-directories")
+    assert cache.put_whole(ref, os.urandom(BLOCK)) == 0
+    assert cache.stats.failed_puts == 1
+    assert cache.get_block(ref, 0) is None
+
+
+def test_sweep_removes_only_files_without_a_row(directory: Path) -> None:
+    cache = _open(directory)
+    content = os.urandom(BLOCK)
+    cache.put_whole(_ref(BLOCK), content)
+    stray, young = directory / "ab" / "cd" / "0.val", directory / "ab" / "cd" / "1.val"
+    stray.parent.mkdir(parents=True, exist_ok=True)
+    stray.write_bytes(b"left by a crash")
+    os.utime(stray, (1, 1))
+    young.write_bytes(b"being written")
+    assert cache.sweep() == 1
+    assert young.exists()
+    assert cache.get_block(_ref(BLOCK), 0) == content
+    cache.close()
+
+
+def test_many_threads(cache: BlockCache) -> None:
+    contents = {f"k{number}": os.urandom(number * 997 + 1) for number in range(60)}
+    wrong: list[str] = []
+
+    def work(keys: list[str]) -> None:
+        for key in keys:
+            ref = _ref(len(contents[key]), key=key)
+            cache.put_whole(ref, contents[key])
+            for other in keys:
+                found = _read(cache, _ref(len(contents[other]), key=other), 0, len(contents[other]))
+                if found not in (None, contents[other]) or (other == key and found is None):
+                    wrong.append(other)
+
+    threads = [threading.Thread(target=work, args=([*contents][number::4],)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+    assert cache.stats.faults == 0
+
+
+def test_other_block_sizes_do_not_confuse(directory: Path) -> None:
+    content = os.urandom(4 * BLOCK)
+    ref = _ref(len(content))
+    cache = _open(directory)
+    cache.put_range(ref, 0, content)
+    cache.close()
+    cache = BlockCache(BlockCacheConfig(str(directory), block_bytes=2 * BLOCK, grain_bytes=GRAIN))
+    assert not cache.present(ref)
+    assert cache.get_block(ref, 0) is None
+    cache.close()
