@@ -18,6 +18,8 @@ import pytest
 
 from b2fs.core.types import Capabilities
 from b2fs.store.embedded.store import EmbeddedConfig, EmbeddedStore
+from b2fs.store.faults import FaultyStore
+from b2fs.store.meter import MeteredStore
 from b2fs.store.protocol import ObjectStore
 from b2fs.store.s3 import S3Config, S3Store
 from tests.servers import Server
@@ -55,6 +57,16 @@ def _embedded(request: pytest.FixtureRequest, directory: Path, **options: Any) -
     return make
 
 
+def _wrapped(request: pytest.FixtureRequest, directory: Path) -> StoreMaker:
+    """The wrappers must not be noticed; and PUT has no conditions, as on B2."""
+    make_inner = _embedded(request, directory, conditional_put=False)
+
+    def make(bucket: Bucket = Bucket.PRESENT, capabilities: Capabilities | None = None) -> ObjectStore:
+        return MeteredStore(FaultyStore(make_inner(bucket, capabilities)))
+
+    return make
+
+
 def _server(request: pytest.FixtureRequest, directory: Path, *, fixture: str) -> StoreMaker:
     server: Server = request.getfixturevalue(fixture)
     environment: pytest.MonkeyPatch = request.getfixturevalue("monkeypatch")
@@ -80,7 +92,7 @@ _PATHS = {"untidy_keys": "the server keeps keys as paths of files"}
 
 CASES = [
     Case("embedded", functools.partial(_embedded, durable=False)),
-    Case("embedded-as-b2", functools.partial(_embedded, conditional_put=False)),
+    Case("wrapped", _wrapped),
     Case("seaweedfs", functools.partial(_server, fixture="seaweedfs"), _PATHS),
     Case("rclone", functools.partial(_server, fixture="rclone_s3"), _PATHS),
 ]

@@ -70,8 +70,6 @@ class ContentFiles:
         self._durable = durable
         for path in (self._incoming, self._content):
             os.makedirs(path, mode=0o700, exist_ok=True)
-        for shard in range(256):
-            os.makedirs(os.path.join(self._content, f"{shard:02x}"), mode=0o700, exist_ok=True)
 
     def create(self) -> tuple[str, int]:
         """Make an empty, locked file for a new body: its name and descriptor."""
@@ -83,8 +81,13 @@ class ContentFiles:
 
     def settle(self, name: str) -> None:
         """Move a body whose row is committed to its place.  If that fails it is found and moved at the next start."""
+        source, target = self._incoming_path(name), self.path(name)
         try:
-            os.rename(self._incoming_path(name), self.path(name))
+            try:
+                os.rename(source, target)
+            except FileNotFoundError:  # the first body of its shard
+                os.makedirs(os.path.dirname(target), mode=0o700, exist_ok=True)
+                os.rename(source, target)
         except OSError:
             pass  # readable where it is: open() looks there too
 
@@ -135,8 +138,8 @@ class ContentFiles:
 
     def names(self) -> Iterator[str]:
         """All bodies in place."""
-        for shard in range(256):
-            yield from os.listdir(os.path.join(self._content, f"{shard:02x}"))
+        for shard in os.listdir(self._content):
+            yield from os.listdir(os.path.join(self._content, shard))
 
     def path(self, name: str) -> str:
         return os.path.join(self._content, name[:2], name)
