@@ -1,20 +1,22 @@
 """A call from first attempt to last: the gate, retries with full jitter, deadlines, renewed credentials.
 
 What comes out of `call` is either a success or the error of the last attempt.  A request may be sent more than once;
-those for whom that makes a difference use `call_counted`.
+those for whom that makes a difference pass a History.
 """
 
 from __future__ import annotations
 
 import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 import trio
 
-from b2fs.errors import BadCredentials, RetryableError, SlowDown
+from b2fs.errors import BadCredentials, RetryableError, SlowDown, Unavailable
 from b2fs.store.s3.config import RetryPolicy
 from b2fs.store.s3.credentials import Signer
-from b2fs.store.s3.faults import Response
+from b2fs.store.s3.faults import Response, error_in_success
 from b2fs.store.s3.gate import Gate
 from b2fs.store.s3.wire import Call
 
@@ -25,6 +27,13 @@ class Sender(Protocol):
     async def send(self, call: Call) -> Response: ...
 
     async def send_plainly(self, call: Call) -> Response: ...
+
+
+@dataclass(slots=True)
+class History:
+    """What became of a call on the way: repeated means that an earlier attempt failed with its effect unknown."""
+
+    repeated: bool = False
 
 
 class Caller:
@@ -40,20 +49,20 @@ class Caller:
         self._policy = policy
         self.sent = 0
         self.retries = 0
+        self._scouting = False
 
-    async def call(self, call: Call) -> Response:
-        """Make the call; faults that pass are tried again within the policy.  Raises StoreError."""
-        response, _ = await self.call_counted(call)
-        return response
+    async def call(self, call: Call, history: History | None = None) -> Response:
+        """Make the call; faults that pass are tried again within the policy.  Raises StoreError.
 
-    async def call_counted(self, call: Call) -> tuple[Response, bool]:
-        """Like `call`; also tells whether an earlier attempt may have reached the server and had its effect."""
+        history, if given, tells afterwards, also after an error, whether an earlier attempt may have had its effect.
+        """
         deadline = trio.current_time() + self._policy.deadline_s
         renewed = False
+        scout = False
         attempt = 0
         while True:
             try:
-                return await self._once(call, attempt), attempt > 0
+                return await (self._scout(call) if scout else self._once(call, self._sender.send))
             except BadCredentials:
                 if renewed or not self._signer.renewable:
                     raise
@@ -65,18 +74,31 @@ class Caller:
                 if attempt >= self._policy.attempts or trio.current_time() + delay >= deadline:
                     raise
                 self.retries += 1
+                if history is not None:
+                    history.repeated = True
                 await trio.sleep(delay)
+                # No await between this question and _scout's setting of the flag.
+                scout = error.retry_after_s is None and isinstance(error, SlowDown | Unavailable) and not self._scouting
 
-    async def _once(self, call: Call, attempt: int) -> Response:
+    async def _scout(self, call: Call) -> Response:
+        """Try again on the slow way that shows Retry-After; one at a time, since the gate tells everybody."""
+        self._scouting = True
+        try:
+            return await self._once(call, self._sender.send_plainly)
+        finally:
+            self._scouting = False
+
+    async def _once(self, call: Call, send: Callable[[Call], Awaitable[Response]]) -> Response:
         async with self._gate.admitted(call.body_bytes + call.expected_bytes) as sent_at:
             self.sent += 1
-            send = self._sender.send
             try:
                 response = await send(call)
             except SlowDown as error:
                 self._gate.slow_down(sent_at, error.retry_after_s)
                 raise
         self._gate.succeeded()
+        if call.errors_in_body and (failure := error_in_success(response)):
+            raise failure
         return response
 
     def _delay(self, error: RetryableError, attempt: int) -> float:

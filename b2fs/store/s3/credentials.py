@@ -86,6 +86,10 @@ class Signer:
             return self._unsigned
         return self._make(payload_hash)
 
+    def fresh_config(self, payload_hash: str | None) -> AwsSigningConfig:
+        """Like `config`, for a signer that takes the date from the configuration instead of the clock."""
+        return self._make(AwsSignedBodyValue.UNSIGNED_PAYLOAD if payload_hash is None else payload_hash)
+
     def _stale(self) -> bool:
         check = getattr(self._credentials, "refresh_needed", None)  # only refreshable credentials have it
         return bool(check is not None and check())

@@ -1,15 +1,28 @@
-"""Finding out on entering whether a bucket can be used, and what its server can do."""
+"""Finding out on entering whether a bucket can be used, and what its server can do.
+
+Backblaze and Amazon are known by their host names.  Any other server is tried out with tiny objects under `.b2fs/`,
+which are removed again; what it does is looked at, not what it answers, because some servers say yes and do something
+else.  A read-only store tries nothing that writes and assumes the least.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import secrets
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
-from b2fs.core.types import Capabilities
+import trio
+
+from b2fs.core.types import Capabilities, ETag, ObjectInfo, VersionId
 from b2fs.errors import (
     AccessDenied,
     BadCredentials,
+    CorruptBody,
     NoSuchBucket,
     NotFound,
+    PreconditionFailed,
     RetryableError,
     StoreError,
     Unavailable,
@@ -22,9 +35,29 @@ from b2fs.store.s3.wire import Call, Paths
 if TYPE_CHECKING:
     from b2fs.store.s3.store import S3Store
 
+#: What a store allows itself while it is being probed.
+EVERYTHING = Capabilities(conditional_put=True)
+_B2 = Capabilities(conditional_put=False, min_part_bytes=5_000_000)
+_AMAZON = Capabilities(conditional_put=True)
+_LEAST = Capabilities(
+    versioning=False,
+    conditional_get=False,
+    conditional_put=False,
+    copy=False,
+    copy_from_version=False,
+    part_copy=False,
+    marker_metadata=False,
+)
+_OTHER_ETAG = ETag("0" * 32)
+_CLEANUP_TIMEOUT_S = 20.0
+_META = {"probe": "1"}
+
 
 async def check_bucket(store: S3Store, config: S3Config) -> None:
-    """List one key: the cheapest call that needs credentials, bucket and listing right, and explains itself."""
+    """List one key: the cheapest call that needs credentials, bucket and listing right, and explains itself.
+
+    Raises a StoreError with a sentence for the user.
+    """
     name = f"bucket {config.bucket!r} at {config.url}"
     try:
         await store.list_objects("", max_keys=1)
@@ -41,15 +74,142 @@ async def check_bucket(store: S3Store, config: S3Config) -> None:
 
 
 async def find_capabilities(store: S3Store, config: S3Config) -> Capabilities:
-    return Capabilities(versioning=await _is_versioned(store, config))
+    """What the server can do.  Raises only RetryableError: a server that cannot be asked now."""
+    if config.is_backblaze:
+        return _B2
+    versioning = await _is_versioned(store, config)
+    if config.is_amazon:
+        return dataclasses.replace(_AMAZON, versioning=versioning)
+    if config.read_only:
+        return dataclasses.replace(_LEAST, versioning=versioning)
+    return await _Trial(store, config, versioning).run()
 
 
 async def _is_versioned(store: S3Store, config: S3Config) -> bool:
-    if config.is_backblaze:
-        return True  # B2 versions every bucket
     path = Paths(config.bucket, virtual=config.addressing == "virtual").bucket(versioning="")
     try:
         response = await store.calls.call(Call("GetBucketVersioning", "GET", path))
     except (Unsupported, NotFound, AccessDenied):
         return False
     return xmlio.parse_result(response.body).get("Status") == "Enabled"
+
+
+class _Trial:
+    """Tries a server out under one random prefix and remembers what to remove."""
+
+    def __init__(self, store: S3Store, config: S3Config, versioning: bool) -> None:
+        self._store = store
+        self._paths = Paths(config.bucket, virtual=config.addressing == "virtual")
+        self._versioning = versioning
+        self._prefix = f".b2fs/probe-{secrets.token_hex(8)}"
+        self._made: list[tuple[str, VersionId | None]] = []
+
+    async def run(self) -> Capabilities:
+        try:
+            return await self._run()
+        finally:
+            with trio.move_on_after(_CLEANUP_TIMEOUT_S, shield=True):
+                await self._remove_all()
+
+    async def _run(self) -> Capabilities:
+        least = dataclasses.replace(_LEAST, versioning=self._versioning)
+        try:
+            old = await self._put("/a", b"first")
+        except (AccessDenied, Unsupported):
+            return least  # no right to write: nothing will be copied or put either
+        return dataclasses.replace(
+            least,
+            conditional_get=await self._holds(self._conditional_get, old),
+            conditional_put=await self._holds(self._conditional_put, old),
+            copy=await self._holds(self._copy, old),
+            copy_from_version=self._versioning and await self._holds(self._copy_from_version, old),
+            part_copy=await self._holds(self._part_copy, old),
+            marker_metadata=await self._holds(self._marker_metadata, old),
+        )
+
+    async def _holds(self, trial: Callable[[ObjectInfo], Awaitable[bool]], source: ObjectInfo) -> bool:
+        """Whether a trial succeeds; a refusal is a no, a fault that may pass is not an answer."""
+        try:
+            return await trial(source)
+        except CorruptBody:
+            return False  # it answers nonsense, for instance nothing at all where there must be a result
+        except RetryableError:
+            raise
+        except StoreError:
+            return False
+
+    async def _conditional_get(self, source: ObjectInfo) -> bool:
+        path = self._paths.key(source.key)
+        for operation, method in (("GetObject", "GET"), ("HeadObject", "HEAD")):
+            headers = (("If-Match", f'"{_OTHER_ETAG}"'),)
+            try:
+                await self._store.calls.call(Call(operation, method, path, headers, has_body=method == "GET"))
+            except PreconditionFailed:
+                continue
+            return False
+        return True
+
+    async def _conditional_put(self, source: ObjectInfo) -> bool:
+        key = source.key.removeprefix(self._prefix) + "-cond"
+        first = await self._put(key, b"1", if_none_match=True)
+        second = await self._put(key, b"2", if_match=first.ref.etag)
+        if await self._was_done(key, if_none_match=True) or await self._was_done(key, if_match=first.ref.etag):
+            return False
+        return (await self._store.head(second.key)).ref.etag == second.ref.etag
+
+    async def _was_done(self, key: str, *, if_match: ETag | None = None, if_none_match: bool = False) -> bool:
+        """Whether the server carries out a PUT whose condition does not hold."""
+        try:
+            await self._put(key, b"3", if_match=if_match, if_none_match=if_none_match)
+        except PreconditionFailed:
+            return False
+        return True
+
+    async def _copy(self, source: ObjectInfo) -> bool:
+        made = await self._store.copy(source.ref, self._prefix + "/copy")
+        self._made.append((made.key, made.ref.version_id))
+        info, body = await self._store.get(made.key)
+        return body == b"first" and info.metadata == _META
+
+    async def _copy_from_version(self, source: ObjectInfo) -> bool:
+        await self._put("/a", b"second")
+        made = await self._store.copy(source.ref, self._prefix + "/old")
+        self._made.append((made.key, made.ref.version_id))
+        return (await self._store.get(made.key))[1] == b"first"
+
+    async def _part_copy(self, source: ObjectInfo) -> bool:
+        key = self._prefix + "/parts"
+        upload = await self._store.create_upload(key)
+        done = False
+        try:
+            part = await self._store.copy_part(key, upload, 1, source.ref, 1, 4)
+            made = await self._store.complete_upload(key, upload, [part])
+            done = True
+        finally:
+            if not done:
+                with trio.move_on_after(_CLEANUP_TIMEOUT_S, shield=True), contextlib.suppress(StoreError):
+                    await self._store.abort_upload(key, upload)
+        self._made.append((key, made.ref.version_id))
+        return (await self._store.get(key))[1] == b"irs"
+
+    async def _marker_metadata(self, source: ObjectInfo) -> bool:
+        made = await self._put("/dir/", b"")
+        return (await self._store.head(made.key)).metadata == _META
+
+    async def _put(
+        self, name: str, body: bytes, *, if_match: ETag | None = None, if_none_match: bool = False
+    ) -> ObjectInfo:
+        info = await self._store.put(
+            self._prefix + name, body, metadata=_META, if_match=if_match, if_none_match=if_none_match
+        )
+        self._made.append((info.key, info.ref.version_id))
+        return info
+
+    async def _remove_all(self) -> None:
+        """Remove what was made, the newest first; what cannot be removed is tiny and stays."""
+        for key, version in dict.fromkeys(reversed(self._made)):
+            with contextlib.suppress(StoreError):
+                if version is None:
+                    await self._store.hide(key)
+                else:
+                    await self._store.delete_version(key, version)

@@ -6,6 +6,7 @@ Each method builds a Call, sends it through the Caller and turns the answer into
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
 import time
@@ -41,16 +42,17 @@ from b2fs.errors import (
 )
 from b2fs.store.protocol import Body
 from b2fs.store.s3 import probe, xmlio
-from b2fs.store.s3.caller import Caller
+from b2fs.store.s3.caller import Caller, History
 from b2fs.store.s3.config import S3Config
 from b2fs.store.s3.credentials import Signer, find_credentials
-from b2fs.store.s3.faults import Response, error_in_success, error_of_item
+from b2fs.store.s3.faults import Response, error_of_item
 from b2fs.store.s3.gate import Gate
 from b2fs.store.s3.transport import HASH_INLINE_BYTES, Transport
 from b2fs.store.s3.wire import (
     Call,
     Paths,
     copy_source,
+    cut_range,
     date_ns,
     info_of,
     is_md5,
@@ -93,22 +95,23 @@ class S3Store:
         self._calls = Caller(self._transport, self.gate, signer, self._config.retry)
         try:
             await probe.check_bucket(self, self._config)
-            self._capabilities = self._known or await probe.find_capabilities(self, self._config)
+            if self._known is None:
+                self._capabilities = probe.EVERYTHING
+                self._capabilities = await probe.find_capabilities(self, self._config)
         except BaseException:
-            await self._close()
+            self._close()
             raise
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._close()
+        self._close()
 
-    async def _close(self) -> None:
+    def _close(self) -> None:
         transport, self._transport, self._calls = self._transport, None, None
         if transport is not None:
-            with trio.CancelScope(shield=True):  # short: the CRT's threads end at once when nothing is in flight
-                await transport.close()
+            transport.close()
 
     @property
     def capabilities(self) -> Capabilities:
@@ -188,8 +191,6 @@ class S3Store:
     ) -> tuple[ObjectInfo, bytes]:
         if end is not None and end <= start:
             raise InvalidRequest(f"the range [{start}, {end}) is empty")
-        if if_match is not None:
-            self._need(self._capabilities.conditional_get or version_id is not None, "conditional reads")
         headers = [("If-Match", f'"{if_match}"')] if if_match is not None else []
         if start or end is not None:
             headers.append(("Range", f"bytes={start}-{'' if end is None else end - 1}"))
@@ -201,7 +202,11 @@ class S3Store:
             if start:
                 raise
             return await self._get_empty(key, version_id)
-        return await self._checked(info_of(key, response), response, start, end)
+        info = info_of(key, response)
+        if if_match is not None and info.ref.etag != if_match:
+            # Only a server without conditional reads comes here; answer and ETag belong together all the same.
+            raise PreconditionFailed(f"{key!r} has the ETag {info.ref.etag}")
+        return info, await _checked_body(info, response, start, end)
 
     async def _get_empty(self, key: str, version_id: VersionId | None) -> tuple[ObjectInfo, bytes]:
         """Settle a range from 0 that was refused: right for an empty object, which has no byte 0 to begin with."""
@@ -209,30 +214,6 @@ class S3Store:
         if info.size:
             raise CorruptBody("the server refuses a range that the object has")
         return info, b""
-
-    async def _checked(
-        self, info: ObjectInfo, response: Response, start: int, end: int | None
-    ) -> tuple[ObjectInfo, bytes]:
-        """Serve a body only if it is the range that was asked for, complete, and unharmed as far as can be told."""
-        body = response.body
-        if response.status == 200 and (start or (end is not None and end < info.size)):
-            # A server may ignore Range and send everything; then the range is cut out here.
-            if len(body) != info.size:
-                raise CorruptBody(f"{len(body)} bytes arrived of {info.size}")
-            if start >= info.size:
-                raise InvalidRange(f"the object has {info.size} bytes")
-            return info, body[start:end]
-        wanted = (info.size if end is None else min(end, info.size)) - start
-        if len(body) != wanted:
-            raise CorruptBody(f"{len(body)} bytes arrived of {wanted}")
-        if wanted == info.size and 0 < wanted <= VERIFY_BYTES and is_md5(info.ref.etag):
-            digest = await _hashed(lambda: hashlib.md5(body, usedforsecurity=False).hexdigest(), wanted)
-            if digest != info.ref.etag:
-                await self._confirm_mismatch(info, digest)
-        return info, body
-
-    async def _confirm_mismatch(self, info: ObjectInfo, digest: str) -> None:
-        raise CorruptBody(f"{info.key!r} arrived with the MD5 {digest} instead of {info.ref.etag}")
 
     # ---- writing -----------------------------------------------------------------------------------------------
 
@@ -255,9 +236,17 @@ class S3Store:
         if if_none_match:
             headers.append(("If-None-Match", "*"))
         size = memoryview(body).nbytes
-        headers.append(("Content-MD5", await _hashed(lambda: md5_base64(body), size)))
-        call = Call("PutObject", "PUT", self._paths.key(key), tuple(headers), body)
-        response = await self.calls.call(call)
+        md5 = await _hashed(lambda: md5_base64(body), size)
+        headers.append(("Content-MD5", md5))
+        history = History()
+        try:
+            response = await self.calls.call(
+                Call("PutObject", "PUT", self._paths.key(key), tuple(headers), body), history
+            )
+        except PreconditionFailed as refusal:
+            if not history.repeated:
+                raise
+            return await self._made_before(refusal, key, ETag(base64.b64decode(md5).hex()))
         return self._written(key, response, ETag(""), size, metadata, content_type)
 
     async def copy(
@@ -274,9 +263,23 @@ class S3Store:
         headers = copy_source(self._config.bucket, source)
         if metadata is not None or content_type is not None:
             headers += [("x-amz-metadata-directive", "REPLACE"), *metadata_headers(metadata, content_type)]
-        response = await self._call_checked(Call("CopyObject", "PUT", self._paths.key(key), tuple(headers)))
+        response = await self.calls.call(
+            Call("CopyObject", "PUT", self._paths.key(key), tuple(headers), errors_in_body=True)
+        )
         etag = xmlio.unquote_etag(xmlio.parse_result(response.body).get("ETag", ""))
         return self._written(key, response, etag, source.size, metadata, content_type)
+
+    async def _made_before(
+        self, refusal: StoreError, key: str, etag: ETag, upload_id: UploadId | None = None
+    ) -> ObjectInfo:
+        """The version that an earlier attempt of the same call made, whose answer was lost; else raise the refusal.
+
+        On B2 an upload's ID is the ID of the version that it becomes.
+        """
+        info = await self.head(key)
+        if (etag and info.ref.etag == etag) or (upload_id is not None and str(info.ref.version_id) == upload_id):
+            return info
+        raise refusal
 
     def _written(
         self,
@@ -350,8 +353,8 @@ class S3Store:
         body = xmlio.delete_body(targets)
         headers = (("Content-MD5", md5_base64(body)), ("Content-Type", "application/xml"))
         path = self._paths.bucket(delete="")
-        response = await self._call_checked(
-            Call("DeleteObjects", "POST", path, headers, body, expected_bytes=512 * len(targets))
+        response = await self.calls.call(
+            Call("DeleteObjects", "POST", path, headers, body, expected_bytes=512 * len(targets), errors_in_body=True)
         )
         deleted, refused = await _parse(xmlio.parse_deleted, response.body)
         results: dict[tuple[str, str | None], VersionId | StoreError | None] = {}
@@ -395,8 +398,8 @@ class S3Store:
         self, key: str, *, metadata: Mapping[str, str] | None = None, content_type: str | None = None
     ) -> UploadId:
         headers = tuple(metadata_headers(metadata, content_type))
-        response = await self._call_checked(
-            Call("CreateMultipartUpload", "POST", self._paths.key(key, uploads=""), headers)
+        response = await self.calls.call(
+            Call("CreateMultipartUpload", "POST", self._paths.key(key, uploads=""), headers, errors_in_body=True)
         )
         upload_id = xmlio.parse_result(response.body).get("UploadId", "")
         if not upload_id:
@@ -407,7 +410,7 @@ class S3Store:
         size = memoryview(body).nbytes
         headers = (("Content-MD5", await _hashed(lambda: md5_base64(body), size)),)
         path = self._paths.key(key, partNumber=number, uploadId=upload_id)
-        response = await self._upload_call(Call("UploadPart", "PUT", path, headers, body))
+        response = await self.calls.call(Call("UploadPart", "PUT", path, headers, body))
         return PartInfo(number, xmlio.unquote_etag(response.headers.get("etag", "")), size)
 
     async def copy_part(
@@ -421,7 +424,7 @@ class S3Store:
         headers = copy_source(self._config.bucket, source)
         headers.append(("x-amz-copy-source-range", f"bytes={start}-{end - 1}"))
         path = self._paths.key(key, partNumber=number, uploadId=upload_id)
-        response = await self._call_checked(Call("UploadPartCopy", "PUT", path, tuple(headers)))
+        response = await self.calls.call(Call("UploadPartCopy", "PUT", path, tuple(headers), errors_in_body=True))
         etag = xmlio.unquote_etag(xmlio.parse_result(response.body).get("ETag", ""))
         if not etag:
             raise CorruptBody("the server copied a part without telling its ETag")
@@ -431,10 +434,21 @@ class S3Store:
         body = xmlio.complete_body(parts)
         size = sum(part.size for part in parts)
         path = self._paths.key(key, uploadId=upload_id)
-        call = Call("CompleteMultipartUpload", "POST", path, (("Content-Type", "application/xml"),), body)
-        response = await self._call_checked(call)
+        content_type = ("Content-Type", "application/xml")
+        call = Call("CompleteMultipartUpload", "POST", path, (content_type,), body, errors_in_body=True)
+        history = History()
+        try:
+            response = await self.calls.call(call, history)
+        except NoSuchUpload as refusal:
+            if not history.repeated:
+                raise
+            return await self._made_before(refusal, key, multipart_etag([part.etag for part in parts]), upload_id)
         result = xmlio.parse_result(response.body)
-        return self._written(key, response, xmlio.unquote_etag(result.get("ETag", "")), size, None, None)
+        info = self._written(key, response, xmlio.unquote_etag(result.get("ETag", "")), size, None, None)
+        if info.ref.version_id is None:
+            # Without a version ID the ETag names the content, and some servers answer another one here than later.
+            return await self.head(key)
+        return info
 
     async def abort_upload(self, key: str, upload_id: UploadId) -> None:
         path = self._paths.key(key, uploadId=upload_id)
@@ -464,7 +478,7 @@ class S3Store:
         marker: str | None = None
         while True:
             path = self._paths.key(key, uploadId=upload_id, part_number_marker=marker)
-            response = await self._upload_call(Call("ListParts", "GET", path, expected_bytes=256 << 10))
+            response = await self.calls.call(Call("ListParts", "GET", path, expected_bytes=256 << 10))
             page, marker = await _parse(xmlio.parse_parts, response.body)
             parts += page
             if marker is None:
@@ -476,16 +490,15 @@ class S3Store:
         if not available:
             raise Unsupported(f"{self._config.hostname} does not offer {what}")
 
-    async def _call_checked(self, call: Call) -> Response:
-        """A call whose 200 may carry an error in its body."""
-        response = await self.calls.call(call)
-        error = error_in_success(response)
-        if error is not None:
-            raise error
-        return response
 
-    async def _upload_call(self, call: Call) -> Response:
-        return await self.calls.call(call)
+async def _checked_body(info: ObjectInfo, response: Response, start: int, end: int | None) -> bytes:
+    """Serve a body only if it is the range that was asked for, complete, and unharmed as far as can be told."""
+    body = cut_range(response, start, end, info.size)
+    if len(body) == info.size and 0 < info.size <= VERIFY_BYTES and is_md5(info.ref.etag):
+        digest = await _hashed(lambda: hashlib.md5(body, usedforsecurity=False).hexdigest(), len(body))
+        if digest != info.ref.etag:
+            raise CorruptBody(f"{info.key!r} arrived with the MD5 {digest} instead of {info.ref.etag}")
+    return body
 
 
 async def _parse(parse: Callable[[bytes], T], body: bytes) -> T:

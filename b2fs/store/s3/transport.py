@@ -1,17 +1,16 @@
 """One attempt at one request, on the AWS Common Runtime.
 
-The CRT works on its own threads and outside the GIL.  Its callbacks collect what arrives and hand over to trio once, when
-the request is finished for good; so a request that is cancelled returns only when it can have no effect any more.
+The CRT works on its own threads and outside the GIL.  Its callbacks collect what arrives and hand over to trio once,
+when the request is finished for good; so a request that is cancelled returns only when it can have no effect any more.
 
-The CRT keeps the status and the headers of a 5xx or 429 to itself (it means to retry on its own), which loses Retry-After.
-So `send` reports such a fault as it can, and `send_plainly` repeats a request on a plain connection that hides nothing.
+The CRT's S3 client keeps the status and the headers of a 5xx or 429 to itself (it means to retry on its own), which
+loses Retry-After.  So `send` reports such a fault as it can, and `send_plainly` repeats a request on a plain connection
+that hides nothing.
 """
 
 from __future__ import annotations
 
 import hashlib
-import math
-from collections.abc import Callable
 from typing import Any
 
 import trio
@@ -22,16 +21,17 @@ from awscrt.io import (
     ClientTlsContext,
     DefaultHostResolver,
     EventLoopGroup,
-    TlsConnectionOptions,
     TlsContextOptions,
 )
-from awscrt.s3 import S3Client, S3Request, S3RequestTlsMode, S3RequestType, S3RetryConfig, S3RetryMode
+from awscrt.s3 import S3Client, S3RequestTlsMode, S3RequestType, S3RetryConfig, S3RetryMode
 
 from b2fs.errors import ConfigError, StoreError, TimedOut
 from b2fs.store.protocol import Body
 from b2fs.store.s3.config import S3Config
 from b2fs.store.s3.credentials import Signer
 from b2fs.store.s3.faults import Response, error_of, error_of_crt
+from b2fs.store.s3.plain import PlainConnections
+from b2fs.store.s3.waiting import Completion
 from b2fs.store.s3.wire import Call
 
 #: Bodies above this are hashed in a worker thread; below, the hop costs more than the hash.
@@ -70,7 +70,7 @@ class _BodyStream:
 class _Exchange:
     """One request on its way: filled by CRT threads, read by trio after it is done."""
 
-    __slots__ = ("_done", "_task", "_token", "call", "chunks", "error", "error_body", "headers", "request", "status")
+    __slots__ = ("call", "chunks", "completion", "error", "error_body", "headers", "status")
 
     def __init__(self, call: Call) -> None:
         self.call = call
@@ -79,10 +79,7 @@ class _Exchange:
         self.status: int | None = None
         self.error: BaseException | None = None
         self.error_body: bytes | None = None
-        self.request: S3Request | None = None
-        self._done = False
-        self._task: trio.lowlevel.Task | None = None
-        self._token = trio.lowlevel.current_trio_token()
+        self.completion = Completion()
 
     def on_headers(self, status_code: int, headers: list[tuple[str, str]], **_: Any) -> None:
         self.status = status_code
@@ -104,60 +101,54 @@ class _Exchange:
         self.status = status_code if status_code is not None else self.status
         if error_headers is not None:
             self.headers = error_headers
-        try:
-            self._token.run_sync_soon(self._wake)
-        except trio.RunFinishedError:
-            pass  # the loop ended without waiting for us, as after an internal error of trio
+        self.completion.finish()
 
-    def _wake(self) -> None:
-        self._done = True
-        if self._task is not None:
-            trio.lowlevel.reschedule(self._task)
-
-    async def wait_finished(self, cancel: Callable[[], None]) -> None:
-        """Wait until the CRT is done with the request.
-
-        On cancellation the request is cancelled, and Cancelled raised when it is really over, unless it was complete
-        already: then it counts as done, and the cancellation is delivered at the next checkpoint.
-        """
-        if self._done:
-            await trio.lowlevel.checkpoint_if_cancelled()
-            return
-        raise_cancel: Callable[[], Any] | None = None
-
-        def abort(deliver: Callable[[], Any]) -> trio.lowlevel.Abort:
-            nonlocal raise_cancel
-            raise_cancel = deliver
-            cancel()
-            return trio.lowlevel.Abort.FAILED
-
-        self._task = trio.lowlevel.current_task()
-        await trio.lowlevel.wait_task_rescheduled(abort)
-        if raise_cancel is not None and self.error is not None:
-            raise_cancel()
+    def failed(self) -> bool:
+        return self.error is not None
 
 
 class Transport:
-    """The connections to one endpoint.  `close` waits until the CRT has let go of them."""
+    """The connections to one endpoint."""
 
     def __init__(self, config: S3Config, signer: Signer) -> None:
         self._config = config
         self._signer = signer
         self._host = config.host_header
-        self._client = _make_client(config)
+        loops = EventLoopGroup(_EVENT_LOOPS)
+        bootstrap = ClientBootstrap(loops, DefaultHostResolver(loops))
+        tls = _tls_context(config) if config.tls else None
+        self._client = _make_client(config, bootstrap, tls)
+        self._plain = PlainConnections(config, bootstrap, tls)
 
     async def send(self, call: Call) -> Response:
         """Send once and return the answer of a success, [200, 300).
 
-        Raises a StoreError for everything else.  Cancellation returns when the request is over.
+        Raises a StoreError for everything else; one for a 5xx or 429 tells neither status nor Retry-After.
+        Cancellation returns when the request is over.
         """
-        limit = self._config.stall_timeout_s
-        limit += max(call.body_bytes, call.expected_bytes) / self._config.min_bytes_per_s
-        with trio.move_on_after(limit):
-            return await self._send(call)
-        raise TimedOut(f"{call.operation}: no complete answer within {math.ceil(limit)} s")
+        with self._time_limit(call):
+            return _response(await self._exchange(call))
+        raise _too_long(call)
 
-    async def _send(self, call: Call) -> Response:
+    async def send_plainly(self, call: Call) -> Response:
+        """Like `send`, slower, but errors tell all that the server said."""
+        with self._time_limit(call):
+            await self._signer.refresh()
+            signing = self._signer.fresh_config(await self._payload_hash(call.body))
+            return await self._plain.send(call, self._http_request(call), signing)
+        raise _too_long(call)
+
+    def _time_limit(self, call: Call) -> trio.CancelScope:
+        """A bound on one attempt: a stall's length, plus time for the bodies on the slowest link worth waiting for.
+
+        The S3 client shows no progress on the way; a connection that is silent for 30 s it closes by itself.
+        """
+        size = max(call.body_bytes, call.expected_bytes)
+        return trio.move_on_after(self._config.stall_timeout_s + size / self._config.min_bytes_per_s)
+
+    async def _exchange(self, call: Call) -> _Exchange:
+        # Errors are made in another frame: a traceback that keeps this one would keep the request, and with it the
+        # client, alive.
         await self._signer.refresh()
         signing = self._signer.config(await self._payload_hash(call.body))
         exchange = _Exchange(call)
@@ -170,8 +161,8 @@ class Transport:
             on_body=exchange.on_body,
             on_done=exchange.on_done,
         )
-        await exchange.wait_finished(request.cancel)
-        return _response(exchange)
+        await exchange.completion.wait_done(request.cancel, exchange.failed)
+        return exchange
 
     def _http_request(self, call: Call) -> HttpRequest:
         headers = HttpHeaders([("Host", self._host), *call.headers])
@@ -192,11 +183,13 @@ class Transport:
             return hashlib.sha256(body).hexdigest()
         return await trio.to_thread.run_sync(lambda: hashlib.sha256(body).hexdigest())
 
-    async def close(self) -> None:
-        """Drop the client and wait for its threads.  Call when no request is in flight."""
-        done = self._client.shutdown_event
+    def close(self) -> None:
+        """Let go of the client; its threads end by themselves.  Call when no request is in flight."""
         del self._client
-        await trio.to_thread.run_sync(done.wait, self._config.stall_timeout_s)
+
+
+def _too_long(call: Call) -> TimedOut:
+    return TimedOut(f"{call.operation}: no complete answer in time")
 
 
 def _response(exchange: _Exchange) -> Response:
@@ -216,15 +209,12 @@ def _response(exchange: _Exchange) -> Response:
     raise StoreError(f"{call.operation}: {exchange.error}") from exchange.error
 
 
-def _make_client(config: S3Config) -> S3Client:
-    loops = EventLoopGroup(_EVENT_LOOPS)
-    bootstrap = ClientBootstrap(loops, DefaultHostResolver(loops))
-    tls = _tls_options(config) if config.tls else None
+def _make_client(config: S3Config, bootstrap: ClientBootstrap, tls: ClientTlsContext | None) -> S3Client:
     return S3Client(
         bootstrap=bootstrap,
         region=config.signing_region,
-        tls_mode=S3RequestTlsMode.ENABLED if config.tls else S3RequestTlsMode.DISABLED,
-        tls_connection_options=tls,
+        tls_mode=S3RequestTlsMode.DISABLED if tls is None else S3RequestTlsMode.ENABLED,
+        tls_connection_options=None if tls is None else tls.new_connection_options(),
         throughput_target_gbps=_THROUGHPUT_TARGET_GBPS,
         max_active_connections_override=config.max_connections,
         memory_limit=config.memory_limit_bytes,
@@ -234,14 +224,13 @@ def _make_client(config: S3Config) -> S3Client:
     )
 
 
-def _tls_options(config: S3Config) -> TlsConnectionOptions:
+def _tls_context(config: S3Config) -> ClientTlsContext:
     options = TlsContextOptions()
-    if config.ca_bundle is not None:
-        try:
-            options.override_default_trust_store_from_path(ca_filepath=config.ca_bundle)
-        except OSError as error:
-            raise ConfigError(f"cannot read the CA bundle {config.ca_bundle}: {error}") from error
     try:
-        return ClientTlsContext(options).new_connection_options()
+        if config.ca_bundle is not None:
+            options.override_default_trust_store_from_path(ca_filepath=config.ca_bundle)
+        return ClientTlsContext(options)
+    except OSError as error:
+        raise ConfigError(f"cannot read the CA bundle {config.ca_bundle}: {error}") from error
     except AwsCrtError as error:
         raise ConfigError(f"cannot set up TLS: {error.message}") from error

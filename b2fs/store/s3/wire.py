@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from urllib.parse import quote, urlencode
 
 from b2fs.core.types import ETag, ObjectInfo, ObjectRef
-from b2fs.errors import InvalidRequest
+from b2fs.errors import CorruptBody, InvalidRange, InvalidRequest
 from b2fs.store.protocol import Body
 from b2fs.store.s3.faults import Response
 from b2fs.store.s3.xmlio import stable_version, unquote_etag
@@ -39,8 +39,10 @@ class Call:
     headers: tuple[tuple[str, str], ...] = ()
     body: Body = b""
     expected_bytes: int = 0
-    #: The CRT looks into answers for errors, except into those of GetObject.
+    #: Whether the answer can have a body (HEAD's cannot, not even to explain an error).
     has_body: bool = True
+    #: Whether a 200 may carry an error in its body.
+    errors_in_body: bool = False
 
     @property
     def body_bytes(self) -> int:
@@ -78,11 +80,13 @@ def _query(query: Mapping[str, str | int | None]) -> str:
 def metadata_headers(metadata: Mapping[str, str] | None, content_type: str | None) -> list[tuple[str, str]]:
     """The headers for user metadata and type.
 
-    Names and values must be able to stand in a header as they are: names lower-case tokens, values printable ASCII
-    without spaces at either end.  Raises InvalidRequest for others: encoding is the caller's business.
+    Names are sent in lower case, as they come back.  Names and values must be able to stand in a header as they are:
+    names tokens, values printable ASCII without spaces at either end.  Raises InvalidRequest for others: encoding is
+    the caller's business.
     """
     headers = [("Content-Type", content_type)] if content_type is not None else []
-    for name, value in (metadata or {}).items():
+    for given, value in (metadata or {}).items():
+        name = given.lower()
         if not name or not _NAME_CHARS.issuperset(name):
             raise InvalidRequest(f"metadata name {name!r} cannot stand in a header")
         if not (value.isascii() and value.isprintable()) or value != value.strip(" "):
@@ -141,6 +145,27 @@ def whole_size(headers: Mapping[str, str]) -> int:
         if size.isdigit():
             return int(size)
     return int(headers.get("content-length", 0))
+
+
+def cut_range(response: Response, start: int, end: int | None, size: int) -> bytes:
+    """The bytes [start, min(end, size)) out of the answer to a GET for them; size is the object's.
+
+    A server may ignore Range and send everything, or send the range with the status 200: what it says in Content-Range
+    decides.  Raises CorruptBody for a body that is short or another range, InvalidRange for a start behind the end.
+    """
+    body = response.body
+    content_range = response.headers.get("content-range")
+    wanted = (size if end is None else min(end, size)) - start
+    if content_range is not None:
+        first, _, _ = content_range.removeprefix("bytes ").partition("-")
+        if first != str(start) or len(body) != wanted:
+            raise CorruptBody(f"{len(body)} bytes arrived of {wanted} from {start}, as {content_range}")
+        return body
+    if response.status == 206 or len(body) != size:
+        raise CorruptBody(f"{len(body)} bytes arrived of {size}")
+    if start and start >= size:
+        raise InvalidRange(f"the object has {size} bytes")
+    return body if len(body) == wanted else body[start:end]
 
 
 def info_of(key: str, response: Response) -> ObjectInfo:

@@ -46,9 +46,11 @@ def parse_objects(body: bytes) -> ListPage:
     """A ListObjectsV2 answer."""
     root = _root(body)
     top, decode = _head(root)
-    objects = tuple(_object(_fields(row), decode) for row in _rows(root, "Contents"))
+    objects = [_object(_fields(row), decode) for row in _rows(root, "Contents")]
+    # SeaweedFS sorts a page by the encoded keys.  Code points sort as UTF-8 does; sorting what is sorted costs little.
+    objects.sort(key=lambda item: item.ref.key)
     token = top.get("NextContinuationToken") if top.get("IsTruncated") == "true" else None
-    return ListPage(objects, _prefixes(root, decode), token or None)
+    return ListPage(tuple(objects), _prefixes(root, decode), token or None)
 
 
 def parse_versions(body: bytes) -> VersionPage:
@@ -56,8 +58,7 @@ def parse_versions(body: bytes) -> VersionPage:
     root = _root(body)
     top, decode = _head(root)
     rows = tuple(
-        _version(_fields(row), decode, row.tag.endswith("DeleteMarker"))
-        for row in _rows(root, "Version", "DeleteMarker")
+        _version(_fields(row), decode, _local(row) == "DeleteMarker") for row in _rows(root, "Version", "DeleteMarker")
     )
     if top.get("IsTruncated") != "true":
         return VersionPage(rows, _prefixes(root, decode), None, None)
@@ -82,10 +83,14 @@ def parse_parts(body: bytes) -> tuple[list[PartInfo], str | None]:
     """A ListParts answer: parts, and the marker of the next page, None at the end."""
     root = _root(body)
     top, _ = _head(root)
-    parts = [
-        PartInfo(int(row["PartNumber"]), unquote_etag(row["ETag"]), int(row["Size"]))
-        for row in map(_fields, _rows(root, "Part"))
-    ]
+    # SeaweedFS lists a part that was uploaded again twice; the newest is the one that counts.
+    newest: dict[int, tuple[int, PartInfo]] = {}
+    for row in map(_fields, _rows(root, "Part")):
+        part = PartInfo(int(row["PartNumber"]), unquote_etag(row["ETag"]), int(row["Size"]))
+        moment = parse_time_ns(row.get("LastModified", ""))
+        if part.number not in newest or moment >= newest[part.number][0]:
+            newest[part.number] = (moment, part)
+    parts = [part for _, part in newest.values()]
     return parts, (top.get("NextPartNumberMarker") or None) if top.get("IsTruncated") == "true" else None
 
 
@@ -165,13 +170,13 @@ def _root(body: bytes) -> etree._Element:
     return root
 
 
-def _local(tag: str) -> str:
-    return tag.rpartition("}")[2]
+def _local(element: etree._Element) -> str:
+    return str(element.tag).rpartition("}")[2]
 
 
 def _fields(row: etree._Element) -> Fields:
     """The text of each child, by local name."""
-    return {child.tag.rpartition("}")[2]: child.text or "" for child in row.iterchildren(tag=etree.Element)}
+    return {_local(child): child.text or "" for child in row.iterchildren(tag=etree.Element)}
 
 
 def _rows(root: etree._Element, *names: str) -> Iterator[etree._Element]:
@@ -184,13 +189,13 @@ def _head(root: etree._Element) -> tuple[Fields, Callable[[str], str]]:
     top = {
         name: child.text or ""
         for child in root.iterchildren(tag=etree.Element)
-        if (name := _local(child.tag)) in plain or name.startswith("Next")
+        if (name := _local(child)) in plain or name.startswith("Next")
     }
     return top, unquote_plus if top.get("EncodingType") == "url" else str
 
 
 def _prefixes(root: etree._Element, decode: Callable[[str], str]) -> tuple[str, ...]:
-    return tuple(decode(_fields(row).get("Prefix", "")) for row in _rows(root, "CommonPrefixes"))
+    return tuple(sorted(decode(_fields(row).get("Prefix", "")) for row in _rows(root, "CommonPrefixes")))
 
 
 def _object(row: Fields, decode: Callable[[str], str]) -> ObjectInfo:
