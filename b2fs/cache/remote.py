@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import trio
 from cachetools import LRUCache, TTLCache
 
+from b2fs.cache.parallel import open_flat_nursery
 from b2fs.core.keys import split_key
 from b2fs.core.types import ObjectInfo
 from b2fs.errors import NotFound
@@ -247,7 +248,7 @@ class RemoteView:
             nonlocal is_dir
             is_dir = bool((await self._store.list_objects(key + "/", max_keys=1)).objects)
 
-        async with trio.open_nursery(strict_exception_groups=False) as nursery:
+        async with open_flat_nursery() as nursery:
             nursery.start_soon(find_file)
             nursery.start_soon(find_dir)
         found = Found(file, is_dir, seen_at)

@@ -14,6 +14,7 @@ import trio
 
 from b2fs.cache.inode import Inode
 from b2fs.cache.ledger import Remote
+from b2fs.cache.parallel import for_each
 from b2fs.core.keys import name_of
 from b2fs.core.types import Caller, ObjectInfo
 from b2fs.errors import FsError
@@ -22,7 +23,6 @@ from b2fs.vfs.core import Core, now_ns
 from b2fs.vfs.files import Files
 from b2fs.vfs.mutations import Mutations
 from b2fs.vfs.namespace import Namespace
-from b2fs.vfs.parallel import for_each
 from b2fs.vfs.scan import Scanner
 
 Name = tuple[Inode, bytes]

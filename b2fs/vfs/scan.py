@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from b2fs.cache.inode import Inode
+from b2fs.cache.parallel import for_each
 from b2fs.cache.remote import Found, Listing
 from b2fs.core.keys import NAME_MAX, name_of
 from b2fs.core.types import ObjectInfo
 from b2fs.vfs.core import Core
 from b2fs.vfs.namespace import RESERVED, Namespace
-from b2fs.vfs.parallel import for_each
 
 
 class Scanner:

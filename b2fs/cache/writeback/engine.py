@@ -436,11 +436,10 @@ class Engine:
             return None
         _, _, key = heapq.heappop(self._queue)
         p = self._pending.get(key)
-        now = trio.current_time()
-        if p is None or p.running or p.due > now:
+        if p is None or p.running or p.due > trio.current_time():
             return None
         p.due = self._due(p)
-        if p.due > now:
+        if p.due > trio.current_time():
             heapq.heappush(self._queue, (p.due, next(self._order), key))
             return None
         if self._must_wait(p):

@@ -15,6 +15,7 @@ import trio
 
 from b2fs.cache.inode import Inode
 from b2fs.cache.ledger import Ledger
+from b2fs.cache.parallel import open_flat_nursery
 from b2fs.cache.writeback.budget import ByteBudget
 from b2fs.core import parts as plans
 from b2fs.core.parts import Part, PartSource
@@ -178,7 +179,7 @@ class MultipartUpload:
 
     async def _send(self, parts: Sequence[Part]) -> None:
         missing = [part for part in parts if not self._is_sent(part)]
-        async with trio.open_nursery(strict_exception_groups=False) as nursery:
+        async with open_flat_nursery() as nursery:
             for part in missing:
                 await self._slots.acquire_on_behalf_of(part)
                 nursery.start_soon(self._send_one, part)
