@@ -209,7 +209,8 @@ def test_an_orphan_file(tmp_path: Path) -> None:
         assert kinds(engine.fsck()) == {"orphan"}
         engine.fsck(repair=True)
         assert engine.fsck().clean
-        assert not (tmp_path / "content" / "ab" / "abcd").exists()
+    # Files go behind the transaction; closing waits for that.
+    assert not (tmp_path / "content" / "ab" / "abcd").exists()
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import os
 import secrets
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Final, NamedTuple
@@ -29,6 +30,8 @@ Body = bytes | bytearray | memoryview
 EMPTY_MD5: Final = hashlib.md5(usedforsecurity=False).hexdigest()
 #: Files that a reader of a composed content opens at once; the rest are opened when they are needed.
 _EAGER_FILES: Final = 64
+#: Below this a second thread costs more than it saves; a guess.
+_PARALLEL_HASH_BYTES: Final = 1 << 20
 
 
 class Extent(NamedTuple):
@@ -202,6 +205,22 @@ class ContentWriter:
                 _write_all(self._fd, self._head)
                 self._head.clear()
             _write_all(self._fd, chunk)
+
+    def write_whole(self, body: Body, hashers: Executor) -> None:
+        """write and seal in one: the MD5 of a large body is computed while the disk is busy with it."""
+        if self.size or len(body) < _PARALLEL_HASH_BYTES:
+            self.write(body)
+            self.seal()
+            return
+        hashing = hashers.submit(self._hash.update, body)
+        try:
+            with disk_errors():
+                self._name, self._fd = self._files.create()
+                _write_all(self._fd, body)
+            self.size = len(body)
+            self.seal()
+        finally:
+            hashing.result()  # the body is the caller's again when this returns
 
     @property
     def md5_hex(self) -> str:

@@ -103,7 +103,8 @@ class Database:
     @contextmanager
     def reader(self) -> Iterator[sqlite3.Connection]:
         """A connection for reading.  Translates the database's errors into StoreError."""
-        with _translated():
+        # One context manager and not two: this is on the way of every HEAD.
+        try:
             try:
                 connection = self._idle.pop()
             except IndexError:
@@ -116,6 +117,8 @@ class Database:
                 self._idle.append(connection)
                 if self._closed:
                     self._close_idle()
+        except (sqlite3.Error, UnicodeEncodeError) as error:
+            raise _translate(error) from error
 
     def submit(self, change: Change[T]) -> Future[T]:
         """Queue a change; the future holds its result or its error once that is on the disk."""

@@ -18,7 +18,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, TypeVar
@@ -63,6 +63,7 @@ T = TypeVar("T")
 
 #: How often a read starts anew when its version is removed between looking it up and opening it.
 _READ_ATTEMPTS: Final = 3
+_HASHER_THREADS: Final = 4
 _COPY_CHUNK: Final = 4 << 20
 
 
@@ -109,6 +110,7 @@ class Engine:
         self._files = ContentFiles(self.directory, durable=config.durable)
         if config.durable:
             sync_directory(self.directory)
+        self._hashers = ThreadPoolExecutor(_HASHER_THREADS, "b2fs-md5")
         self._database = Database(
             os.path.join(self.directory, "store.db"),
             durable=config.durable,
@@ -150,6 +152,7 @@ class Engine:
     def close(self) -> None:
         """Finish what was submitted and let go of the directory.  Idempotent."""
         self._database.close()
+        self._hashers.shutdown()
 
     # --- Buckets
 
@@ -260,9 +263,10 @@ class Engine:
             raise EntityTooLarge(f"a body of {size} bytes, {self.config.max_put_bytes} are allowed")
         writer = body if isinstance(body, ContentWriter) else self.writer()
         try:
-            if not isinstance(body, ContentWriter):
-                writer.write(body)
-            writer.seal()
+            if isinstance(body, ContentWriter):
+                writer.seal()
+            else:
+                writer.write_whole(body, self._hashers)
         except BaseException:
             writer.discard()
             raise
