@@ -188,8 +188,12 @@ class BlockCache:
 
     def sweep(self) -> int:
         """Remove files that no row owns (left by a crash between file and row); return how many.  Slow: walks all."""
+        with self._guard:
+            return self._sweep(self._cache.file_names())
+        return 0
+
+    def _sweep(self, owned: set[str]) -> int:
         removed = 0
-        owned = self._cache.file_names()
         for directory, _, names in os.walk(self.config.directory):
             for name in names:
                 path = os.path.join(directory, name)

@@ -75,6 +75,7 @@ class Fetcher:
             self._nursery = nursery
             try:
                 nursery.start_soon(self._write_behind)
+                nursery.start_soon(self._sweep)
                 task_status.started()
                 await trio.sleep_forever()
             finally:
@@ -346,6 +347,13 @@ class Fetcher:
     async def _on_disk_thread(self, work: Callable[[], T]) -> T:
         return await trio.to_thread.run_sync(work, limiter=self._disk_limit)
 
+    async def _sweep(self) -> None:
+        """Remove what a crash left in the cache directory, once and beside everything else."""
+        if self._blocks is not None:
+            removed = await trio.to_thread.run_sync(self._blocks.sweep, abandon_on_cancel=True)
+            if removed:
+                log.info("Removed %d files that an earlier run left in the block cache.", removed)
+
     async def _write_behind(self) -> None:
         """Write fetched pieces to the block cache, many at a time; at the end, what is still waiting."""
         try:
@@ -368,7 +376,11 @@ class Fetcher:
             size += batch[-1][0].size
         stretches = [(ref, piece.start, piece.data) for piece, ref in batch]
         try:
-            await trio.to_thread.run_sync(partial(self._blocks.put_many, stretches))
+            # Shielded: a batch that was taken is written, or an early end would lose what was just fetched.
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(partial(self._blocks.put_many, stretches))
+        except Exception:  # noqa: BLE001  # not being able to keep something must not end the mount
+            log.exception("Writing to the block cache failed.")
         finally:
             for piece, _ in batch:
                 if piece.content.on_disk is not None:

@@ -1,0 +1,155 @@
+"""The reader over a real block cache, in real time: restarts, damage, a dead store, a disk that does not keep up."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import trio
+
+from b2fs.cache.blockdisk import Buffer
+from b2fs.cache.blocks import BlockCache, BlockCacheConfig
+from b2fs.cache.reader import Reader, ReaderConfig
+from b2fs.core.types import ObjectRef
+from b2fs.errors import Unavailable
+from tests.unit.test_reader import BIG, KIB, MIB, FakeStore, _read, _read_all
+
+
+@contextmanager
+def _cache(directory: Path) -> Iterator[BlockCache]:
+    cache = BlockCache(BlockCacheConfig(str(directory)))
+    try:
+        yield cache
+    finally:
+        cache.close()
+
+
+@asynccontextmanager
+async def _reading(store: FakeStore, blocks: BlockCache, config: ReaderConfig | None = None) -> AsyncIterator[Reader]:
+    reader = Reader(store, blocks, config)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(reader.run)
+        try:
+            yield reader
+            reader.check_invariants()
+        finally:
+            nursery.cancel_scope.cancel()
+
+
+def _store() -> FakeStore:
+    store = FakeStore()
+    store.round_trip_s = 0
+    return store
+
+
+async def test_after_a_restart_nothing_is_requested(tmp_path: Path) -> None:
+    store = _store()
+    big = store.put("big", BIG)
+    small = [store.put(f"k{number}", bytes([number]) * (number + 1)) for number in range(50)]
+    with _cache(tmp_path) as cache:
+        async with _reading(store, cache) as reader:
+            assert await _read_all(reader.open(big), MIB) == BIG
+            await reader.warm(small)
+    store.gets.clear()
+    with _cache(tmp_path) as cache:
+        async with _reading(store, cache) as reader:
+            listed = replace(big, version_id=None)
+            stream = reader.open(listed)
+            assert await _read(stream, 13 * MIB + 5, 13 * MIB + 4101) == BIG[13 * MIB + 5 : 13 * MIB + 4101]
+            assert await _read_all(stream, MIB) == BIG
+            await reader.warm(small[:30])
+            for number, ref in enumerate(small):
+                assert await _read(reader.open(ref), 0, ref.size) == bytes([number]) * (number + 1)
+            assert await reader.fetch_range(big, 5, 3 * MIB) == BIG[5 : 3 * MIB]
+            assert reader.stats.fetched_bytes == 0
+    assert store.gets == []
+
+
+async def test_random_reads_are_kept_too(tmp_path: Path) -> None:
+    store, choose = _store(), random.Random(4)
+    ref = store.put("big", BIG)
+    offsets = [choose.randrange(0, len(BIG) - 4096) for _ in range(50)]
+    with _cache(tmp_path) as cache:
+        async with _reading(store, cache) as reader:
+            stream = reader.open(ref)
+            for offset in offsets:
+                await _read(stream, offset, offset + 4096)
+    store.gets.clear()
+    with _cache(tmp_path) as cache:
+        async with _reading(store, cache) as reader:
+            stream = reader.open(ref)
+            for offset in reversed(offsets):
+                assert await _read(stream, offset, offset + 4096) == BIG[offset : offset + 4096]
+            held = reader.stats.disk_bytes
+            assert await _read_all(stream, 512 * KIB) == BIG, "what is there and what is not fit together"
+            assert held > 0
+            assert reader.stats.fetched_bytes < len(BIG)
+
+
+def _damage_half(directory: Path) -> int:
+    """Cut every fourth file, change every other fourth; return how many that were."""
+    paths = sorted(directory.glob("??/??/*.val"))[::2]
+    for number, path in enumerate(paths):
+        path.write_bytes(path.read_bytes()[: -1 - number] + (b"" if number % 2 else bytes(number + 1)))
+    return len(paths)
+
+
+async def test_damaged_entries_are_fetched_again(tmp_path: Path) -> None:
+    store = _store()
+    ref = store.put("big", BIG)
+    with _cache(tmp_path) as cache:
+        async with _reading(store, cache) as reader:
+            await _read_all(reader.open(ref), MIB)
+        assert cache.stats.stored_bytes == len(BIG)
+    damaged = _damage_half(tmp_path)
+    with _cache(tmp_path) as cache:
+        async with _reading(store, cache) as reader:
+            assert await _read_all(reader.open(ref), MIB) == BIG
+            assert reader.stats.fetched_bytes == damaged * MIB
+        assert cache.stats.damaged == damaged
+    with _cache(tmp_path) as cache:
+        assert sum(len(data) for _, data in cache.get_range(ref, 0, len(BIG))) == len(BIG), "whole again"
+
+
+async def test_cached_content_is_readable_without_the_store(tmp_path: Path) -> None:
+    store = _store()
+    ref = store.put("big", BIG)
+    with _cache(tmp_path) as cache:
+        assert cache.put_whole(ref, BIG[: 8 * MIB] + BIG[8 * MIB :]) == len(BIG)
+        store.fault = lambda key, start, end: Unavailable("down")
+        async with _reading(store, cache) as reader:
+            assert await _read_all(reader.open(ref), MIB) == BIG
+            with pytest.raises(Unavailable):
+                await reader.open(store.put("other", BIG)).read(0, 10)
+
+
+class StuckCache(BlockCache):
+    """A disk that takes the first write and does not finish it before it is told to."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(BlockCacheConfig(str(directory)))
+        self.go_on = threading.Event()
+
+    def put_many(self, stretches: Iterable[tuple[ObjectRef, int, Buffer]]) -> int:
+        self.go_on.wait(timeout=30)
+        return super().put_many(stretches)
+
+
+async def test_no_reader_waits_for_a_disk_write(tmp_path: Path) -> None:
+    store = _store()
+    ref = store.put("big", BIG)
+    cache = StuckCache(tmp_path)
+    async with _reading(store, cache, ReaderConfig(memory_bytes=12 * MIB)) as reader:
+        try:
+            assert await _read_all(reader.open(ref), MIB) == BIG
+            assert reader.stats.uncached_bytes > 0
+            assert reader.memory_used <= 12 * MIB
+        finally:
+            cache.go_on.set()
+    assert cache.stats.stored_bytes + reader.stats.uncached_bytes == len(BIG)
+    cache.close()
