@@ -69,6 +69,8 @@ PARSE_INLINE_BYTES = 32 << 10
 VERIFY_BYTES = 1 << 20
 #: What a GET to the end of an object is taken to bring, as long as nothing is known; a guess.
 UNKNOWN_BODY_BYTES = 8 << 20
+#: How often a body is fetched that arrives complete by the connection's lights but is not what was asked for.
+BODY_ATTEMPTS = 3
 MAX_DELETE_TARGETS = 1000
 
 
@@ -196,8 +198,18 @@ class S3Store:
             headers.append(("Range", f"bytes={start}-{'' if end is None else end - 1}"))
         expected = UNKNOWN_BODY_BYTES if end is None else end - start
         path = self._paths.key(key, versionId=version_id)
+        call = Call("GetObject", "GET", path, tuple(headers), b"", expected)
+        for _ in range(BODY_ATTEMPTS - 1):
+            with contextlib.suppress(CorruptBody):
+                return await self._get_once(key, call, version_id, start, end, if_match)
+        return await self._get_once(key, call, version_id, start, end, if_match)
+
+    async def _get_once(
+        self, key: str, call: Call, version_id: VersionId | None, start: int, end: int | None, if_match: ETag | None
+    ) -> tuple[ObjectInfo, bytes]:
+        """One complete answer, checked; CorruptBody may pass when it is fetched again."""
         try:
-            response = await self.calls.call(Call("GetObject", "GET", path, tuple(headers), b"", expected))
+            response = await self.calls.call(call)
         except InvalidRange:
             if start:
                 raise
