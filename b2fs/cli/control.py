@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict
 
 import click
@@ -13,7 +15,7 @@ from b2fs.config.units import parse_duration, show_files, show_size
 from b2fs.daemon.client import DeadlinePassed, NoDaemon, ask
 from b2fs.daemon.messages import Reply, Request
 from b2fs.daemon.mounts import MountEntry, find_b2fs_mount, mount_at, unmount
-from b2fs.daemon.process import EXIT_FAILED, EXIT_LEFT, EXIT_OK
+from b2fs.daemon.process import EXIT_LEFT, EXIT_OK
 from b2fs.errors import ConfigError
 
 
@@ -61,7 +63,7 @@ def umount_and_wait(mountpoint: str, timeout_s: float | None) -> int:
     try:
         waited = _wait_for_uploads(entry, "", timeout_s)
     except NoDaemon:
-        unmount(canonical)
+        unmount(canonical, lazily=True)
         complain(
             f"the daemon of {mountpoint} had died; changes that it had not uploaded are in its cache, "
             "and the next mount of the bucket uploads them"
@@ -69,8 +71,8 @@ def umount_and_wait(mountpoint: str, timeout_s: float | None) -> int:
         return EXIT_LEFT
     if waited != EXIT_OK:
         return waited
-    unmount(canonical)
-    return _wait_for_end(canonical, entry.owner_uid, timeout_s)
+    # Listening begins before the mount goes, since a daemon with nothing to do ends at once.
+    return _wait_for_end(canonical, entry.owner_uid, timeout_s, then=lambda: unmount(canonical))
 
 
 def _wait_for_ending_daemon(mountpoint: str, canonical: str, timeout_s: float | None) -> int:
@@ -93,9 +95,10 @@ def _wait_for_uploads(entry: MountEntry, within: str, timeout_s: float | None) -
     return EXIT_LEFT
 
 
-def _wait_for_end(mountpoint: str, uid: int, timeout_s: float | None) -> int:
+def _wait_for_end(mountpoint: str, uid: int, timeout_s: float | None, then: Callable[[], None] = lambda: None) -> int:
+    """Listen to the daemon, call `then`, wait until the daemon has ended."""
     try:
-        reply = _follow_to_end(mountpoint, uid, Request("follow"), timeout_s)
+        reply = _follow_to_end(mountpoint, uid, Request("follow"), timeout_s, then)
     except DeadlinePassed as error:
         complain(f"{error}; the daemon goes on uploading")
         return EXIT_LEFT
@@ -105,13 +108,23 @@ def _wait_for_end(mountpoint: str, uid: int, timeout_s: float | None) -> int:
     return EXIT_LEFT
 
 
-def _follow_to_end(mountpoint: str, uid: int, request: Request, timeout_s: float | None) -> Reply:
-    """The last reply, with progress shown on the way; raises ConfigError for an error that has no report."""
-    with DrainDisplay() as display:
-        for reply in ask(mountpoint, uid, request, timeout_s=timeout_s):
-            if reply.is_last:
-                break
+def _follow_to_end(
+    mountpoint: str,
+    uid: int,
+    request: Request,
+    timeout_s: float | None,
+    then: Callable[[], None] = lambda: None,
+) -> Reply:
+    """The last reply, with progress shown on the way; `then` is called at the first.
+
+    Raises ConfigError for an error that has no report.
+    """
+    with DrainDisplay() as display, closing(ask(mountpoint, uid, request, timeout_s=timeout_s)) as replies:
+        reply = next(replies)
+        then()
+        while not reply.is_last:
             display.update(reply.report.writeback)
+            reply = next(replies)
     if reply.kind == "error" and not reply.report.url:
         raise ConfigError(reply.message)
     return reply
@@ -124,6 +137,3 @@ def _left(reply: Reply) -> str:
 
 def _seconds(timeout: str | None) -> float | None:
     return None if timeout is None else parse_duration(timeout)
-
-
-__all__ = ["EXIT_FAILED", "status", "sync", "umount", "umount_and_wait"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from b2fs.config.settings import OPTIONS, MountSettings, build_settings, raw_fro
 from b2fs.daemon import process
 from b2fs.daemon.build import real_parts
 from b2fs.daemon.identity import recall
-from b2fs.daemon.mounts import check_fuse, check_mountpoint
+from b2fs.daemon.mounts import check_fuse, check_mountpoint, clear_dead_mount
 from b2fs.daemon.run import Events, Outcome
 
 
@@ -61,9 +62,10 @@ def _raw_from_click(given: dict[str, Any]) -> dict[str, str]:
 
 def checked_settings(url: str, mountpoint: str, raw: dict[str, str]) -> MountSettings:
     """Settings of a mount that can be tried, with the canonical mountpoint; raises ConfigError."""
-    nonempty = build_settings(url, mountpoint, raw).nonempty
-    check_fuse(allow_other=build_settings(url, mountpoint, raw).allow_other)
-    return build_settings(url, check_mountpoint(mountpoint, nonempty=nonempty), raw)
+    settings = build_settings(url, mountpoint, raw)
+    check_fuse(allow_other=settings.allow_other)
+    clear_dead_mount(mountpoint)
+    return replace(settings, mountpoint=check_mountpoint(mountpoint, nonempty=settings.nonempty))
 
 
 def serve_foreground(settings: MountSettings, ready_fd: int | None) -> int:

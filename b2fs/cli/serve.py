@@ -92,6 +92,7 @@ def _show_key(key: ApplicationKey) -> None:
 @click.option("--hazard-same-second", type=int, metavar="SEED", help="Order versions of one second by chance, as B2.")
 @click.option("--latency", default="0s", help="Delay every answer, as 20ms.")
 @click.option("--cap", "caps", multiple=True, metavar="NAME=N", help="Daily caps, as class-c=2500 or storage=10GB.")
+@click.option("--max-buckets", type=int, default=100, show_default=True, help="Buckets that an account may have.")
 @click.option("--no-sync", is_flag=True, help="Do not sync to the disk: for throw-away stores.")
 @click.option("--front", type=click.Choice([kind.value for kind in FrontKind]), default=FrontKind.OWN.value)
 def serve(
@@ -112,6 +113,7 @@ def serve(
     hazard_same_second: int | None,
     latency: str,
     caps: Sequence[str],
+    max_buckets: int,
     no_sync: bool,
     front: str,
 ) -> None:
@@ -137,6 +139,7 @@ def serve(
         latency_s=_duration_s(latency),
         caps=_caps(caps),
         hazard_seed=hazard_same_second,
+        max_buckets=max_buckets,
         durable=not no_sync,
         access_log=access_log,
         front=FrontKind(front),

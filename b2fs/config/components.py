@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 from b2fs.config.location import FileLocation, RemoteLocation
 from b2fs.config.settings import MountSettings
+from b2fs.core.attrs import Defaults
 from b2fs.fuse.config import FuseConfig
 from b2fs.store.embedded.store import EmbeddedConfig
 from b2fs.store.s3.config import S3Config
+from b2fs.vfs.config import VfsConfig
+
+_USUAL_UMASK = 0o022
 
 
 def embedded_config(settings: MountSettings, location: FileLocation) -> EmbeddedConfig:
@@ -24,6 +31,26 @@ def s3_config(settings: MountSettings, location: RemoteLocation) -> S3Config:
         backblaze=location.scheme == "b2",
         insecure_http=settings.insecure_http,
         read_only=settings.read_only,
+    )
+
+
+def vfs_config(settings: MountSettings, directory: Path) -> VfsConfig:
+    """The filesystem core, with its state in directory; objects without attributes belong to whoever mounts."""
+    umask = _USUAL_UMASK if settings.umask is None else settings.umask
+    return VfsConfig(
+        cache_dir=str(directory),
+        cache_size_bytes=settings.cache_size,
+        prefix=settings.location.prefix,
+        read_only=settings.read_only,
+        fsync_level=settings.fsync,
+        sync_on_close=settings.sync_on_close,
+        ttl_s=settings.metadata_ttl,
+        defaults=Defaults(
+            uid=os.getuid() if settings.uid is None else settings.uid,
+            gid=os.getgid() if settings.gid is None else settings.gid,
+            file_mode=0o666 & ~umask,
+            dir_mode=0o777 & ~umask,
+        ),
     )
 
 

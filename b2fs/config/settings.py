@@ -58,6 +58,7 @@ class MountSettings:
     profile: str | None = None
     insecure_http: bool = False
     fsync: FsyncLevel = "bucket"
+    sync_on_close: bool = False
     metadata_ttl: float = 60.0
     log_file: str | None = None
     log_level: str = "info"
@@ -132,6 +133,7 @@ OPTIONS: tuple[Option, ...] = (
         "What fsync waits for: the bucket (default) or the local disk.",
         _choice("bucket", "local"),
     ),
+    _flag("sync_on_close", "Let close wait for the bucket too, for programs that never call fsync."),
     Option(
         "metadata_ttl",
         "TIME",

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 
-from b2fs.daemon.control import socket_path
 from b2fs.daemon.messages import Reply, Request
+from b2fs.daemon.sockets import socket_path
 from b2fs.errors import B2fsError, ConfigError
 
 #: A healthy daemon sends progress several times a second; one that is silent for so long hangs.
@@ -24,7 +24,7 @@ class DeadlinePassed(B2fsError):
 
 def ask(
     mountpoint: str, uid: int, request: Request, *, timeout_s: float | None = None, silence_s: float = _SILENCE_S
-) -> Iterator[Reply]:
+) -> Generator[Reply, None, None]:
     """Send one request to the mount that user uid has at this canonical mountpoint; yields replies to the last one.
 
     Raises NoDaemon when nobody answers, DeadlinePassed after timeout_s, ConfigError when the daemon hangs or ends.

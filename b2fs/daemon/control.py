@@ -6,7 +6,6 @@ mountpoint.  A command is a method in `_commands`; adding one is adding a line t
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import socket
@@ -28,21 +27,6 @@ PROGRESS_INTERVAL_S = 0.25
 _LAST_WORDS_S = 2.0
 
 Send = Callable[[Reply], Awaitable[None]]
-
-
-def runtime_dir(uid: int) -> str:
-    """Where the sockets of this user's mounts are."""
-    if uid == 0:
-        return "/run/b2fs"
-    own = os.environ.get("XDG_RUNTIME_DIR") if uid == os.geteuid() else None
-    base = own or f"/run/user/{uid}"
-    return os.path.join(base, "b2fs") if os.path.isdir(base) else f"/tmp/b2fs-{uid}"
-
-
-def socket_path(mountpoint: str, uid: int) -> str:
-    """The control socket of the mount that user uid has at this canonical mountpoint."""
-    digest = hashlib.sha256(os.fsencode(mountpoint)).hexdigest()[:16]
-    return os.path.join(runtime_dir(uid), f"{digest}.sock")
 
 
 def bind_control_socket(path: str) -> socket.socket:
@@ -184,7 +168,7 @@ class _Server:
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._cancel_when_stopped, nursery.cancel_scope)
-            failure = await drain(core.writeback, request.path or None, progress, PROGRESS_INTERVAL_S)
+            failure = await drain(core.writeback, self._key_prefix(request.path), progress, PROGRESS_INTERVAL_S)
             nursery.cancel_scope.cancel()
         if self._state.stopped.is_set():
             await send(Reply("stopped", self._state.report()))
@@ -192,6 +176,10 @@ class _Server:
             await send(Reply("done", self._state.report()))
         else:
             await send(Reply("error", self._state.report(), str(failure)))
+
+    def _key_prefix(self, path: str) -> str | None:
+        """The keys of what is at or below a path within the mount; None for all of it."""
+        return self._state.settings.location.prefix + path if path else None
 
     async def _cancel_when_stopped(self, scope: trio.CancelScope) -> None:
         await self._state.stopped.wait()

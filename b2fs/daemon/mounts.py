@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from b2fs.errors import ConfigError
 
 FS_TYPE = "fuse.b2fs"
+FUSE_DEVICE = "/dev/fuse"
+FUSE_CONF = "/etc/fuse.conf"
 _ESCAPE = re.compile(r"\\([0-7]{3})")
 
 
@@ -83,8 +85,6 @@ def check_mountpoint(path: str, *, nonempty: bool) -> str:
     except FileNotFoundError:
         raise ConfigError(f"The mountpoint {path} does not exist; make it with: mkdir {path}") from None
     except OSError as error:
-        if error.errno == errno.ENOTCONN and entry is not None and entry.is_b2fs:
-            return canonical  # left by a daemon that was killed; the new one takes it away
         raise ConfigError(f"The mountpoint {path} cannot be used: {error.strerror}") from None
     if entry is not None and (entry.is_b2fs or not nonempty):
         raise ConfigError(f"{path} is already a mountpoint ({entry.source}); unmount it first")
@@ -110,36 +110,53 @@ def _is_empty(canonical: str) -> bool:
         raise ConfigError(f"You may not mount on {canonical}: it must be readable for you") from None
 
 
+def clear_dead_mount(path: str) -> None:
+    """Take away a b2fs mount whose daemon has died, so that a new one can take its place."""
+    canonical = os.path.realpath(path)
+    entry = mount_at(canonical)
+    if entry is None or not entry.is_b2fs:
+        return
+    try:
+        os.statvfs(canonical)  # unlike stat(2) this is never answered from the kernel's cache
+    except OSError as error:
+        if error.errno == errno.ENOTCONN:
+            unmount(canonical, lazily=True)
+
+
 def check_fuse(*, allow_other: bool) -> None:
     """Raise ConfigError when this machine or this user cannot make FUSE mounts."""
     try:
-        os.close(os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC))
+        os.close(os.open(FUSE_DEVICE, os.O_RDWR | os.O_CLOEXEC))
     except FileNotFoundError:
         raise ConfigError(
-            "There is no /dev/fuse: load the kernel module with modprobe fuse, "
+            f"There is no {FUSE_DEVICE}: load the kernel module with modprobe fuse, "
             "or give the container the device (--device /dev/fuse --cap-add SYS_ADMIN)"
         ) from None
     except OSError as error:
-        raise ConfigError(f"/dev/fuse cannot be opened: {error.strerror}") from None
+        raise ConfigError(f"{FUSE_DEVICE} cannot be opened: {error.strerror}") from None
     if os.geteuid() != 0 and shutil.which("fusermount3") is None:
         raise ConfigError("fusermount3 is missing, which users need to mount; install Debian's package fuse3")
     if allow_other and os.geteuid() != 0 and not _users_may_allow_other():
         raise ConfigError("--allow-other needs the line user_allow_other in /etc/fuse.conf")
 
 
-def _users_may_allow_other(path: str = "/etc/fuse.conf") -> bool:
+def _users_may_allow_other() -> bool:
     try:
-        with open(path, encoding="utf-8", errors="replace") as lines:
+        with open(FUSE_CONF, encoding="utf-8", errors="replace") as lines:
             return any(line.strip() == "user_allow_other" for line in lines)
     except OSError:
         return False
 
 
-def unmount(mountpoint: str) -> None:
-    """Take the mount away; raises ConfigError with the system's reason, for example that it is busy."""
+def unmount(mountpoint: str, *, lazily: bool = False) -> None:
+    """Take the mount away, when lazily even while it is in use.
+
+    Raises ConfigError with the system's reason, for example that it is busy.
+    """
     # fusermount3 works for root as well, and asks no umount helper, so one that calls us cannot call itself.
     tool = shutil.which("fusermount3")
-    command = [tool, "-u", "--", mountpoint] if tool else ["umount", "-i", "--", mountpoint]
+    command = [tool, "-u", *(["-z"] if lazily else [])] if tool else ["umount", "-i", *(["-l"] if lazily else [])]
+    command += ["--", mountpoint]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     if done.returncode == 0:
         return

@@ -122,6 +122,7 @@ def spawn_background(settings: MountSettings) -> int:
     try:
         with os.fdopen(reading, "rb") as pipe:
             if pipe.readline() == _READY:
+                child.returncode = EXIT_OK  # from here on it is nobody's child: Popen need not warn that it lives
                 return EXIT_OK
     except KeyboardInterrupt:
         with suppress(ProcessLookupError):

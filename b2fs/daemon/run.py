@@ -22,11 +22,12 @@ import trio
 
 from b2fs.config.settings import settings_as_text
 from b2fs.config.units import show_files, show_size
-from b2fs.daemon.control import drain, serve_control, socket_path
+from b2fs.daemon.control import drain, serve_control
 from b2fs.daemon.identity import Identity, claim, identity_path
 from b2fs.daemon.interfaces import Core, Frontend, NoKernel, Parts
 from b2fs.daemon.messages import Figures
 from b2fs.daemon.notify import Notifier
+from b2fs.daemon.sockets import socket_path
 from b2fs.daemon.state import MountState
 from b2fs.errors import ConfigError
 from b2fs.store.protocol import ObjectStore
@@ -199,9 +200,9 @@ class _Run:
             raise ConfigError(f"{self._settings.mountpoint} does not answer within {_ANSWER_TIMEOUT_S:.0f} s")
         self._state.phase = "mounted"
         text = f"{self._settings.location.url} is mounted at {self._settings.mountpoint}"
-        log.info("%s", text)
+        self._events.ready()  # first, as a background mount opens its log there
         self._notifier.ready(text)
-        self._events.ready()
+        log.info("%s", text)
 
     async def _drain(self, core: Core) -> None:
         self._state.phase = "draining"

@@ -64,19 +64,22 @@ class FakeStore:
     def __init__(self, error: StoreError | None = None) -> None:
         self.identity = "fake:bucket"
         self._error = error
-        self.is_open = False
+        self._is_open = False
+
+    def is_open(self) -> bool:
+        return self._is_open
 
     async def __aenter__(self) -> FakeStore:
         await trio.lowlevel.checkpoint()
         if self._error is not None:
             raise self._error
-        self.is_open = True
+        self._is_open = True
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.is_open = False
+        self._is_open = False
 
 
 class FakeFrontend:

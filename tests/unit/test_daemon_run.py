@@ -15,10 +15,12 @@ import trio.testing
 
 from b2fs.daemon import process
 from b2fs.daemon.client import ask
+from b2fs.daemon.control import bind_control_socket
 from b2fs.daemon.identity import claim, recall
 from b2fs.daemon.messages import Reply, Request
 from b2fs.daemon.notify import Notifier
 from b2fs.daemon.run import Events, Outcome, run_mount, run_recover
+from b2fs.daemon.sockets import socket_path
 from b2fs.daemon.state import MountState
 from b2fs.errors import ConfigError, NoSuchBucket, StoreError
 from tests.unit.daemon_fakes import World
@@ -63,14 +65,14 @@ async def test_unmounting_drains_in_a_hurry_and_leaves_nothing(tmp_path: Path) -
     world = World(tmp_path, pending_files=3)
     async with running(world) as mount:
         assert mount.state.report().phase == "mounted"
-        assert world.store.is_open
+        assert world.store.is_open()
         world.frontend.unmounted.set()
         await world.writeback.waiting.wait()
         assert mount.state.report().phase == "draining"
         assert world.writeback.hurried
         world.writeback.uploaded.set()
     assert mount.outcome == Outcome(0, 0, str(world.core_dir))
-    assert not world.store.is_open
+    assert not world.store.is_open()
     assert world.writeback.paths == [None]
 
 
@@ -226,8 +228,6 @@ async def test_an_unknown_command_and_garbage_are_answered_with_an_error(tmp_pat
 
 
 def _send_garbage(mountpoint: str) -> None:
-    from b2fs.daemon.control import socket_path
-
     for garbage in (b"", b"\xff\x00\n", b"[1]\n", b"{}\n"):
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
             client.connect(socket_path(mountpoint, UID))
@@ -237,8 +237,6 @@ def _send_garbage(mountpoint: str) -> None:
 
 
 async def test_the_socket_is_private_and_goes_with_the_mount(tmp_path: Path) -> None:
-    from b2fs.daemon.control import socket_path
-
     world = World(tmp_path)
     path = socket_path(world.settings.mountpoint, UID)
     async with running(world):
@@ -251,8 +249,6 @@ async def test_the_socket_is_private_and_goes_with_the_mount(tmp_path: Path) -> 
 
 
 async def test_a_socket_that_a_killed_daemon_left_is_replaced(tmp_path: Path) -> None:
-    from b2fs.daemon.control import bind_control_socket, socket_path
-
     world = World(tmp_path)
     bind_control_socket(socket_path(world.settings.mountpoint, UID)).close()
     async with running(world):

@@ -1,0 +1,220 @@
+"""b2fs mount as a user runs it: refusals before anything happens, the background, and what a mount keeps to itself."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from b2fs.daemon.process import EXIT_FAILED, EXIT_OK, EXIT_USAGE
+from tests.e2e.programs import B2FS, force_unmount, is_mounted, run_b2fs, wait_until
+from tests.mounting import require_fuse
+from tests.servers import ACCESS_KEY, SECRET_KEY, Server
+
+#: No credentials but those that a test gives, from nowhere.
+NO_KEYS = {
+    "AWS_SHARED_CREDENTIALS_FILE": "/nonexistent",
+    "AWS_CONFIG_FILE": "/nonexistent",
+    "AWS_EC2_METADATA_DISABLED": "true",
+}
+KEYS = {**NO_KEYS, "AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY}
+
+
+@pytest.fixture(autouse=True)
+def fuse() -> None:
+    require_fuse()
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A directory with an empty mnt/, which is unmounted in the end, and no daemon left."""
+    # Not below pytest's own directories: other users may not enter those.
+    with tempfile.TemporaryDirectory(prefix="b2fs-cli-") as parent:
+        os.chmod(parent, 0o755)
+        mountpoint = Path(parent) / "mnt"
+        mountpoint.mkdir()
+        yield Path(parent)
+        if is_mounted(mountpoint):
+            run_b2fs("umount", mountpoint, "--timeout=10s")
+        force_unmount(mountpoint)
+
+
+def mount(place: Path, url: str | None = None, *words: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    """Mount in the background, everything below place."""
+    words = ("--cache-dir", str(place / "cache"), *words)
+    return run_b2fs("mount", *words, url or f"file://{place}/store/photos", place / "mnt", **environ)
+
+
+def refused(done: subprocess.CompletedProcess[str], status: int, *parts: str) -> None:
+    """One line on stderr that holds all the parts."""
+    assert done.returncode == status, done.stderr
+    assert done.stdout == ""
+    assert done.stderr.startswith("b2fs: ")
+    assert done.stderr.count("\n") == 1, done.stderr
+    for part in parts:
+        assert part in done.stderr
+
+
+def test_an_unusable_mountpoint_is_refused(place: Path) -> None:
+    url = f"file://{place}/store/photos"
+    (place / "file").write_text("")
+    (place / "mnt" / "inside").write_text("")
+    refused(run_b2fs("mount", url, place / "missing"), EXIT_USAGE, "does not exist")
+    refused(run_b2fs("mount", url, place / "file"), EXIT_USAGE, "is not a directory")
+    refused(run_b2fs("mount", url, place / "mnt"), EXIT_USAGE, "is not empty")
+    refused(run_b2fs("mount", url, "/proc"), EXIT_USAGE, "already a mountpoint")
+    assert not (place / "store").exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_a_mountpoint_of_somebody_else_is_refused(place: Path) -> None:
+    # The interpreter may be in a directory that only root can enter, so the process changes when it is loaded.
+    program = "import os; from b2fs.cli.main import main; os.setgroups([]); os.setgid(65534); os.setuid(65534); main()"
+    words = ["mount", f"file://{place}/store/photos", str(place / "mnt")]
+    done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, check=False)
+    refused(done, EXIT_USAGE, "You may not mount on")
+
+
+def test_an_unreachable_endpoint_is_refused(place: Path) -> None:
+    done = mount(place, "s3://photos", "--endpoint=http://127.0.0.1:1", **KEYS)
+    refused(done, EXIT_FAILED, "127.0.0.1:1")
+    assert not is_mounted(place / "mnt")
+
+
+def test_a_missing_bucket_is_refused(place: Path, seaweedfs: Server) -> None:
+    done = mount(place, "s3://missing-bucket", f"--endpoint={seaweedfs.endpoint}", **KEYS)
+    refused(done, EXIT_FAILED, "missing-bucket")
+
+
+def test_a_wrong_key_is_refused_and_not_repeated(place: Path, seaweedfs: Server) -> None:
+    keys = {**KEYS, "AWS_SECRET_ACCESS_KEY": "wrong-and-secret"}
+    done = mount(place, f"s3://{seaweedfs.new_bucket()}", f"--endpoint={seaweedfs.endpoint}", **keys)
+    refused(done, EXIT_FAILED)
+    assert "wrong-and-secret" not in done.stderr
+
+
+def test_missing_keys_are_refused(place: Path) -> None:
+    done = mount(place, "s3://photos", "--endpoint=http://127.0.0.1:1", **NO_KEYS)
+    refused(done, EXIT_FAILED, "AWS_ACCESS_KEY_ID")
+
+
+def test_the_master_key_of_b2_is_refused_before_any_request(place: Path) -> None:
+    keys = {**KEYS, "AWS_ACCESS_KEY_ID": "0123456789ab"}
+    done = mount(place, "b2://my-photos", "--region=us-west-004", **keys)
+    refused(done, EXIT_USAGE, "application key")
+
+
+def test_a_background_mount_answers_when_the_command_returns(place: Path) -> None:
+    done = mount(place)
+    assert (done.returncode, done.stdout, done.stderr) == (EXIT_OK, "", "")
+    (place / "mnt" / "hello").write_text("hello\n")
+    assert run_b2fs("umount", place / "mnt").returncode == EXIT_OK
+    assert mount(place).returncode == EXIT_OK
+    assert (place / "mnt" / "hello").read_text() == "hello\n"
+
+
+def test_a_mountpoint_or_cache_in_use_is_refused(place: Path) -> None:
+    assert mount(place).returncode == EXIT_OK
+    refused(mount(place), EXIT_USAGE, "is already a mountpoint")
+    (place / "other").mkdir()
+    command = ("mount", "--cache-dir", place / "cache", f"file://{place}/store/photos", place / "other")
+    refused(run_b2fs(*command), EXIT_USAGE, "in use by a live b2fs mount", str(place / "mnt"))
+    assert not is_mounted(place / "other")
+
+
+def test_what_a_mount_keeps_is_private_and_holds_no_key(place: Path, seaweedfs: Server) -> None:
+    url = f"s3://{seaweedfs.new_bucket()}"
+    done = mount(place, url, f"--endpoint={seaweedfs.endpoint}", "--log-level=debug", **KEYS)
+    assert done.returncode == EXIT_OK, done.stderr
+    (place / "mnt" / "hello").write_text("hello\n")
+    (identity,) = (place / "cache").iterdir()
+    pid = int((identity / "lock").read_text().partition('"pid": ')[2].partition(",")[0])
+    assert SECRET_KEY.encode() not in Path(f"/proc/{pid}/cmdline").read_bytes()
+    assert run_b2fs("umount", place / "mnt").returncode == EXIT_OK
+    assert "is mounted at" in (identity / "b2fs.log").read_text()
+    for path in (identity, *identity.rglob("*")):
+        assert path.stat().st_mode & 0o077 == 0, path
+        assert not path.is_file() or SECRET_KEY.encode() not in path.read_bytes()
+
+
+def test_a_read_only_mount_refuses_changes(place: Path) -> None:
+    assert mount(place).returncode == EXIT_OK
+    (place / "mnt" / "hello").write_text("hello\n")
+    assert run_b2fs("umount", place / "mnt").returncode == EXIT_OK
+    assert mount(place, None, "--read-only").returncode == EXIT_OK
+    assert (place / "mnt" / "hello").read_text() == "hello\n"
+    with pytest.raises(OSError, match="Read-only"):
+        (place / "mnt" / "other").write_text("")
+
+
+def test_options_reach_the_files(place: Path) -> None:
+    assert mount(place, None, "--uid=7", "--gid=8", "--umask=077", "-o", "noexec").returncode == EXIT_OK
+    info = (place / "mnt").stat()
+    assert (info.st_uid, info.st_gid) == (7, 8)
+    with open("/proc/self/mountinfo") as mounts:
+        (line,) = (line for line in mounts if f" {place / 'mnt'} " in line)
+    assert "noexec" in line
+
+
+def test_interrupting_a_foreground_mount_uploads_and_unmounts(place: Path) -> None:
+    words = ["mount", "-f", "--cache-dir", str(place / "cache"), f"file://{place}/store/photos", str(place / "mnt")]
+    with subprocess.Popen([*B2FS, *words], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert "is mounted at" in process.stdout.readline()
+        (place / "mnt" / "hello").write_text("hello\n")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == EXIT_OK
+    assert not is_mounted(place / "mnt")
+
+
+def test_a_killed_mount_is_recovered_without_mounting(place: Path) -> None:
+    assert mount(place).returncode == EXIT_OK
+    (place / "mnt" / "hello").write_text("hello\n")
+    (identity,) = (place / "cache").iterdir()
+    pid = int((identity / "lock").read_text().partition('"pid": ')[2].partition(",")[0])
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not _is_running(pid), "the daemon has ended")
+    force_unmount(place / "mnt")
+    done = run_b2fs("recover", identity)
+    assert (done.returncode, "is in the bucket" in done.stderr) == (EXIT_OK, True)
+    # A fresh cache shows what the bucket has.
+    words = ("--cache-dir", str(place / "fresh"))
+    assert run_b2fs("mount", *words, f"file://{place}/store/photos", place / "mnt").returncode == EXIT_OK
+    assert (place / "mnt" / "hello").read_text() == "hello\n"
+
+
+def _is_running(pid: int) -> bool:
+    """False for a zombie too: whoever adopted it may take its time."""
+    try:
+        return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def test_a_mount_takes_the_place_of_a_killed_one(place: Path) -> None:
+    assert mount(place).returncode == EXIT_OK
+    (identity,) = (place / "cache").iterdir()
+    pid = int((identity / "lock").read_text().partition('"pid": ')[2].partition(",")[0])
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not _is_running(pid), "the daemon has ended")
+    done = mount(place)
+    assert done.returncode == EXIT_OK, done.stderr
+    assert os.listdir(place / "mnt") == []
+
+
+def test_sync_of_a_path_below_a_prefix_has_it_in_the_bucket(place: Path, seaweedfs: Server) -> None:
+    bucket = seaweedfs.new_bucket()
+    done = mount(place, f"s3://{bucket}/some/prefix", f"--endpoint={seaweedfs.endpoint}", **KEYS)
+    assert done.returncode == EXIT_OK, done.stderr
+    (place / "mnt" / "a").mkdir()
+    (place / "mnt" / "a" / "hello").write_text("hello\n")
+    assert run_b2fs("sync", place / "mnt", "a/hello").returncode == EXIT_OK
+    body = seaweedfs.client().get_object(Bucket=bucket, Key="some/prefix/a/hello")["Body"]
+    with body:
+        assert body.read() == b"hello\n"
