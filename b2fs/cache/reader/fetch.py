@@ -30,7 +30,11 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _RETRY_DELAY_S = 0.1
-_WRITE_BATCH_BYTES = 16 << 20
+_WRITE_BATCH_BYTES = 8 << 20
+#: A disk that writes less per second makes no reader slower; its cache then has gaps.  A guess: below most networks.
+_QUICK_DISK_BYTES_S = 64e6
+#: The sweep would compete with the first reads for the interpreter.
+_SWEEP_DELAY_S = 60
 _WRITE_BATCH_PIECES = 256
 #: Up to this size a copy is cheaper than keeping a large piece alive by a view.
 _COPY_BYTES = 64 << 10
@@ -350,6 +354,7 @@ class Fetcher:
     async def _sweep(self) -> None:
         """Remove what a crash left in the cache directory, once and beside everything else."""
         if self._blocks is not None:
+            await trio.sleep(_SWEEP_DELAY_S)
             removed = await trio.to_thread.run_sync(self._blocks.sweep, abandon_on_cancel=True)
             if removed:
                 log.info("Removed %d files that an earlier run left in the block cache.", removed)
@@ -375,13 +380,16 @@ class Fetcher:
             batch.append(self._unwritten.popleft())
             size += batch[-1][0].size
         stretches = [(ref, piece.start, piece.data) for piece, ref in batch]
+        began = trio.current_time()
         try:
             # Shielded: a batch that was taken is written, or an early end would lose what was just fetched.
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(partial(self._blocks.put_many, stretches))
-        except Exception:  # noqa: BLE001  # not being able to keep something must not end the mount
+        except Exception:  # not being able to keep something must not end the mount
             log.exception("Writing to the block cache failed.")
         finally:
+            if size >= _WRITE_BATCH_BYTES:  # small files say nothing of the disk's rate
+                self.memory.disk_is_quick = size > _QUICK_DISK_BYTES_S * (trio.current_time() - began)
             for piece, _ in batch:
                 if piece.content.on_disk is not None:
                     piece.content.on_disk.add(piece.start, piece.end)

@@ -57,9 +57,17 @@ class Memory:
         self.used = 0
         self.reserved = 0
         self.pending = 0
+        #: Whether waiting for the disk is worth while; said by who writes to it.
+        self.disk_is_quick = True
 
     def reserve_nowait(self, size: int) -> bool:
-        """Take `size` bytes for read-ahead if that costs nobody anything."""
+        """Take `size` bytes for read-ahead if that costs nobody anything.
+
+        A disk that nearly keeps up is given the time that it needs, so that what is read is also kept; a slow one
+        is not waited for (see `hold`).
+        """
+        if self.disk_is_quick and self.pending > self._config.pending_bytes * 3 // 4:
+            return False
         limit = self._config.memory_bytes * 7 // 8  # the rest is for readers that wait
         self._drop_spent(self.used + size - limit)
         if self.used + size > limit:

@@ -44,6 +44,11 @@ class Reader:
         """Bytes held or on their way, at most config.memory_bytes."""
         return self._fetcher.memory.used
 
+    @property
+    def pending_bytes(self) -> int:
+        """Bytes that wait to be written to the block cache."""
+        return self._fetcher.memory.pending
+
     def open(self, ref: ObjectRef, *, hint: SiblingHint | None = None) -> Stream:
         """Open one immutable content.  hint names files that are fetched along when this one is read from its start."""
         return Stream(self._fetcher, self._config, ref, hint, self._share)
