@@ -25,7 +25,10 @@ import trio
 from b2fs.core.types import InodeId
 from b2fs.fuse.config import FuseConfig
 from b2fs.fuse.mount import FuseMount
+from b2fs.store.embedded.store import EmbeddedConfig, EmbeddedStore
 from b2fs.vfs.api import FileSystem, KernelNotifier
+from b2fs.vfs.config import VfsConfig
+from b2fs.vfs.filesystem import open_filesystem
 from tests.model.memfs import MemFs
 
 STOP_TIMEOUT_S = 30.0
@@ -53,7 +56,20 @@ async def _memfs(place: Place) -> AsyncIterator[FileSystem]:
     fs.check_invariants()
 
 
-FILESYSTEMS: dict[str, FileSystemFactory] = {"memfs": _memfs}
+@asynccontextmanager
+async def _embedded(place: Place) -> AsyncIterator[FileSystem]:
+    """The real core over an embedded store."""
+    cache = place.state / "cache"
+    cache.mkdir(mode=0o700, exist_ok=True)
+    config = VfsConfig(str(cache), check_permissions=not place.kernel_checks)
+    async with EmbeddedStore(EmbeddedConfig(str(place.state / "store"), "bucket")) as store:
+        async with open_filesystem(store, config, place.notifier) as fs:
+            yield fs
+            fs.writeback.hurry()
+            await fs.writeback.wait_drained()
+
+
+FILESYSTEMS: dict[str, FileSystemFactory] = {"memfs": _memfs, "b2fs": _embedded}
 
 
 class NoKernel:

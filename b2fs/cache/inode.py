@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from b2fs.cache.writeback.multipart import MultipartUpload
 
 
+_ROOT = 1
+_DAY_NS = 86_400_000_000_000
+
+
 class Inode:
     """See the module.  Times in ns, sizes in bytes, mode with the file type.
 
@@ -56,6 +60,7 @@ class Inode:
         "rdev",
         "seq",
         "size",
+        "subdirs",
         "target",
         "uid",
         "upload",
@@ -110,6 +115,8 @@ class Inode:
         self.detached = False
         # Directories only.
         self.children: dict[bytes, Inode] | None = {} if stat.S_ISDIR(mode) else None
+        #: How many of the children are directories.
+        self.subdirs = 0
         #: A `dir/` object carries (or will carry) this directory's attributes.
         self.marked = False
         self.prefix_cache: str | None = None
@@ -193,9 +200,31 @@ class Inode:
         )
 
     def nlink(self) -> int:
+        if self.children is None:
+            return len(self.links)
+        return 2 + self.subdirs if self.links or self.ino == _ROOT else 0
+
+    def link(self, parent: Inode, name: bytes) -> None:
+        """Put this inode under a free name."""
+        assert parent.children is not None
+        parent.children[name] = self
+        self.links.append((parent, name))
         if self.children is not None:
-            return 2
-        return len(self.links)
+            parent.subdirs += 1
+            self.forget_prefixes()
+
+    def unlink(self, parent: Inode, name: bytes) -> None:
+        """Take a name away, if it stands for this inode."""
+        if parent.children is not None and parent.children.get(name) is self:
+            del parent.children[name]
+            if self.children is not None:
+                parent.subdirs -= 1
+        self.links = [link for link in self.links if link[0] is not parent or link[1] != name]
+
+    def accessed(self, now_ns: int) -> None:
+        """It was read: as relatime does, the time moves only if it would look older than a change, or is a day old."""
+        if self.atime_ns <= self.mtime_ns or self.atime_ns <= self.ctime_ns or now_ns - self.atime_ns >= _DAY_NS:
+            self.atime_ns = now_ns
 
     def ancestors(self) -> Iterator[Inode]:
         """This directory and every one above it, up to the root."""

@@ -110,10 +110,9 @@ class Core:
         self.inodes.pop(inode.ino, None)
         if inode.link_id is not None and self.link_ids.get(inode.link_id) is inode:
             del self.link_ids[inode.link_id]
-        for parent, name in inode.links:
-            if parent.children is not None and parent.children.get(name) is inode:
-                del parent.children[name]
-                self.drop_if_unused(parent)
+        for parent, name in list(inode.links):
+            inode.unlink(parent, name)
+            self.drop_if_unused(parent)
         self.discard_content(inode)
 
     def discard_content(self, inode: Inode) -> None:

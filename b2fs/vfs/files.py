@@ -52,6 +52,7 @@ class Files:
         end = min(offset + length, inode.size)
         if offset >= end:
             return b""
+        inode.accessed(now_ns())
         content = inode.content
         if content is None:
             return await self._read_base(handle, offset, end)
@@ -101,6 +102,10 @@ class Files:
 
     async def write(self, handle: FileHandle, offset: int, data: bytes | memoryview) -> int:
         core, inode = self._core, handle.inode
+        if not data:
+            return 0
+        if handle.flags & os.O_APPEND:
+            offset = inode.size
         end = offset + len(data)
         if end > core.store.capabilities.max_object_bytes:
             raise FsError(errno.EFBIG)

@@ -65,9 +65,13 @@ class B2Filesystem(NoOneListens):
     # ---- lookups and attributes ---------------------------------------------------------------------------------
 
     async def lookup(self, parent: InodeId, name: bytes, caller: Caller) -> Attr:
-        directory = self._core.directory(parent)
+        return self._core.entry(await self._names.existing(self._searched(parent, caller), name))
+
+    def _searched(self, ino: InodeId, caller: Caller) -> Inode:
+        """A directory that the caller may look names up in."""
+        directory = self._core.directory(ino)
         self._core.check(self._may(directory, caller, permissions.X_OK))
-        return self._core.entry(await self._names.existing(directory, name))
+        return directory
 
     def forget(self, inodes: Sequence[tuple[InodeId, int]]) -> None:
         for ino, count in inodes:
@@ -105,8 +109,7 @@ class B2Filesystem(NoOneListens):
 
     def _apply(self, inode: Inode, changes: SetAttr, caller: Caller) -> None:
         now = now_ns()
-        if changes.mode is not None or changes.uid is not None or changes.gid is not None:
-            inode.mode = permissions.mode_after_setattr(inode.attr(0), changes, caller)
+        inode.mode = permissions.mode_after_setattr(inode.attr(0), changes, caller)
         if changes.uid is not None:
             inode.uid = changes.uid
         if changes.gid is not None:
@@ -133,6 +136,7 @@ class B2Filesystem(NoOneListens):
         inode = self._core.inode(ino)
         if not inode.is_symlink:
             raise FsError(errno.EINVAL)
+        inode.accessed(now_ns())
         while inode.target is None:
             base = inode.base
             if base is None:
@@ -153,28 +157,28 @@ class B2Filesystem(NoOneListens):
             mode |= stat.S_IFREG
         if stat.S_IFMT(mode) not in _MAKEABLE:
             raise FsError(errno.EINVAL)
-        made = await self._mutations.make(self._core.directory(parent), name, mode, caller, rdev=rdev)
+        made = await self._mutations.make(self._searched(parent, caller), name, mode, caller, rdev=rdev)
         return self._core.entry(made)
 
     async def mkdir(self, parent: InodeId, name: bytes, mode: int, caller: Caller) -> Attr:
         mode = stat.S_IFDIR | stat.S_IMODE(mode)
-        return self._core.entry(await self._mutations.make(self._core.directory(parent), name, mode, caller))
+        return self._core.entry(await self._mutations.make(self._searched(parent, caller), name, mode, caller))
 
     async def symlink(self, parent: InodeId, name: bytes, target: bytes, caller: Caller) -> Attr:
         check_target(target)
-        directory = self._core.directory(parent)
+        directory = self._searched(parent, caller)
         return self._core.entry(await self._mutations.make(directory, name, symlink_mode(), caller, target=target))
 
     async def link(self, ino: InodeId, parent: InodeId, name: bytes, caller: Caller) -> Attr:
         inode = await self._names.known(self._core.inode(ino))
-        await self._mutations.link(inode, self._core.directory(parent), name, caller)
+        await self._mutations.link(inode, self._searched(parent, caller), name, caller)
         return self._core.entry(inode)
 
     async def unlink(self, parent: InodeId, name: bytes, caller: Caller) -> None:
-        await self._mutations.unlink(self._core.directory(parent), name, caller)
+        await self._mutations.unlink(self._searched(parent, caller), name, caller)
 
     async def rmdir(self, parent: InodeId, name: bytes, caller: Caller) -> None:
-        await self._mutations.rmdir(self._core.directory(parent), name, caller)
+        await self._mutations.rmdir(self._searched(parent, caller), name, caller)
 
     async def rename(
         self,
@@ -185,15 +189,15 @@ class B2Filesystem(NoOneListens):
         flags: int,
         caller: Caller,
     ) -> None:
-        old = (self._core.directory(old_parent), old_name)
-        await self._renames.rename(old, (self._core.directory(new_parent), new_name), flags, caller)
+        old = (self._searched(old_parent, caller), old_name)
+        await self._renames.rename(old, (self._searched(new_parent, caller), new_name), flags, caller)
 
     # ---- files --------------------------------------------------------------------------------------------------
 
     async def create(
         self, parent: InodeId, name: bytes, mode: int, flags: int, caller: Caller
     ) -> tuple[OpenFile, Attr]:
-        directory = self._core.directory(parent)
+        directory = self._searched(parent, caller)
         child = await self._names.child(directory, name)
         if child is None:
             self._core.writable()
@@ -209,14 +213,18 @@ class B2Filesystem(NoOneListens):
     async def open(self, ino: InodeId, flags: int, caller: Caller) -> OpenFile:
         inode = await self._names.known(self._core.inode(ino))
         mode = flags & os.O_ACCMODE
-        if mode != os.O_RDONLY or flags & os.O_TRUNC:
+        changes = mode != os.O_RDONLY or bool(flags & os.O_TRUNC)
+        if changes:
             self._core.writable()
-            if inode.is_dir:
-                raise FsError(errno.EISDIR)
+        if inode.is_dir and (changes or flags & os.O_CREAT):
+            raise FsError(errno.EISDIR)
+        if inode.is_symlink:
+            raise FsError(errno.ELOOP)
         wanted = {os.O_RDONLY: 4, os.O_WRONLY: 2}.get(mode, 6) | (2 if flags & os.O_TRUNC else 0)
         self._core.check(self._may(inode, caller, wanted))
-        if flags & os.O_TRUNC and inode.is_regular and inode.size:
+        if flags & os.O_TRUNC and inode.is_regular:
             await self._files.truncate(inode, 0)
+            inode.mode = permissions.mode_after_write(inode.mode, caller)
             self._core.ledger.commit()
         return self._opened(inode, flags, caller)
 
@@ -279,7 +287,12 @@ class B2Filesystem(NoOneListens):
     async def readdir(self, handle: HandleId, start: int) -> AsyncIterator[DirEntry]:
         opened = self._dirs[handle]
         if opened.entries is None or start == 0:
-            opened.entries = await self._scanner.entries(opened.inode)
+            entries = await self._scanner.entries(opened.inode)
+            for _, inode in entries:
+                inode.holds += 1  # until the directory is closed, so that no inode is dropped before its turn
+            self._drop_snapshot(opened)
+            opened.entries = entries
+            opened.inode.accessed(now_ns())
         children = opened.inode.children
         assert children is not None
         entries = opened.entries
@@ -296,32 +309,36 @@ class B2Filesystem(NoOneListens):
         if opened is None:
             return
         opened.inode.opens -= 1
-        for _, inode in opened.entries or ():
-            self._core.drop_if_unused(inode)
+        self._drop_snapshot(opened)
         self._core.drop_if_unused(opened.inode)
+
+    def _drop_snapshot(self, opened: DirHandle) -> None:
+        entries, opened.entries = opened.entries, None
+        for _, inode in entries or ():
+            inode.holds -= 1
+            self._core.drop_if_unused(inode)
 
     # ---- extended attributes ------------------------------------------------------------------------------------
 
     async def getxattr(self, ino: InodeId, name: bytes, caller: Caller) -> bytes:
-        return self._xattrs.get(await self._xattr_inode(ino, name, caller, write=False), name)
+        inode = await self._names.known(self._core.inode(ino))
+        self._xattrs.check(inode, name, caller, write=False)
+        return self._xattrs.get(inode, name)
 
     async def setxattr(self, ino: InodeId, name: bytes, value: bytes, flags: int, caller: Caller) -> None:
         self._core.writable()
-        self._xattrs.set(await self._xattr_inode(ino, name, caller, write=True), name, value, flags)
+        inode = await self._names.known(self._core.inode(ino))
+        self._xattrs.check(inode, name, caller, write=True)
+        self._xattrs.set(inode, name, bytes(value), flags)
 
     async def listxattr(self, ino: InodeId, caller: Caller) -> list[bytes]:
-        return self._xattrs.names(await self._names.known(self._core.inode(ino)))
+        return self._xattrs.names(await self._names.known(self._core.inode(ino)), caller)
 
     async def removexattr(self, ino: InodeId, name: bytes, caller: Caller) -> None:
         self._core.writable()
-        self._xattrs.remove(await self._xattr_inode(ino, name, caller, write=True), name)
-
-    async def _xattr_inode(self, ino: InodeId, name: bytes, caller: Caller, *, write: bool) -> Inode:
         inode = await self._names.known(self._core.inode(ino))
-        if self._core.config.check_permissions:
-            refused = permissions.xattr_error(inode.attr(0), name, caller, write=write)
-            self._core.check(not refused, refused)
-        return inode
+        self._xattrs.check(inode, name, caller, write=True)
+        self._xattrs.remove(inode, name)
 
     # ---- what write-back tells ----------------------------------------------------------------------------------
 

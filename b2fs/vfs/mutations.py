@@ -77,7 +77,7 @@ class Mutations:
         if target is not None:
             inode.target, inode.size = target, len(target)
         inode.marked = inode.is_dir
-        self._names.link_inode(parent, name, inode)
+        inode.link(parent, name)
         if inode.is_dir:
             core.remote.note_new_directory(inode.prefix)
         core.touch_directory(parent, now)
@@ -101,7 +101,7 @@ class Mutations:
         inode.link_id = inode.link_id or uuid.uuid4().hex
         core.link_ids[inode.link_id] = inode
         inode.ctime_ns = now
-        self._names.link_inode(parent, name, inode)
+        inode.link(parent, name)
         core.engine.want(parent.key_of(name, inode), inode, Remote(True, None))
         core.touch(inode)
         core.touch_directory(parent, now)
@@ -171,7 +171,7 @@ class Mutations:
         core = self._core
         key = parent.key_of(name, inode)
         core.engine.want_absent(key, self.remote_of(key, inode))
-        self._names.unlink_inode(parent, name, inode)
+        inode.unlink(parent, name)
         inode.ctime_ns = now
         if inode.links:
             core.touch(inode)

@@ -118,7 +118,7 @@ class Namespace:
     def detach_gone(self, parent: Inode, name: bytes, child: Inode | None) -> None:
         """Somebody else removed what this clean inode stood for; open handles keep it."""
         if child is not None:
-            self.unlink_inode(parent, name, child)
+            child.unlink(parent, name)
             child.detached = True
             self._core.drop_if_unused(child)
 
@@ -144,7 +144,7 @@ class Namespace:
             assert info is not None
             inode.base, inode.size, inode.base_modified_ns = info.ref, info.size, info.modified_ns
         inode.validated_at = seen_at
-        self.link_inode(parent, name, inode)
+        inode.link(parent, name)
         return inode
 
     # ---- attributes ---------------------------------------------------------------------------------------------
@@ -205,19 +205,3 @@ class Namespace:
         inode.adopt_metadata(metadata, info.content_type)
         if inode.pending:
             self._core.ledger.save_inode(inode)
-
-    # ---- links --------------------------------------------------------------------------------------------------
-
-    def link_inode(self, parent: Inode, name: bytes, inode: Inode) -> None:
-        """Put an inode under a free name."""
-        assert parent.children is not None
-        parent.children[name] = inode
-        inode.links.append((parent, name))
-        if inode.children is not None:
-            inode.forget_prefixes()
-
-    def unlink_inode(self, parent: Inode, name: bytes, inode: Inode) -> None:
-        assert parent.children is not None
-        if parent.children.get(name) is inode:
-            del parent.children[name]
-        inode.links = [link for link in inode.links if link[0] is not parent or link[1] != name]

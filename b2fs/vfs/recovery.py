@@ -99,4 +99,4 @@ class Recovery:
             inode.marked = True
         if inode.link_id is not None:
             core.link_ids[inode.link_id] = inode
-        self._names.link_inode(parent, name_of(last), inode)
+        inode.link(parent, name_of(last))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 import trio
 
@@ -23,6 +24,7 @@ from b2fs.vfs.core import Core, now_ns
 from b2fs.vfs.files import Files
 from b2fs.vfs.mutations import Mutations
 from b2fs.vfs.namespace import Namespace
+from b2fs.vfs.permissions import W_OK, may_access
 from b2fs.vfs.scan import Scanner
 
 Name = tuple[Inode, bytes]
@@ -64,14 +66,28 @@ class Renames:
     # ---- checks -------------------------------------------------------------------------------------------------
 
     def _check(self, old: Name, new: Name, inode: Inode, target: Inode | None, caller: Caller) -> None:
-        if inode.is_dir and inode in new[0].ancestors():
-            raise FsError(errno.EINVAL, "a directory cannot be moved into itself")
-        self._mutations.check_may_remove(old[0], inode, caller)
+        self._check_cycles(old, new, inode, target, exchange=False)
+        if target is inode:
+            return
+        self._check_may_move(old[0], inode, new[0], caller)
         if target is None:
             self._mutations.check_may_change(new[0], caller)
             self._mutations.check_key(*new)
         else:
             self._mutations.check_may_remove(new[0], target, caller)
+
+    def _check_may_move(self, parent: Inode, inode: Inode, new_parent: Inode, caller: Caller) -> None:
+        self._mutations.check_may_remove(parent, inode, caller)
+        if inode.is_dir and parent is not new_parent:
+            self._core.check(may_access(inode.attr(0), caller, W_OK))  # its `..` changes
+
+    @staticmethod
+    def _check_cycles(old: Name, new: Name, inode: Inode, target: Inode | None, *, exchange: bool) -> None:
+        """A directory never becomes its own descendant, nor takes the place of one that holds it."""
+        if inode.is_dir and inode in new[0].ancestors():
+            raise FsError(errno.EINVAL, "a directory cannot be moved into itself")
+        if target is not None and target.is_dir and target in old[0].ancestors():
+            raise FsError(errno.EINVAL if exchange else errno.ENOTEMPTY)
 
     async def _check_target(self, inode: Inode, target: Inode) -> None:
         if inode.is_dir and not target.is_dir:
@@ -83,12 +99,13 @@ class Renames:
         if not self._core.store.capabilities.versioning and target.opens:
             await self._files.localize_whole(target)
 
-    def _check_still(self, old: Name, new: Name, inode: Inode, target: Inode | None) -> None:
+    @staticmethod
+    def _check_still(old: Name, new: Name, inode: Inode, target: Inode | None, *, exchange: bool = False) -> None:
         """Nothing changed under the two names while we waited."""
         assert old[0].children is not None and new[0].children is not None
         if old[0].children.get(old[1]) is not inode or new[0].children.get(new[1]) is not target:
             raise FsError(errno.ENOENT)
-        if target is not None and target.children:
+        if target is not None and target.children and not exchange:
             raise FsError(errno.ENOTEMPTY)
 
     # ---- files --------------------------------------------------------------------------------------------------
@@ -111,7 +128,7 @@ class Renames:
             pending = self._core.engine.remote_of(new_key)
             return pending if pending is not None else Remote(True, None)
         remote = self._mutations.remote_of(new_key, target)
-        self._names.unlink_inode(*new, target)
+        target.unlink(*new)
         target.ctime_ns = now
         if target.links:
             self._core.touch(target)
@@ -123,102 +140,103 @@ class Renames:
             self._core.drop_if_unused(target)
 
     def _move_name(self, old: Name, new: Name, inode: Inode) -> None:
-        self._names.unlink_inode(*old, inode)
-        self._names.link_inode(*new, inode)
+        inode.unlink(*old)
+        inode.link(*new)
 
     def _finish(self, old: Name, new: Name, inode: Inode, now: int) -> None:
         inode.ctime_ns = now
-        inode.seq += 1
-        inode.changed_at = trio.current_time()
-        self._core.ledger.save_inode(inode)
+        if inode.pending:
+            inode.seq += 1
+            self._core.ledger.save_inode(inode)
         self._mutations.keep_directory(old[0])
         self._core.touch_directory(old[0], now)
         if new[0] is not old[0]:
             self._core.touch_directory(new[0], now)
         self._core.ledger.commit()
 
+    # ---- whole trees, and exchanges -----------------------------------------------------------------------------
+
     async def _exchange(self, old: Name, new: Name, inode: Inode, target: Inode | None, caller: Caller) -> None:
         if target is None:
             raise FsError(errno.ENOENT)
-        self._mutations.check_may_remove(old[0], inode, caller)
-        self._mutations.check_may_remove(new[0], target, caller)
+        self._check_cycles(old, new, inode, target, exchange=True)
         if inode is target:
             return
-        if inode.is_dir or target.is_dir:
-            raise FsError(errno.EINVAL, "directories cannot be exchanged")
+        self._check_may_move(old[0], inode, new[0], caller)
+        self._check_may_move(new[0], target, old[0], caller)
         if not self._core.store.capabilities.versioning:
             # Each name's old content is about to be overwritten: keep both here until they are stored.
+            if inode.is_dir or target.is_dir:
+                raise FsError(errno.EINVAL, "this server has no versions, so directories cannot be exchanged")
             await self._files.localize_whole(inode)
             await self._files.localize_whole(target)
-        self._check_still(old, new, inode, target)
-        now = now_ns()
-        old_key, new_key = old[0].key_of(old[1], inode), new[0].key_of(new[1], target)
-        remotes = self._mutations.remote_of(old_key, inode), self._mutations.remote_of(new_key, target)
-        self._names.unlink_inode(*old, inode)
-        self._names.unlink_inode(*new, target)
-        self._names.link_inode(*old, target)
-        self._names.link_inode(*new, inode)
-        self._core.engine.want(old_key, target, remotes[0])
-        self._core.engine.want(new_key, inode, remotes[1])
-        self._core.touch(target)
-        target.ctime_ns = now
-        self._finish(old, new, inode, now)
-
-    # ---- directories --------------------------------------------------------------------------------------------
+        async with self._one_directory:
+            trees = [await self._prepare_tree(tree) for tree in (inode, target)]
+            self._check_still(old, new, inode, target, exchange=True)
+            self._check_cycles(old, new, inode, target, exchange=True)
+            for tree in trees:
+                self._take_listed(tree)
+            now = now_ns()
+            self._carry_out([(old, new, inode), (new, old, target)], {})
+            target.ctime_ns = now
+            self._finish(old, new, inode, now)
 
     async def _rename_directory(self, old: Name, new: Name, inode: Inode, target: Inode | None) -> None:
-        started = trio.current_time()
-        old_prefix = inode.prefix
-        listed = await self._list_below(old_prefix)
-        markers: dict[str, ObjectInfo | None] = {}
-
-        async def learn(key: str) -> None:
-            markers[key] = await self._names.directory_info(key)
-
-        await for_each([info.key for info in listed if info.key.endswith("/") and info.key != old_prefix], learn)
-        await self._names.known(inode)
+        tree = await self._prepare_tree(inode)
         self._check_still(old, new, inode, target)
-        if inode in new[0].ancestors():
-            raise FsError(errno.EINVAL, "a directory cannot be moved into itself")
+        self._check_cycles(old, new, inode, target, exchange=False)
         now = now_ns()
-        core = self._core
         new_key = new[0].key_of(new[1], inode)
         target_remote = self._free_target(new, new_key, target, now)
-        self._take_listed(inode, listed, markers, started)
-        below = [(key, child, self._mutations.remote_of(key, child)) for key, child in _walk(inode)]
-        gone = [
-            (key, core.engine.remote_of(key) or Remote(False, None))
-            for key, wanted in core.engine.wanted_below(old_prefix)
-            if wanted is None and key != old_prefix
-        ]
-        own_remote = self._mutations.remote_of(old_prefix, inode)
-        has_own = inode.marked or inode.pending > 0
-        self._move_name(old, new, inode)
-        renamed = [(self._moved(key, old_prefix, new_key), child, Remote(True, None)) for key, child, _ in below]
-        core.engine.want_many(renamed)
-        if has_own:
-            core.engine.want(new_key, inode, target_remote)
-        core.engine.want_many((key, None, remote) for key, _, remote in below)
-        core.engine.want_many((key, None, remote) for key, remote in gone)
-        core.engine.want_absent(old_prefix, own_remote)
-        core.remote.note_new_directory(new_key)
-        for _, child, _ in below:
-            core.ledger.save_inode(child)
+        self._take_listed(tree)
+        self._carry_out([(old, new, inode)], {new_key: target_remote})
+        self._core.remote.note_new_directory(new_key)
         self._drop_target(target)
-        if has_own:
-            self._finish(old, new, inode, now)
-        else:
-            self._finish_implied(old, new, now)
+        self._finish(old, new, inode, now)
 
-    def _finish_implied(self, old: Name, new: Name, now: int) -> None:
-        self._mutations.keep_directory(old[0])
-        self._core.touch_directory(old[0], now)
-        self._core.touch_directory(new[0], now)
-        self._core.ledger.commit()
+    def _carry_out(self, moves: list[tuple[Name, Name, Inode]], known: dict[str, Remote]) -> None:
+        """Give every key of the moved trees its new meaning; known: what the bucket holds under new keys."""
+        engine = self._core.engine
+        before: dict[str, Remote] = {}
+        wanted: dict[str, Inode] = {}
+        for old, new, inode in moves:
+            old_key, new_key = old[0].key_of(old[1], inode), new[0].key_of(new[1], inode)
+            for key, child in _tree(old_key, inode):
+                before[key] = self._mutations.remote_of(key, child)
+                wanted[new_key + key[len(old_key) :]] = child
+            if inode.is_dir:
+                for key, held in engine.wanted_below(old_key):
+                    if held is None:
+                        before.setdefault(key, engine.remote_of(key) or Remote(False, None))
+                # The old name is gone from now on, also where nothing but keys below it made the directory.
+                before.setdefault(old_key, Remote(True, None))
+        for old, _, inode in moves:
+            inode.unlink(*old)
+        for _, new, inode in moves:
+            inode.link(*new)
+        nothing = Remote(True, None)
+        engine.want_many(
+            (key, child, before.get(key) or known.get(key) or engine.remote_of(key) or nothing)
+            for key, child in wanted.items()
+        )
+        engine.want_many((key, None, remote) for key, remote in before.items() if key not in wanted)
+        for child in wanted.values():
+            self._core.ledger.save_inode(child)
 
-    @staticmethod
-    def _moved(key: str, old_prefix: str, new_prefix: str) -> str:
-        return new_prefix + key[len(old_prefix) :]
+    async def _prepare_tree(self, inode: Inode) -> _Tree:
+        """Learn what the bucket has below a directory: everything that needs a wait before a tree is moved."""
+        tree = _Tree(inode, trio.current_time())
+        if not inode.is_dir:
+            return tree
+        own = inode.prefix
+        tree.listed = await self._list_below(own)
+
+        async def learn(key: str) -> None:
+            tree.markers[key] = await self._names.directory_info(key)
+
+        await for_each([info.key for info in tree.listed if info.key.endswith("/") and info.key != own], learn)
+        await self._names.known(inode)
+        return tree
 
     async def _list_below(self, prefix: str) -> list[ObjectInfo]:
         """Every object below a directory, its own marker included, by flat pages of 1,000 keys."""
@@ -231,16 +249,16 @@ class Renames:
             if token is None:
                 return found
 
-    def _take_listed(
-        self, directory: Inode, listed: list[ObjectInfo], markers: dict[str, ObjectInfo | None], seen_at: float
-    ) -> None:
+    def _take_listed(self, tree: _Tree) -> None:
         """Make an inode of every listed object that has none; the attributes of files stay with the objects."""
-        prefix = directory.prefix
-        for info in listed:
+        if not tree.inode.is_dir:
+            return
+        prefix = tree.inode.prefix
+        for info in tree.listed:
             if info.key == prefix:
-                directory.marked = True
+                tree.inode.marked = True
             elif not self._core.engine.is_gone(info.key):
-                self._take_one(directory, info, info.key[len(prefix) :], markers.get(info.key), seen_at)
+                self._take_one(tree.inode, info, info.key[len(prefix) :], tree.markers.get(info.key), tree.seen_at)
 
     def _take_one(
         self, directory: Inode, info: ObjectInfo, rest: str, marker: ObjectInfo | None, seen_at: float
@@ -277,6 +295,24 @@ class Renames:
             child = self._names.instantiate(parent, name, True, None, seen_at)
             child.attrs_known = False
         return child
+
+
+@dataclass(slots=True)
+class _Tree:
+    """A directory to be moved and what the bucket showed below it at seen_at."""
+
+    inode: Inode
+    seen_at: float
+    listed: list[ObjectInfo] = field(default_factory=list)
+    markers: dict[str, ObjectInfo | None] = field(default_factory=dict)
+
+
+def _tree(key: str, inode: Inode) -> Iterator[tuple[str, Inode]]:
+    """(key, inode) of an inode and of everything below it that has a key of its own."""
+    if inode.children is None or inode.marked or inode.pending:
+        yield key, inode
+    if inode.children is not None:
+        yield from _walk(inode)
 
 
 def _walk(directory: Inode) -> Iterator[tuple[str, Inode]]:

@@ -6,8 +6,10 @@ import errno
 
 from b2fs.cache.inode import Inode
 from b2fs.core.attrs import encode
+from b2fs.core.types import Caller
 from b2fs.errors import FsError
 from b2fs.vfs.core import Core, now_ns
+from b2fs.vfs.permissions import xattr_error
 
 XATTR_CREATE = 1
 XATTR_REPLACE = 2
@@ -15,6 +17,10 @@ XATTR_REPLACE = 2
 #: Names and values of all metadata together: B2 takes 7,000 bytes, 2,048 in buckets with encryption or Object Lock.
 _METADATA_BYTES = 6_500
 _OWN = b"user.b2fs."
+_NAMESPACES = (b"user.", b"trusted.", b"security.", b"system.")
+#: Linux's limits (xattr(7)).
+_NAME_MAX = 255
+_SIZE_MAX = 65536
 
 
 class Xattrs:
@@ -23,17 +29,34 @@ class Xattrs:
     def __init__(self, core: Core) -> None:
         self._core = core
 
+    def check(self, inode: Inode, name: bytes, caller: Caller, *, write: bool) -> None:
+        """What xattr(7) says of names and permissions."""
+        if not name.startswith(_NAMESPACES):
+            raise FsError(errno.EOPNOTSUPP)
+        if len(name) > _NAME_MAX:
+            raise FsError(errno.ERANGE)
+        if write and name.startswith(_OWN):
+            raise FsError(errno.EPERM, "b2fs's own attributes are read-only")
+        if self._core.config.check_permissions:
+            refused = xattr_error(inode.attr(0), name, caller, write=write)
+            self._core.check(not refused, refused)
+
     def get(self, inode: Inode, name: bytes) -> bytes:
         value = self._own(inode).get(name) if name.startswith(_OWN) else inode.xattrs.get(name)
         if value is None:
             raise FsError(errno.ENODATA)
         return value
 
-    def names(self, inode: Inode) -> list[bytes]:
-        return [*inode.xattrs, *self._own(inode)]
+    @staticmethod
+    def names(inode: Inode, caller: Caller) -> list[bytes]:
+        """b2fs's own are not listed, so that copying programs do not copy them."""
+        return [name for name in inode.xattrs if caller.uid == 0 or not name.startswith(b"trusted.")]
 
     def set(self, inode: Inode, name: bytes, value: bytes, flags: int) -> None:
-        self._refuse_own(name)
+        if flags & ~(XATTR_CREATE | XATTR_REPLACE):
+            raise FsError(errno.EINVAL)
+        if len(value) > _SIZE_MAX:
+            raise FsError(errno.E2BIG)
         if flags & XATTR_CREATE and name in inode.xattrs:
             raise FsError(errno.EEXIST)
         if flags & XATTR_REPLACE and name not in inode.xattrs:
@@ -46,7 +69,6 @@ class Xattrs:
         self._changed(inode)
 
     def remove(self, inode: Inode, name: bytes) -> None:
-        self._refuse_own(name)
         if name not in inode.xattrs:
             raise FsError(errno.ENODATA)
         inode.xattrs = {k: v for k, v in inode.xattrs.items() if k != name}
@@ -58,11 +80,6 @@ class Xattrs:
             inode.marked = True
         self._core.touch(inode)
         self._core.ledger.commit()
-
-    @staticmethod
-    def _refuse_own(name: bytes) -> None:
-        if name.startswith(_OWN):
-            raise FsError(errno.EPERM, "b2fs's own attributes are read-only")
 
     @staticmethod
     def _own(inode: Inode) -> dict[bytes, bytes]:
