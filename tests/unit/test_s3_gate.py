@@ -36,7 +36,7 @@ async def test_bytes_are_bounded_and_a_big_body_is_not_overtaken(autojump_clock:
     gate = Gate(10, 100)
     started: list[int] = []
     async with trio.open_nursery() as nursery:
-        for label, size in enumerate([60, 80, 10]):
+        for label, size in enumerate([60, 80, 30]):
             nursery.start_soon(_hold, gate, size, started, label, 1.0)
             await wait_all_tasks_blocked()
         assert started == [0]

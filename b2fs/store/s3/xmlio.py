@@ -27,6 +27,15 @@ from b2fs.core.types import (
 from b2fs.errors import CorruptBody
 
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+_HEAD_FIELDS = (
+    "IsTruncated",
+    "EncodingType",
+    "NextContinuationToken",
+    "NextKeyMarker",
+    "NextVersionIdMarker",
+    "NextUploadIdMarker",
+    "NextPartNumberMarker",
+)
 Fields = dict[str, str]
 
 
@@ -46,7 +55,9 @@ def parse_objects(body: bytes) -> ListPage:
     """A ListObjectsV2 answer."""
     root = _root(body)
     top, decode = _head(root)
-    objects = [_object(_fields(row), decode) for row in _rows(root, "Contents")]
+    objects = _objects_by_column(root, decode)
+    if objects is None:
+        objects = [_object(_fields(row), decode) for row in _rows(root, "Contents")]
     # SeaweedFS sorts a page by the encoded keys.  Code points sort as UTF-8 does; sorting what is sorted costs little.
     objects.sort(key=lambda item: item.ref.key)
     token = top.get("NextContinuationToken") if top.get("IsTruncated") == "true" else None
@@ -170,6 +181,12 @@ def _root(body: bytes) -> etree._Element:
     return root
 
 
+def _namespace(root: etree._Element) -> str:
+    """The root's namespace as it stands before names: some servers leave it out."""
+    namespace = etree.QName(root).namespace
+    return f"{{{namespace}}}" if namespace else ""
+
+
 def _local(element: etree._Element) -> str:
     return str(element.tag).rpartition("}")[2]
 
@@ -185,12 +202,8 @@ def _rows(root: etree._Element, *names: str) -> Iterator[etree._Element]:
 
 def _head(root: etree._Element) -> tuple[Fields, Callable[[str], str]]:
     """The simple fields of a listing, and how its keys are decoded."""
-    plain = {"IsTruncated", "EncodingType"}
-    top = {
-        name: child.text or ""
-        for child in root.iterchildren(tag=etree.Element)
-        if (name := _local(child)) in plain or name.startswith("Next")
-    }
+    namespace = _namespace(root)
+    top = {name: root.findtext(namespace + name) or "" for name in _HEAD_FIELDS}
     return top, unquote_plus if top.get("EncodingType") == "url" else str
 
 
@@ -201,6 +214,32 @@ def _prefixes(root: etree._Element, decode: Callable[[str], str]) -> tuple[str, 
 def _object(row: Fields, decode: Callable[[str], str]) -> ObjectInfo:
     ref = ObjectRef(decode(row["Key"]), None, unquote_etag(row.get("ETag", "")), int(row["Size"]))
     return ObjectInfo(ref, parse_time_ns(row.get("LastModified", "")))
+
+
+def _objects_by_column(root: etree._Element, decode: Callable[[str], str]) -> list[ObjectInfo] | None:
+    """The rows of a listing of the usual form, fetched a field at a time, which takes a third of the time.
+
+    None if some row lacks a field or has it empty, so that the columns do not fit together.
+    """
+    row = _namespace(root)
+    columns = [
+        etree.ETXPath(f"{row}Contents/{row}{name}/text()", smart_strings=False)(root)
+        for name in ("Key", "ETag", "Size", "LastModified")
+    ]
+    count = len(root.findall(f"{row}Contents"))
+    if any(len(column) != count for column in columns):
+        return None
+    keys, etags, sizes, times = columns
+    return [
+        ObjectInfo(ObjectRef(key, None, unquote_etag(etag), int(size)), parse_time_ns(time))
+        for key, etag, size, time in zip(_decode_all(keys, decode), etags, sizes, times, strict=True)
+    ]
+
+
+def _decode_all(keys: list[str], decode: Callable[[str], str]) -> list[str]:
+    """Decode many keys in one go, unless one of them holds the separator."""
+    decoded = decode("\n".join(keys)).split("\n") if keys else []
+    return decoded if len(decoded) == len(keys) else [decode(key) for key in keys]
 
 
 def _version(row: Fields, decode: Callable[[str], str], is_hide_marker: bool) -> VersionInfo:
