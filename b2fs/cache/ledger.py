@@ -134,10 +134,11 @@ class Ledger:
     def delete_part(self, ino: InodeId, number: int) -> None:
         self._begin().execute("DELETE FROM part WHERE ino=? AND number=?", (ino, number))
 
-    def delete_upload(self, ino: InodeId) -> None:
+    def delete_upload(self, ino: InodeId, upload_id: UploadId) -> None:
+        """Forget an upload that is completed or aborted; a later one of the same inode is left alone."""
         db = self._begin()
-        db.execute("DELETE FROM upload WHERE ino=?", (ino,))
-        db.execute("DELETE FROM part WHERE ino=?", (ino,))
+        if db.execute("DELETE FROM upload WHERE ino=? AND upload_id=?", (ino, upload_id)).rowcount:
+            db.execute("DELETE FROM part WHERE ino=?", (ino,))
 
     # ---- reading: at mount --------------------------------------------------------------------------------------
 

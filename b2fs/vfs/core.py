@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import time
 from dataclasses import dataclass, field
+from hashlib import blake2b
 
 import trio
+from cachetools import LRUCache
 
 from b2fs.cache.blocks import BlockCache
 from b2fs.cache.content import DirtyFiles
@@ -44,7 +46,8 @@ class Core:
     inodes: dict[InodeId, Inode] = field(default_factory=dict)
     #: Hard-linked files by the identity that their names share.
     link_ids: dict[str, Inode] = field(default_factory=dict)
-    next_ino: int = 2
+    #: The numbers of forgotten inodes whose key is not the one that they were made under.
+    renamed: LRUCache[str, InodeId] = field(default_factory=lambda: LRUCache(100_000))
     started_ns: int = field(default_factory=time.time_ns)
     #: Where jobs go that outlive the request that begins them.
     nursery: trio.Nursery | None = None
@@ -61,11 +64,21 @@ class Core:
             raise FsError(errno.ENOTDIR)
         return inode
 
-    def new_inode(self, mode: int) -> Inode:
-        inode = Inode(InodeId(self.next_ino), mode)
-        self.next_ino += 1
+    def new_inode(self, mode: int, key: str) -> Inode:
+        """An inode for what is, or is to be, under a key."""
+        inode = Inode(self._number(key), mode)
         self.inodes[inode.ino] = inode
         return inode
+
+    def _number(self, key: str) -> InodeId:
+        """An inode number that this key gets again after a remount, so that backup tools know the file again.
+
+        A file that was renamed keeps its number while this mount lives, also when the kernel forgot it in between.
+        """
+        number = self.renamed.pop(key, None) or _stable_number(key)
+        while number in self.inodes:
+            number = InodeId(number + 1)
+        return number
 
     def attr(self, inode: Inode) -> Attr:
         """What stat shows, and for how long the kernel may believe it."""
@@ -111,6 +124,9 @@ class Core:
         if inode.link_id is not None and self.link_ids.get(inode.link_id) is inode:
             del self.link_ids[inode.link_id]
         for parent, name in list(inode.links):
+            key = parent.key_of(name, inode)
+            if inode.ino != _stable_number(key):
+                self.renamed[key] = inode.ino
             inode.unlink(parent, name)
             self.drop_if_unused(parent)
         self.discard_content(inode)
@@ -125,6 +141,12 @@ class Core:
         """Refuse what the permissions forbid, unless the kernel checks them for us."""
         if self.config.check_permissions and not allowed:
             raise FsError(code)
+
+
+def _stable_number(key: str) -> InodeId:
+    """A number from 2 to 2**52 + 1, so that programs that keep it in a double keep it whole."""
+    digest = blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return InodeId((int.from_bytes(digest, "big") >> 12) + 2)
 
 
 def now_ns() -> int:

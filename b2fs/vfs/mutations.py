@@ -12,7 +12,7 @@ import uuid
 
 from b2fs.cache.inode import Inode
 from b2fs.cache.ledger import Remote
-from b2fs.core.keys import KEY_MAX, NAME_MAX
+from b2fs.core.keys import KEY_MAX, NAME_MAX, component_of
 from b2fs.core.types import Caller
 from b2fs.errors import FsError
 from b2fs.vfs.core import Core, now_ns
@@ -70,7 +70,8 @@ class Mutations:
             raise FsError(errno.EEXIST)
         core, now = self._core, now_ns()
         mode, gid = new_node(parent.attr(0), mode, caller)
-        inode = core.new_inode(mode)
+        component = component_of(name)
+        inode = core.new_inode(mode, parent.prefix + component + ("/" if stat.S_ISDIR(mode) else ""))
         inode.uid, inode.gid, inode.rdev = caller.uid, gid, rdev
         inode.atime_ns = inode.mtime_ns = inode.ctime_ns = now
         inode.seq = inode.content_seq = 1

@@ -134,7 +134,8 @@ class Namespace:
         metadata = (info.metadata if info is not None else None) or {}
         modified = info.modified_ns if info is not None else core.started_ns
         posix = attrs.decode(metadata, is_dir=is_dir, modified_ns=modified, defaults=core.config.defaults)
-        inode = core.new_inode(posix.mode)
+        component = component_of(name)
+        inode = core.new_inode(posix.mode, f"{parent.prefix}{component}/" if is_dir else parent.prefix + component)
         inode.adopt(posix)
         if info is not None:
             inode.adopt_metadata(metadata, info.content_type)

@@ -7,7 +7,7 @@ import logging
 from b2fs.cache.inode import Inode
 from b2fs.cache.ledger import EntryRow
 from b2fs.core.keys import name_of
-from b2fs.core.types import InodeId
+from b2fs.core.types import InodeId, PartInfo, UploadId
 from b2fs.errors import StoreError
 from b2fs.vfs.core import Core
 from b2fs.vfs.namespace import Namespace
@@ -21,6 +21,8 @@ class Recovery:
     def __init__(self, core: Core, names: Namespace) -> None:
         self._core = core
         self._names = names
+        #: Multipart uploads of the last run that were neither completed nor aborted.
+        self._cut_off: list[tuple[InodeId, str, UploadId, list[PartInfo]]] = []
 
     def restore(self) -> int:
         """Take up everything that waits in the ledger; how many keys that is."""
@@ -35,7 +37,9 @@ class Recovery:
         for orphan in core.files.existing():
             if orphan not in inodes or inodes[orphan].content is None:
                 core.files.remove(orphan)
-        core.next_ino = max([core.next_ino, *(ino + 1 for ino in inodes)])
+        # Before any directory above them takes a number; the root has its own inode already.
+        core.inodes.update({ino: inode for ino, inode in inodes.items() if ino != core.root.ino})
+        self._cut_off = core.ledger.load_uploads()
         # Directories come first, so that the parents of every entry exist with their own attributes.
         for row in sorted(rows, key=lambda row: (not row.key.endswith("/"), row.key)):
             self._restore_entry(row, inodes)
@@ -46,13 +50,13 @@ class Recovery:
 
     async def abort_uploads(self) -> None:
         """Drop the multipart uploads that were cut off: their parts cost storage, and they are sent again."""
-        for ino, key, upload_id, _ in self._core.ledger.load_uploads():
+        for ino, key, upload_id, _ in self._cut_off:
             try:
                 await self._core.store.abort_upload(key, upload_id)
             except StoreError as error:
                 log.info("an unfinished upload of %s stays until the next mount: %s", key, error)
                 continue
-            self._core.ledger.delete_upload(ino)
+            self._core.ledger.delete_upload(ino, upload_id)
         self._core.ledger.commit()
 
     def _restore_entry(self, row: EntryRow, inodes: dict[InodeId, Inode]) -> None:
@@ -94,7 +98,6 @@ class Recovery:
                 child = self._names.instantiate(parent, name_of(component), True, None, 0.0)
                 child.attrs_known = False
             parent = child
-        core.inodes[inode.ino] = inode
         if inode.is_dir:
             inode.marked = True
         if inode.link_id is not None:

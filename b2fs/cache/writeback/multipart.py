@@ -163,8 +163,8 @@ class MultipartUpload:
         info = await self._store.complete_upload(
             self.key, self._upload_id, [self._parts[part.number] for part in parts]
         )
+        self._ledger.delete_upload(self.inode.ino, self._upload_id)
         self._upload_id = None
-        self._ledger.delete_upload(self.inode.ino)
         return info
 
     async def abort(self) -> None:
@@ -174,7 +174,7 @@ class MultipartUpload:
         with trio.move_on_after(30) as scope:
             scope.shield = True
             await self._store.abort_upload(self.key, self._upload_id)
-            self._ledger.delete_upload(self.inode.ino)
+            self._ledger.delete_upload(self.inode.ino, self._upload_id)
             self._ledger.commit()
 
     async def _send(self, parts: Sequence[Part]) -> None:
