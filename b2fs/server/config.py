@@ -50,6 +50,7 @@ class ServeConfig:
     latency_s: float = 0.0
     caps: Mapping[str, int] = field(default_factory=dict)
     hazard_seed: int | None = None
+    max_buckets: int = 100
     durable: bool = True
     access_log: str | None = None
     front: FrontKind = FrontKind.OWN

@@ -42,7 +42,7 @@ def open_home(config: ServeConfig) -> Iterator[Home]:
     engine = Engine(EngineConfig(config.directory, hazard_seed=config.hazard_seed, durable=config.durable))
     try:
         domains = tuple(config.domains) or ("localhost", f"s3.{config.region}.backblazeb2.com")
-        yield Home(engine, KeyRing(engine), config.region, domains)
+        yield Home(engine, KeyRing(engine), config.region, domains, config.max_buckets)
     finally:
         engine.close()
 

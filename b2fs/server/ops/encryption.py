@@ -2,7 +2,7 @@
 
 SSE-C uses AES-256 in counter mode, so that any range can be decrypted alone.  Every body (each part of a multipart
 upload too) has a random nonce of its own, kept in `extra`; a finished multipart upload keeps the plan of its parts,
-`size:nonce` by part.  The customer's key is never stored, only its MD5 (which the protocol shows) and a salted
+the nonces by comma.  The customer's key is never stored, only its MD5 (which the protocol shows) and a salted
 HMAC that proves a key right before anything is decrypted.
 """
 
@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import CTR
 
+from b2fs.server.ops.parts import SIZES, decode_sizes
 from b2fs.server.wire.errors import S3Error
 from b2fs.store.embedded.rows import Encryption, VersionRow
 
@@ -136,21 +137,15 @@ def stream_cipher(key: bytes, nonce: bytes, offset: int = 0) -> CipherContext:
     return context
 
 
-def make_plan(parts: Sequence[tuple[int, str]]) -> str:
-    """The plan of a finished upload from the sizes and nonces of its parts."""
-    return ",".join(f"{size}:{nonce}" for size, nonce in parts)
-
-
 def spans(row: VersionRow, extra: Mapping[str, str]) -> list[Span]:
     """The runs of one nonce that make up a version's stored bytes."""
     plan = extra.get(PLAN)
     if plan is None:
         return [Span(0, row.size, bytes.fromhex(extra[NONCE]))]
     found, start = [], 0
-    for item in plan.split(","):
-        size, _, nonce = item.partition(":")
-        found.append(Span(start, int(size), bytes.fromhex(nonce)))
-        start += int(size)
+    for size, nonce in zip(decode_sizes(extra[SIZES]), plan.split(","), strict=True):
+        found.append(Span(start, size, bytes.fromhex(nonce)))
+        start += size
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 from typing import Any
 
 import trio
@@ -11,6 +12,7 @@ from b2fs.server.ops import conditions, encryption, headers
 from b2fs.server.ops.call import Call, Reply
 from b2fs.server.ops.encryption import CustomerKey
 from b2fs.server.ops.objects import choose_encryption, open_source, version_values
+from b2fs.server.ops.parts import SIZES, encode_sizes
 from b2fs.server.ops.readers import VersionStream
 from b2fs.server.ops.uploads import MAX_PART_BYTES, receive_body
 from b2fs.server.wire.errors import S3Error
@@ -126,11 +128,20 @@ def complete_upload(call: Call) -> Reply:
     if not claims or len(claims) > MAX_PARTS:
         raise S3Error("MalformedXML")
     upload_id = call.params["UploadId"]
-    row = call.engine.complete_upload(call.bucket.id, call.name, upload_id, claims)
+    row = call.engine.complete_upload(call.bucket.id, call.name, upload_id, claims, describe=describe_parts)
     host = call.request.headers.get("host", "")
     location = f"{call.request.scheme}://{host}/{call.bucket.name}/{url_encode(call.name)}"
     values = version_values(row) | {"Location": location, "Bucket": call.bucket.name, "Key": call.name}
     return Reply(values | headers.encryption_values(row.attributes.encryption))
+
+
+def describe_parts(parts: Sequence[PartRow]) -> dict[str, str]:
+    """What a finished upload must remember of its parts: where they end, and what decrypts them."""
+    described = {SIZES: encode_sizes([part.size for part in parts])}
+    nonces = [part.extra.get(_PART_NONCE) for part in parts]
+    if nonces[0] is not None:
+        described[encryption.PLAN] = ",".join(nonce or "" for nonce in nonces)
+    return described
 
 
 def abort_upload(call: Call) -> Reply:

@@ -123,7 +123,7 @@ def _describe(call: Call, row: VersionRow) -> tuple[Reply, int, int, CustomerKey
     if number is not None:
         if "range" in request_headers:
             raise S3Error("InvalidRequest", "Cannot specify both Range header and partNumber query parameter")
-        found = part_range(call, row, number)
+        found = part_range(row, number)
         values["PartsCount"] = found.count
         window: tuple[int, int] | None = (found.start, found.end)
     else:

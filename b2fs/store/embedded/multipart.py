@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 from b2fs.core.types import ETag
@@ -18,6 +18,9 @@ from b2fs.store.embedded.errors import EntityTooLarge, EntityTooSmall, InvalidLo
 from b2fs.store.embedded.names import check_metadata
 from b2fs.store.embedded.rows import Attributes, LockSpec, PartClaim, PartRow, UploadRow, VersionRow
 from b2fs.store.embedded.versionid import parse_version_id
+
+#: Tells from the chosen parts what to add to the `extra` of the version.
+Describe = Callable[[Sequence[PartRow]], Mapping[str, str]]
 
 _UPLOAD: Final = (
     "SELECT u.fid, b.bucket_id, u.key, u.started_ms, u.attributes_json, u.retention_mode, u.retention_until_ms,"
@@ -103,6 +106,7 @@ def complete(
     claims: Sequence[PartClaim],
     *,
     etag: str | None,
+    describe: Describe | None,
     limits: Limits,
     hazard_seed: int | None,
 ) -> VersionRow:
@@ -122,7 +126,7 @@ def complete(
         size=sum(part.size for part in chosen),
         etag=etag or combined_etag([part.etag for part in chosen]),
         content=compose(transaction, extents),
-        attributes=upload.attributes,
+        attributes=_described(upload.attributes, describe(chosen)) if describe is not None else upload.attributes,
         lock=upload.lock,
         fid=upload.fid,
         created_ms=upload.started_ms,
@@ -130,6 +134,10 @@ def complete(
     version = versions.add(transaction, bucket, new, hazard_seed)
     remove(transaction, upload)
     return version
+
+
+def _described(attributes: Attributes, extra: Mapping[str, str]) -> Attributes:
+    return replace(attributes, extra={**attributes.extra, **extra})
 
 
 def combined_etag(etags: Sequence[str]) -> str:
