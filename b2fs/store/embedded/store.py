@@ -220,7 +220,7 @@ class EmbeddedStore:
             if_none_match=if_none_match,
         )
         if len(body) <= self._engine.config.inline_max:
-            return _info(await _result(submit()))
+            return _info(await _committed(submit))
         return _info(await self._in_thread(lambda: submit().result()))
 
     async def copy(
@@ -232,7 +232,8 @@ class EmbeddedStore:
         content_type: str | None = None,
     ) -> ObjectInfo:
         attributes = None if metadata is None else _attributes(metadata, content_type)
-        future = self._engine.copy_nowait(
+        submit = partial(
+            self._engine.copy_nowait,
             self._bucket,
             source.key,
             source.version_id,
@@ -241,14 +242,14 @@ class EmbeddedStore:
             attributes=attributes,
             if_match=_pinned_etag(source),
         )
-        return _info(await _result(future))
+        return _info(await _committed(submit))
 
     async def hide(self, key: str) -> VersionId | None:
-        row = await _result(self._engine.hide_nowait(self._bucket, key))
+        row = await _committed(partial(self._engine.hide_nowait, self._bucket, key))
         return row.version_id
 
     async def delete_version(self, key: str, version_id: VersionId) -> None:
-        await _result(self._engine.delete_version_nowait(self._bucket, key, version_id))
+        await _committed(partial(self._engine.delete_version_nowait, self._bucket, key, version_id))
 
     async def delete_many(self, targets: Sequence[tuple[str, VersionId | None]]) -> list[VersionId | StoreError | None]:
         if len(targets) > _MAX_PAGE:
@@ -343,8 +344,10 @@ def _find_or_create(engine: Engine, config: EmbeddedConfig) -> BucketRow:
         return engine.bucket(config.bucket)
 
 
-async def _result(future: Future[T]) -> T:
-    """Wait for a future of the engine.  Cancelled, it stays submitted and its result is dropped."""
+async def _committed(submit: Callable[[], Future[T]]) -> T:
+    """Submit a change and wait for it.  Cancelled while it waits, the change is made all the same."""
+    await trio.lowlevel.checkpoint_if_cancelled()
+    future = submit()
     task = trio.lowlevel.current_task()
     token = trio.lowlevel.current_trio_token()
     waiting = True
