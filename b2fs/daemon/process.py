@@ -58,6 +58,10 @@ def serve(settings: MountSettings, parts: Parts, events: Events, ready_fd: int |
         events = Events(ready=partial(_detach, state, ready_fd), draining=events.draining)
     try:
         outcome = _run(partial(run_mount, state, parts, notifier, events))
+    except B2fsError as error:
+        if state.mounted:
+            log.error("%s", error)  # a background mount has nobody else to tell
+        raise
     finally:
         notifier.close()
     return outcome if state.cache_dir else None
@@ -71,19 +75,25 @@ def recover(settings: MountSettings, parts: Parts, events: Events) -> Outcome:
 
 
 def _run(main: Callable[[], Awaitable[Outcome]]) -> Outcome:
-    """trio.run, with a deliberate error taken out of the groups that nurseries wrap it in."""
+    """trio.run, with a deliberate error taken out of the groups that nurseries wrap it in.
+
+    Any other error goes to the log with its traceback and becomes a sentence that says so.
+    """
     try:
         return trio.run(main)
-    except BaseExceptionGroup as group:
-        deliberate, others = group.split(B2fsError)
-        if deliberate is None or others is not None:
-            raise
-        raise _first_leaf(deliberate) from None
+    except B2fsError:
+        raise
+    except Exception as error:
+        deliberate, others = error.split(B2fsError) if isinstance(error, ExceptionGroup) else (None, error)
+        if deliberate is not None and others is None:
+            raise _first_leaf(deliberate) from None
+        log.critical("the daemon has ended", exc_info=True)
+        raise B2fsError("The daemon has ended by an error that nobody foresaw; its log has the details") from error
 
 
-def _first_leaf(group: BaseExceptionGroup[B2fsError]) -> B2fsError:
+def _first_leaf(group: ExceptionGroup[B2fsError]) -> B2fsError:
     error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
+    while isinstance(error, ExceptionGroup):
         error = error.exceptions[0]
     assert isinstance(error, B2fsError)
     return error
@@ -93,7 +103,8 @@ def _detach(state: MountState, ready_fd: int) -> None:
     """Report on the pipe, let go of the terminal and log into a file."""
     settings = state.settings
     configure_logging(settings.log_level, settings.log_file or os.path.join(state.cache_dir, LOG_NAME), os.environ)
-    os.write(ready_fd, _READY)
+    with suppress(BrokenPipeError):  # whoever started us did not wait, and the mount is good all the same
+        os.write(ready_fd, _READY)
     os.close(ready_fd)
     null = os.open(os.devnull, os.O_RDWR)
     for fd in (0, 1, 2):

@@ -199,6 +199,7 @@ class _Run:
         if scope.cancelled_caught:
             raise ConfigError(f"{self._settings.mountpoint} does not answer within {_ANSWER_TIMEOUT_S:.0f} s")
         self._state.phase = "mounted"
+        self._state.mounted = True
         text = f"{self._settings.location.url} is mounted at {self._settings.mountpoint}"
         self._events.ready()  # first, as a background mount opens its log there
         self._notifier.ready(text)

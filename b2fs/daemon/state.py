@@ -28,6 +28,8 @@ class MountState:
         self.core: Core | None = None
         self.cache_dir = ""
         self.stopped = trio.Event()
+        #: Whether the mount has ever answered.
+        self.mounted = False
         self._started = time.monotonic()
         self._last_figures = Figures()
 

@@ -89,14 +89,20 @@ class FakeFrontend:
         self.notifier: KernelNotifier = NoKernel()
         self.unmounted = trio.Event()
         self.cancelled = False
+        self.fault: Exception | None = None
+        self.fault_after_ready = False
 
     async def serve(self, core: Core, ready: Callable[[], None]) -> None:
+        if self.fault is not None and not self.fault_after_ready:
+            raise self.fault
         ready()
         try:
             await self.unmounted.wait()
         except trio.Cancelled:
             self.cancelled = True
             raise
+        if self.fault is not None:
+            raise self.fault
 
 
 class World:

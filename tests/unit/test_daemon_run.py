@@ -22,7 +22,7 @@ from b2fs.daemon.notify import Notifier
 from b2fs.daemon.run import Events, Outcome, run_mount, run_recover
 from b2fs.daemon.sockets import socket_path
 from b2fs.daemon.state import MountState
-from b2fs.errors import ConfigError, NoSuchBucket, StoreError
+from b2fs.errors import B2fsError, ConfigError, NoSuchBucket, StoreError
 from tests.unit.daemon_fakes import World
 
 UID = os.geteuid()
@@ -329,3 +329,30 @@ def test_a_watchdog_for_another_process_is_not_ours() -> None:
     assert notifier.watchdog_interval_s is None
     notifier.ready("nobody listens, and that is no error")
     notifier.close()
+
+
+def test_an_error_that_nobody_foresaw_is_in_the_log_and_becomes_one_sentence(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    world = World(tmp_path)
+    world.frontend.fault = RuntimeError("a bug")
+    before = os.umask(0o022)
+    try:
+        with pytest.raises(B2fsError, match="nobody foresaw"):
+            process.serve(world.settings, world.parts, Events())
+    finally:
+        os.umask(before)
+    assert any(record.exc_info and "a bug" in caplog.text for record in caplog.records)
+
+
+def test_an_error_after_the_mount_was_there_is_in_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    world = World(tmp_path)
+    world.frontend.fault = ConfigError("the kernel took the mount away")
+    world.frontend.fault_after_ready = True
+    before = os.umask(0o022)
+    try:
+        with pytest.raises(ConfigError, match="took the mount away"):
+            process.serve(world.settings, world.parts, Events(ready=world.frontend.unmounted.set))
+    finally:
+        os.umask(before)
+    assert "the kernel took the mount away" in caplog.text
