@@ -22,7 +22,11 @@ from b2fs.store.faults import FaultyStore
 from b2fs.store.meter import MeteredStore
 from b2fs.store.protocol import ObjectStore
 from b2fs.store.s3 import S3Config, S3Store
+from tests.server.harness import KEY_ID, REGION, SECRET
+from tests.server.harness import Server as ServeServer
 from tests.servers import Server
+
+SERVED_BUCKET = "contract"
 
 
 class Bucket(Enum):
@@ -88,6 +92,21 @@ def _bucket_of(server: Server) -> str:
     return server.new_bucket()
 
 
+def _served(request: pytest.FixtureRequest, directory: Path) -> StoreMaker:
+    """The embedded store over HTTPS: `b2fs serve` and our own client."""
+    server: ServeServer = request.getfixturevalue("served")
+    environment: pytest.MonkeyPatch = request.getfixturevalue("monkeypatch")
+    environment.setenv("AWS_ACCESS_KEY_ID", KEY_ID)
+    environment.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+
+    def make(bucket: Bucket = Bucket.PRESENT, capabilities: Capabilities | None = None) -> ObjectStore:
+        wanted = SERVED_BUCKET if bucket is Bucket.PRESENT else "b2fs-no-such-bucket"
+        config = S3Config(wanted, endpoint=server.url, region=REGION, ca_bundle=str(server.authority.ca_file))
+        return S3Store(config, capabilities)
+
+    return make
+
+
 #: What the servers were seen to do otherwise: SeaweedFS 4.48, rclone 1.75.
 _SEAWEEDFS_LACKS = {
     "untidy_keys": "SeaweedFS keeps keys as paths of files",
@@ -105,6 +124,7 @@ _RCLONE_LACKS = {
 CASES = [
     Case("embedded", functools.partial(_embedded, durable=False)),
     Case("wrapped", _wrapped),
+    Case("b2fs-serve", _served),
     Case("seaweedfs", functools.partial(_server, fixture="seaweedfs"), _SEAWEEDFS_LACKS),
     Case("rclone", functools.partial(_server, fixture="rclone_s3"), _RCLONE_LACKS),
 ]

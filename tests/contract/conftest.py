@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,8 @@ import trio
 
 from b2fs.core.types import Capabilities
 from b2fs.store.protocol import ObjectStore
-from tests.contract.cases import CASES, Case, StoreMaker
+from tests.contract.cases import CASES, SERVED_BUCKET, Case, StoreMaker
+from tests.server.harness import Authority, Server, run_server
 from tests.servers import rclone_s3, seaweedfs
 
 __all__ = ["rclone_s3", "seaweedfs"]
@@ -23,6 +24,15 @@ __all__ = ["rclone_s3", "seaweedfs"]
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "needs(*names): skip on a store without these capabilities")
     config.addinivalue_line("markers", "lacks(name): skip on a store that has this capability")
+
+
+@pytest.fixture(scope="session")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """`b2fs serve` with a bucket, over HTTPS."""
+    directory = tmp_path_factory.mktemp("served")
+    with run_server(directory, Authority.make(directory)) as running:
+        running.s3().create_bucket(Bucket=SERVED_BUCKET)
+        yield running
 
 
 @pytest.fixture(params=CASES, ids=lambda case: case.name)
