@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import struct
 import threading
 import weakref
 import zlib
@@ -19,17 +20,55 @@ _RAW, _BINARY = 1, 2  # diskcache's modes: value in the row, value in a file
 Buffer = bytes | memoryview
 
 
-def checksum(key: str, data: Buffer) -> int:
-    """CRC-32 over key and content: an intact value under a wrong key does not pass either."""
-    return zlib.crc32(data, zlib.crc32(key.encode("ascii")))
+_HEADER = struct.Struct(">QI")  # length of the value, length of a chunk; a CRC-32 for each chunk follows
+
+
+class Entry:
+    """A value that was found: read it, or a part of it, with `read`."""
+
+    __slots__ = ("_data", "_path", "_sums")
+
+    def __init__(self, sums: bytes, data: bytes | None, path: str) -> None:
+        self._sums = sums
+        self._data = data  # None: in the file at path
+        self._path = path
+
+    def read(self, key: str, start: int, end: int) -> tuple[int, bytes] | None:
+        """Return the chunks that share bytes with [start, end), as (position, bytes); None if they are damaged.
+
+        Raises FileNotFoundError if the file is gone.
+        """
+        if len(self._sums) < _HEADER.size:
+            return None
+        length, chunk = _HEADER.unpack_from(self._sums)
+        low, high = start - start % max(1, chunk), min(length, end + -end % max(1, chunk))
+        data = _read_file(self._path, length, low, high) if self._data is None else self._data[low:high]
+        first = _HEADER.size + low // max(1, chunk) * 4
+        expected = self._sums[first : first + -(-(high - low) // max(1, chunk)) * 4]
+        if len(data) != max(0, high - low) or _checksums(key, low, data, max(1, chunk)) != expected:
+            return None
+        return low, data
+
+
+def _checksums(key: str, start: int, data: Buffer, chunk: int) -> bytes:
+    """CRC-32 of every chunk, over key, position and content: a chunk in a wrong place does not pass either."""
+    seed, view = zlib.crc32(key.encode("ascii")), memoryview(data)
+    return b"".join(
+        zlib.crc32(view[low : low + chunk], seed ^ ((start + low) & 0xFFFFFFFF)).to_bytes(4, "big")
+        for low in range(0, len(view), chunk)
+    )
 
 
 class BytesDisk(diskcache.Disk):  # type: ignore[misc]  # diskcache has no types
     """Stores bytes-like values under ASCII keys, and nothing else.
 
-    Small values live in their row with the checksum in front; larger ones in a file, with the checksum in the row.
+    Small values live in their row with the checksums in front; larger ones in a file, with the checksums in the row.
     diskcache's own Disk would unpickle what it finds, and writes a value line by line.
     """
+
+    def __init__(self, directory: str, *, chunk_bytes: int, **settings: Any) -> None:
+        super().__init__(directory, **settings)
+        self._chunk_bytes = chunk_bytes
 
     def put(self, key: object) -> tuple[str, bool]:
         if not isinstance(key, str):
@@ -41,35 +80,36 @@ class BytesDisk(diskcache.Disk):  # type: ignore[misc]  # diskcache has no types
             raise sqlite3.DatabaseError("a key in the index is not plain text")
         return key
 
-    def store(self, value: Buffer, read: bool, key: Any = None) -> tuple[int, int, str | None, bytes | int]:
+    def store(self, value: Buffer, read: bool, key: Any = None) -> tuple[int, int, str | None, bytes]:
         if read or not isinstance(value, bytes | memoryview):
             raise TypeError("values are bytes")
-        crc = checksum(key, value)
+        sums = _HEADER.pack(len(value), self._chunk_bytes) + _checksums(key, 0, value, self._chunk_bytes)
         if len(value) < self.min_file_size:
-            return 0, _RAW, None, crc.to_bytes(4, "big") + value
+            return 0, _RAW, None, sums + value
         name, path = self.filename(key, value)
         _write_file(path, value)
-        return len(value), _BINARY, name, crc
+        return len(value), _BINARY, name, sums
 
-    def fetch(self, mode: int, filename: str | None, value: object, read: bool) -> tuple[int | None, Buffer]:
-        """Return (checksum that was kept, content); the checksum is None if the row is not one of ours.
-
-        Raises OSError, which diskcache takes for a miss, if the file is gone.
-        """
-        if mode == _RAW and isinstance(value, bytes):
-            return int.from_bytes(value[:4], "big"), value[4:]
-        if mode == _BINARY and isinstance(value, int) and filename is not None:
-            return value, _read_file(os.path.join(self._directory, filename))
-        return None, b""
+    def fetch(self, mode: int, filename: str | None, value: object, read: bool) -> Entry:
+        """Return what the row holds or names; nothing is believed before Entry.read has checked it."""
+        if not isinstance(value, bytes):
+            return Entry(b"", b"", "")
+        if mode == _RAW and len(value) >= _HEADER.size:
+            length, chunk = _HEADER.unpack_from(value)
+            body = _HEADER.size + 4 * -(-length // max(1, chunk))
+            return Entry(value[:body], value[body:], "")
+        if mode == _BINARY and filename is not None:
+            return Entry(value, None, os.path.join(self._directory, filename))
+        return Entry(b"", b"", "")
 
 
 class ByteCache(diskcache.Cache):  # type: ignore[misc]  # diskcache has no types
-    """A diskcache.Cache of bytes; `get` answers (checksum, content), see BytesDisk.fetch.
+    """A diskcache.Cache of bytes; `get` answers an Entry.
 
     Entries leave in the order of their store time; `touch_all` moves what was read to the end of that queue.
     """
 
-    def __init__(self, directory: str, *, size_bytes: int, inline_bytes: int) -> None:
+    def __init__(self, directory: str, *, size_bytes: int, inline_bytes: int, chunk_bytes: int) -> None:
         self._connections: weakref.WeakSet[_Connection] = weakref.WeakSet()
         super().__init__(
             directory,
@@ -78,6 +118,7 @@ class ByteCache(diskcache.Cache):  # type: ignore[misc]  # diskcache has no type
             size_limit=size_bytes,
             cull_limit=0,  # culling by the owner: ten rows a put may be far less than the put brought
             disk_min_file_size=inline_bytes,
+            disk_chunk_bytes=chunk_bytes,
             statistics=0,
             tag_index=1,
         )
@@ -154,9 +195,10 @@ def _write_file(path: str, data: Buffer) -> None:
         os.close(file)
 
 
-def _read_file(path: str) -> bytes:
+def _read_file(path: str, length: int, start: int, end: int) -> bytes:
+    """Return [start, end) of a file that must have this length; b"" if it has another."""
     file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        return os.read(file, os.fstat(file).st_size)
+        return os.pread(file, end - start, start) if os.fstat(file).st_size == length and start < end else b""
     finally:
         os.close(file)

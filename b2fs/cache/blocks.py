@@ -28,7 +28,7 @@ from dataclasses import dataclass
 
 import diskcache
 
-from b2fs.cache.blockdisk import Buffer, ByteCache, checksum
+from b2fs.cache.blockdisk import Buffer, ByteCache
 from b2fs.core.extents import Extents
 from b2fs.core.types import ObjectRef
 from b2fs.errors import ConfigError
@@ -49,10 +49,14 @@ class BlockCacheConfig:
     #: Measured per get and put: the rate is the same from 1 MiB up, and 1 MiB is one kernel request.
     block_bytes: int = 1 << 20
     grain_bytes: int = 32 << 10
+    #: Has a checksum of its own, so it is the least that is read of a block.
+    chunk_bytes: int = 128 << 10
 
     def __post_init__(self) -> None:
-        if self.grain_bytes <= 0 or self.block_bytes % self.grain_bytes:
-            raise ConfigError("The block size of the cache must be a multiple of its grain size.")
+        if self.grain_bytes <= 0 or self.chunk_bytes % self.grain_bytes or self.block_bytes % self.chunk_bytes:
+            raise ConfigError(
+                "The cache's block size must be a multiple of its chunk size, and that of its grain size."
+            )
         if self.size_bytes < 4 * self.block_bytes:
             raise ConfigError(f"The cache needs at least {4 * self.block_bytes} bytes.")
 
@@ -113,22 +117,23 @@ class BlockCache:
 
     def get_block(self, ref: ObjectRef, start: int) -> bytes | None:
         """Return the block that starts at `start` (a multiple of block_bytes), or None."""
-        return self._get(self._key(content_key(ref), start, block=True))
+        found = self._get(self._key(content_key(ref), start, block=True), 0, self.config.block_bytes)
+        return None if found is None else found[1]
 
     def get_range(self, ref: ObjectRef, start: int, end: int) -> list[tuple[int, bytes]]:
         """Return the cached stretches that share bytes with [start, end), as (start, content), ascending.
 
-        They may reach out on both sides, and never overlap.
+        They may reach out on both sides (to whole chunks), and never overlap.
         """
         found: list[tuple[int, bytes]] = []
         content = content_key(ref)
         block_bytes = self.config.block_bytes
         for block in range(start - start % block_bytes, end, block_bytes):
-            data = self._get(self._key(content, block, block=True))
-            if data is not None:
-                found.append((block, data))
+            low, high = max(start, block), min(end, block + block_bytes)
+            part = self._get(self._key(content, block, block=True), low - block, high - block)
+            if part is not None:
+                found.append((block + part[0], part[1]))
             elif ref.size > self.config.grain_bytes:
-                low, high = max(start, block), min(end, block + block_bytes)
                 found.extend(self._grains(content, low - low % self.config.grain_bytes, high))
         return found
 
@@ -208,19 +213,24 @@ class BlockCache:
 
     # --- inside
 
-    def _get(self, key: str) -> bytes | None:
+    def _get(self, key: str, start: int, end: int) -> tuple[int, bytes] | None:
+        """The chunks of an entry that hold its bytes [start, end), as (position, bytes)."""
         stats = self.stats
         with self._guard:
-            found = self._cache.get(key)
-            if found is None:
+            entry = self._cache.get(key)
+            if entry is None:
                 stats.misses += 1
                 return None
-            expected, data = found
-            if expected is not None and checksum(key, data) == expected:
+            try:
+                found: tuple[int, bytes] | None = entry.read(key, start, end)
+            except FileNotFoundError:  # it was evicted between row and file, or somebody cleaned up
+                stats.misses += 1
+                return None
+            if found is not None:
                 stats.hits += 1
-                stats.hit_bytes += len(data)
+                stats.hit_bytes += len(found[1])
                 self._touch(key)
-                return bytes(data)
+                return found
             stats.damaged += 1
             log.warning("A damaged entry of the block cache was dropped; it will be fetched again.")
             with self._write_lock:
@@ -229,9 +239,9 @@ class BlockCache:
 
     def _grains(self, content: str, start: int, end: int) -> Iterator[tuple[int, bytes]]:
         for position in range(start, end, self.config.grain_bytes):
-            data = self._get(self._key(content, position, block=False))
-            if data is not None:
-                yield position, data
+            found = self._get(self._key(content, position, block=False), 0, self.config.grain_bytes)
+            if found is not None:
+                yield position, found[1]
 
     def _cut(self, ref: ObjectRef, start: int, data: Buffer) -> Iterator[tuple[str, memoryview]]:
         """Cut a stretch into whole blocks where it holds them, and grains elsewhere."""
@@ -365,7 +375,12 @@ def _open(config: BlockCacheConfig) -> ByteCache:
 
 
 def _open_index(config: BlockCacheConfig) -> ByteCache:
-    return ByteCache(config.directory, size_bytes=config.size_bytes, inline_bytes=config.grain_bytes + 1)
+    return ByteCache(
+        config.directory,
+        size_bytes=config.size_bytes,
+        inline_bytes=config.grain_bytes + 1,
+        chunk_bytes=config.chunk_bytes,
+    )
 
 
 def _wipe(directory: str) -> None:

@@ -18,7 +18,7 @@ from b2fs.core.types import ETag, ObjectRef, VersionId
 from b2fs.errors import ConfigError
 
 KIB, MIB = 1 << 10, 1 << 20
-BLOCK, GRAIN = 64 * KIB, 4 * KIB
+BLOCK, CHUNK, GRAIN = 64 * KIB, 16 * KIB, 4 * KIB
 
 
 def _ref(size: int, key: str = "k", version: str | None = None, etag: str = "e") -> ObjectRef:
@@ -26,7 +26,9 @@ def _ref(size: int, key: str = "k", version: str | None = None, etag: str = "e")
 
 
 def _open(directory: Path, size_bytes: int = 64 * MIB) -> BlockCache:
-    return BlockCache(BlockCacheConfig(str(directory), size_bytes=size_bytes, block_bytes=BLOCK, grain_bytes=GRAIN))
+    return BlockCache(
+        BlockCacheConfig(str(directory), size_bytes=size_bytes, block_bytes=BLOCK, chunk_bytes=CHUNK, grain_bytes=GRAIN)
+    )
 
 
 @pytest.fixture
@@ -111,6 +113,20 @@ def test_put_whole_takes_a_file_only_if_it_is_the_content(cache: BlockCache, tmp
     assert cache.put_whole(_ref(4), b"hello") == 0
     assert cache.put_whole(_ref(len(content)), str(path)) == len(content)
     assert _read(cache, _ref(len(content)), 0, len(content)) == content
+
+
+def test_a_part_of_a_block_is_read_without_the_rest(cache: BlockCache, directory: Path) -> None:
+    content, ref = os.urandom(2 * BLOCK), _ref(2 * BLOCK)
+    cache.put_range(ref, 0, content)
+    start = BLOCK + CHUNK + 5
+    assert cache.get_range(ref, start, start + CHUNK) == [(BLOCK + CHUNK, content[BLOCK + CHUNK : BLOCK + 3 * CHUNK])]
+    for path in directory.glob("??/??/*.val"):
+        with path.open("r+b") as file:
+            file.seek(3 * CHUNK + 1)
+            file.write(b"damage")
+    assert _read(cache, ref, start, start + CHUNK) is not None, "the damage is elsewhere"
+    assert _read(cache, ref, start, start + 2 * CHUNK) is None
+    assert cache.stats.damaged == 1
 
 
 @pytest.mark.parametrize("truncate", [True, False])
@@ -293,7 +309,7 @@ def test_other_block_sizes_do_not_confuse(directory: Path) -> None:
     cache = _open(directory)
     cache.put_range(ref, 0, content)
     cache.close()
-    cache = BlockCache(BlockCacheConfig(str(directory), block_bytes=2 * BLOCK, grain_bytes=GRAIN))
+    cache = BlockCache(BlockCacheConfig(str(directory), block_bytes=2 * BLOCK, chunk_bytes=CHUNK, grain_bytes=GRAIN))
     assert not cache.present(ref)
     assert cache.get_block(ref, 0) is None
     cache.close()

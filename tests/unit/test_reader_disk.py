@@ -92,10 +92,11 @@ async def test_random_reads_are_kept_too(tmp_path: Path) -> None:
 
 
 def _damage_half(directory: Path) -> int:
-    """Cut every fourth file, change every other fourth; return how many that were."""
+    """Cut every fourth file, change a bit in every other fourth; return how many that were."""
     paths = sorted(directory.glob("??/??/*.val"))[::2]
     for number, path in enumerate(paths):
-        path.write_bytes(path.read_bytes()[: -1 - number] + (b"" if number % 2 else bytes(number + 1)))
+        content = path.read_bytes()
+        path.write_bytes(content[:-1] + (b"" if number % 2 else bytes([content[-1] ^ 1])))
     return len(paths)
 
 

@@ -211,14 +211,14 @@ class Fetcher:
         nursery.start_soon(self._fly, flight)
 
     def _by_place(self, content: Content, wanted: Range) -> list[Range]:
-        """Cut a range into what the disk has and what it has not, the former widened to whole blocks."""
-        if content.on_disk is None or not content.on_disk.overlaps(*wanted):
+        """Cut a range into what the disk has and what it has not, the former widened to whole chunks of the disk."""
+        if self._blocks is None or content.on_disk is None or not content.on_disk.overlaps(*wanted):
             return [wanted]
-        block = self._config.prefetch.block_bytes
+        chunk = self._blocks.config.chunk_bytes
         places = content.on_disk.gaps(*wanted)
         for start, end in content.on_disk.intersect(*wanted):
-            # The disk hands out whole blocks anyway: take in what is not held yet.
-            low, high = start - start % block, min(content.size, end + -end % block)
+            # The disk hands out whole chunks anyway: take in what is not held yet.
+            low, high = start - start % chunk, min(content.size, end + -end % chunk)
             for free in content.held.gaps(low, high):
                 places.extend(span for span in content.on_disk.intersect(*free) if span[0] < end and start < span[1])
         return sorted(places)
