@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -44,18 +45,27 @@ def error_reply(status: int, code: str, message: str = "no reason", **headers: s
     return Reply(status, {"Content-Type": "application/xml", **headers}, body.encode())
 
 
+class _QuietServer(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Connections that break are what the tests are about."""
+
+
 class ScriptedServer:
     """Answers by `script`, records what it gets, and holds answers back while `hold` is set."""
 
-    def __init__(self, script: Script) -> None:
+    def __init__(self, script: Script, tls: ssl.SSLContext | None = None) -> None:
         self.script = script
         self.requests: list[Request] = []
         self.arrived = threading.Semaphore(0)
         self._release = threading.Event()
         self._release.set()
-        self._httpd = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self._httpd.daemon_threads = True
-        self.endpoint = f"http://127.0.0.1:{self._httpd.server_address[1]}"
+        self._httpd = _QuietServer(("127.0.0.1", 0), self._handler())
+        if tls is not None:
+            self._httpd.socket = tls.wrap_socket(self._httpd.socket, server_side=True)
+        scheme, host = ("http", "127.0.0.1") if tls is None else ("https", "localhost")
+        self.endpoint = f"{scheme}://{host}:{self._httpd.server_address[1]}"
 
     def hold(self) -> None:
         """Answer nothing until `release`."""

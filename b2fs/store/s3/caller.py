@@ -61,13 +61,13 @@ class Caller:
         scout = False
         attempt = 0
         while True:
+            used = await self._signer.prepare()
             try:
                 return await (self._scout(call) if scout else self._once(call, self._sender.send))
             except BadCredentials:
-                if renewed or not self._signer.renewable:
+                if renewed or not await self._signer.renew(used):
                     raise
                 renewed = True
-                await self._signer.refresh(force=True)
             except RetryableError as error:
                 attempt += 1
                 delay = self._delay(error, attempt)

@@ -7,6 +7,7 @@ nothing here is logged or shown.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import botocore.session
@@ -50,35 +51,35 @@ class Signer:
     One static provider is kept per set of credentials, so that signing never calls back into Python.
     """
 
-    def __init__(self, credentials: Credentials, region: str) -> None:
-        self._credentials = credentials
-        self._region = region
+    def __init__(self, config: S3Config, find: Callable[[S3Config], Credentials] = find_credentials) -> None:
+        self._config = config
+        self._find = find
+        self._credentials: Credentials | None = None
         self._frozen: _Frozen | None = None
         self._provider: AwsCredentialsProvider | None = None
         self._unsigned: AwsSigningConfig | None = None
-        self._refreshing = trio.Lock()
+        self._changing = trio.Lock()
 
-    @property
-    def renewable(self) -> bool:
-        """Whether asking again may give other credentials."""
-        return hasattr(self._credentials, "refresh_needed")
+    async def prepare(self) -> object:
+        """Find credentials at first, renew temporary ones near their end; returns a mark of the present ones.
 
-    async def refresh(self, *, force: bool = False) -> None:
-        """Renew temporary credentials that are near their end; force renews what the server has just refused.
-
-        Checkpoint: only when there is something to renew.
+        Raises ConfigError, BadCredentials.  Checkpoint: only when there is something to do.
         """
-        if self._provider is not None and not force and not self._stale():
-            return
-        async with self._refreshing:
-            if self._provider is not None and not force and not self._stale():
-                return
-            try:
-                frozen = await trio.to_thread.run_sync(self._freeze)
-            except BotoCoreError as error:
-                raise BadCredentials(f"cannot renew the credentials: {error}") from error
-            if frozen != self._frozen:
-                self._use(frozen)
+        if self._frozen is None or self._stale():
+            async with self._changing:
+                if self._frozen is None or self._stale():
+                    await self._load(again=self._credentials is None)
+        return self._frozen
+
+    async def renew(self, refused: object) -> bool:
+        """Look for other credentials after the server refused those of this mark; False if there are none.
+
+        The chain is gone through anew, so a key that the user has replaced in a file is found.
+        """
+        async with self._changing:
+            if self._frozen == refused:
+                await self._load(again=True)
+            return self._frozen != refused
 
     def config(self, payload_hash: str | None) -> AwsSigningConfig:
         """The configuration for a request whose body has this SHA-256 in hex; None leaves the payload unsigned."""
@@ -94,7 +95,17 @@ class Signer:
         check = getattr(self._credentials, "refresh_needed", None)  # only refreshable credentials have it
         return bool(check is not None and check())
 
-    def _freeze(self) -> _Frozen:
+    async def _load(self, *, again: bool) -> None:
+        try:
+            frozen = await trio.to_thread.run_sync(self._freeze, again)
+        except BotoCoreError as error:
+            raise BadCredentials(f"cannot renew the credentials: {error}") from error
+        if frozen != self._frozen:
+            self._use(frozen)
+
+    def _freeze(self, again: bool) -> _Frozen:
+        if again or self._credentials is None:
+            self._credentials = self._find(self._config)
         frozen = self._credentials.get_frozen_credentials()
         return _Frozen(frozen.access_key or "", frozen.secret_key or "", frozen.token)
 
@@ -108,7 +119,7 @@ class Signer:
             algorithm=AwsSigningAlgorithm.V4,
             signature_type=AwsSignatureType.HTTP_REQUEST_HEADERS,
             credentials_provider=self._provider,
-            region=self._region,
+            region=self._config.signing_region,
             service="s3",
             signed_body_value=signed_body_value,
             signed_body_header_type=AwsSignedBodyHeaderType.X_AMZ_CONTENT_SHA_256,

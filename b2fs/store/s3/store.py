@@ -44,7 +44,7 @@ from b2fs.store.protocol import Body
 from b2fs.store.s3 import probe, xmlio
 from b2fs.store.s3.caller import Caller, History
 from b2fs.store.s3.config import S3Config
-from b2fs.store.s3.credentials import Signer, find_credentials
+from b2fs.store.s3.credentials import Signer
 from b2fs.store.s3.faults import Response, error_of_item
 from b2fs.store.s3.gate import Gate
 from b2fs.store.s3.transport import HASH_INLINE_BYTES, Transport
@@ -91,8 +91,8 @@ class S3Store:
     # ---- lifetime ----------------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> S3Store:
-        credentials = await trio.to_thread.run_sync(find_credentials, self._config)
-        signer = Signer(credentials, self._config.signing_region)
+        signer = Signer(self._config)
+        await signer.prepare()
         self._transport = Transport(self._config, signer)
         self._calls = Caller(self._transport, self.gate, signer, self._config.retry)
         try:

@@ -133,7 +133,7 @@ class Transport:
     async def send_plainly(self, call: Call) -> Response:
         """Like `send`, slower, but errors tell all that the server said."""
         with self._time_limit(call):
-            await self._signer.refresh()
+            await self._signer.prepare()
             signing = self._signer.fresh_config(await self._payload_hash(call.body))
             return await self._plain.send(call, self._http_request(call), signing)
         raise _too_long(call)
@@ -149,7 +149,7 @@ class Transport:
     async def _exchange(self, call: Call) -> _Exchange:
         # Errors are made in another frame: a traceback that keeps this one would keep the request, and with it the
         # client, alive.
-        await self._signer.refresh()
+        await self._signer.prepare()
         signing = self._signer.config(await self._payload_hash(call.body))
         exchange = _Exchange(call)
         request = self._client.make_request(
