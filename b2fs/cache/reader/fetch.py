@@ -106,6 +106,7 @@ class Fetcher:
 
     def launch_warm(self, refs: Iterable[ObjectRef]) -> list[Flight]:
         """Start fetching whole small objects ahead, as far as the budget allows."""
+        nursery = self._running()
         flights: list[Flight] = []
         for ref in refs:
             if not 0 < ref.size <= self._config.warm_bytes:
@@ -120,7 +121,7 @@ class Fetcher:
             content.take_off(flight)
             flights.append(flight)
         if flights:
-            self._running().start_soon(self._warm, flights)
+            nursery.start_soon(self._warm, flights)
         return flights
 
     def drop_guesses(self, content: Content) -> None:
@@ -170,7 +171,9 @@ class Fetcher:
         while True:
             flight = content.flight_at(position)
             if flight is None:
-                flight, own = self._launch_again(content, ref, position, end), True
+                self._launch_again(content, ref, position, end)
+                flight, own = content.flight_at(position), True
+                assert flight is not None
             flight.waiters += 1
             try:
                 await flight.done.wait()
@@ -185,12 +188,12 @@ class Fetcher:
                 raise copy.copy(error) from error
             own = True
 
-    def _launch_again(self, content: Content, ref: ObjectRef, position: int, end: int) -> Flight:
+    def _launch_again(self, content: Content, ref: ObjectRef, position: int, end: int) -> None:
         grain = self._config.prefetch.grain_bytes
         low = position - position % grain
         high = min(ref.size, end + -end % grain, low + self._config.prefetch.range_bytes)
         low, high = next(gap for gap in content.held.gaps(low, high) if gap[0] <= position < gap[1])
-        return self.launch(content, ref, [(low, high)], ahead=False)[0]
+        self.launch(content, ref, [(low, high)], ahead=False)
 
     # --- flying
 
