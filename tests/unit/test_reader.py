@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from b2fs.cache.reader import Reader, ReaderConfig, Stream
 from b2fs.core.prefetch import PrefetchConfig
-from b2fs.core.siblings import SiblingHint
+from b2fs.core.siblings import SiblingHint, SiblingTracker
 from b2fs.core.types import Capabilities, ETag, ObjectInfo, ObjectRef, VersionId
 from b2fs.errors import (
     AccessDenied,
@@ -455,6 +455,35 @@ async def test_warming_stops_at_the_budget(autojump_clock: trio.testing.MockCloc
         await reader.warm(refs)
         assert len(store.gets) == 7
         assert reader.memory_used <= 8 * MIB
+
+
+async def _open_in_order(reader: Reader, refs: list[ObjectRef], order: list[int]) -> None:
+    """Open and read files of one directory as the filesystem does, with the tracker's hints."""
+    tracker = SiblingTracker()
+    for index in order:
+        upcoming = tracker.opened("directory", index, len(refs))
+        stream = reader.open(refs[index], hint=SiblingHint(tuple(refs[upcoming.start : upcoming.stop])))
+        assert len(await _read(stream, 0, refs[index].size)) == refs[index].size
+        stream.close()
+        await trio.lowlevel.checkpoint()
+
+
+async def test_walking_a_directory_costs_few_round_trips(autojump_clock: trio.testing.MockClock) -> None:
+    store = FakeStore()
+    refs = [store.put(f"k{number}", bytes(4096)) for number in range(500)]
+    async with _reading(store) as reader:
+        began = trio.current_time()
+        await _open_in_order(reader, refs, list(range(500)))
+        assert trio.current_time() - began < 25 * ROUND_TRIP_S
+        assert len(store.gets) == 500
+
+
+async def test_random_opens_waste_little(autojump_clock: trio.testing.MockClock) -> None:
+    store, choose = FakeStore(), random.Random(9)
+    refs = [store.put(f"k{number}", bytes(4096)) for number in range(1000)]
+    async with _reading(store, ReaderConfig(memory_bytes=256 * KIB)) as reader:
+        await _open_in_order(reader, refs, [choose.randrange(1000) for _ in range(2000)])
+        assert reader.stats.wasted_warm_bytes < reader.stats.fetched_bytes / 10
 
 
 # --- any pattern
