@@ -14,7 +14,6 @@ import trio
 from b2fs.server.accesslog import AccessLog, Entry
 from b2fs.server.classes import transaction_class
 from b2fs.server.faults import Breakage
-from b2fs.server.gate import Broken
 from b2fs.server.ids import request_ids
 from b2fs.server.ops.call import Stream
 from b2fs.server.service import Answer
@@ -102,30 +101,31 @@ class Application:
             client[0],
         )
         ids = request_ids()
-        try:
-            answer = await self._choose(request).handle(request)
-        except Broken as error:
-            raise ConnectionAbortedError("a fault on demand") from error
+        answer = await self._choose(request).handle(request)
+        sent = None
         try:
             sent = await _respond(answer, ids, request, body, send)
         finally:
             if not isinstance(answer.body, bytes):
                 answer.body.close()
-        if self._log.enabled:
-            self._log.add(_entry(request, answer, ids[0][1], body.received, sent, time.perf_counter() - started_s))
+            if self._log.enabled:
+                self._log.add(_entry(request, answer, ids[0][1], body.received, sent, time.perf_counter() - started_s))
 
 
-def _entry(request: Request, answer: Answer, request_id: str, bytes_in: int, bytes_out: int, took_s: float) -> Entry:
+def _entry(
+    request: Request, answer: Answer, request_id: str, bytes_in: int, bytes_out: int | None, took_s: float
+) -> Entry:
+    """bytes_out None: the answer did not reach the client as a whole."""
     return Entry(
         request.client,
         request.method,
         request.raw_path,
         answer.operation,
         answer.status,
-        answer.error_code,
+        "Aborted" if bytes_out is None else answer.error_code,
         transaction_class(answer.operation),
         bytes_in,
-        bytes_out,
+        bytes_out or 0,
         round(took_s * 1000, 3),
         answer.key_id,
         request_id,
@@ -138,7 +138,7 @@ def _encode_header(text: str) -> bytes:
 
 async def _respond(answer: Answer, ids: list[tuple[str, str]], request: Request, body: AsgiBody, send: Send) -> int:
     """Send the answer; the number of bytes of its body.  Raises ConnectionAbortedError for a broken one."""
-    if answer.breakage is Breakage.LOST:
+    if answer.breakage in (Breakage.LOST, Breakage.RESET):
         raise ConnectionAbortedError("a fault on demand")
     headers = [(name.encode("latin-1"), _encode_header(value)) for name, value in (*answer.headers, *ids)]
     if not await _drain(request, body):

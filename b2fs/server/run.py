@@ -132,13 +132,14 @@ async def _run(
 ) -> None:
     async with trio.open_nursery() as nursery:
         if config.front is FrontKind.HYPERCORN:
-            await nursery.start(_hypercorn, app, listeners, files)
+            await nursery.start(_hypercorn, app, listeners, files, shutdown)
         else:
-            await nursery.start(Front(app, config.limits, context).serve, listeners)
+            front = Front(app, config.limits, context)
+            await nursery.start(front.serve, listeners)
         started()
         await _wait_shutdown(shutdown)
-        for listener in listeners:
-            await listener.aclose()
+        if config.front is FrontKind.OWN:
+            front.stop_accepting()
         with trio.move_on_after(_GRACE_S):
             await app.wait_quiet()
         nursery.cancel_scope.cancel()
@@ -169,6 +170,7 @@ async def _hypercorn(
     app: Application,
     listeners: list[trio.SocketListener],
     files: tuple[str, str] | None,
+    shutdown: trio.Event,
     task_status: trio.TaskStatus[None],
 ) -> None:
     """Hypercorn's trio worker on sockets that are open already."""
@@ -182,5 +184,7 @@ async def _hypercorn(
     # hypercorn closes what it takes over, so it gets descriptors of its own.
     settings.bind = [f"fd://{os.dup(listener.socket.fileno())}" for listener in listeners]
     async with trio.open_nursery() as nursery:
-        await nursery.start(partial(hypercorn_serve, cast(Framework, app), settings, mode="asgi"))
+        await nursery.start(
+            partial(hypercorn_serve, cast(Framework, app), settings, mode="asgi", shutdown_trigger=shutdown.wait)
+        )
         task_status.started()

@@ -61,17 +61,14 @@ class S3Service:
         self._limiter = trio.CapacityLimiter(16)
 
     async def handle(self, request: Request) -> Answer:
-        """Answer one request.  What is not foreseen is logged and answered 500.
-
-        Raises Broken where a fault on demand wants no answer.
-        """
+        """Answer one request.  Raises nothing: what is not foreseen is logged and answered 500."""
         seen = _Seen()
         try:
             return await self._handle(request, seen)
         except B2fsError as error:
             return self._refusal(request, as_s3_error(error), seen)
         except Broken:
-            raise
+            return Answer(0, operation=seen.operation, key_id=seen.key_id, breakage=Breakage.RESET)
         except Exception:
             LOG.exception("%s %s failed", request.method, request.raw_path)
             return self._refusal(request, S3Error("InternalError"), seen)
@@ -87,7 +84,7 @@ class S3Service:
         call = await self._prepare(request, target, verified)
         authorise(call)
         seen.call = call
-        upload_bytes = (request.content_length or 0) if target.operation.streams_in else 0
+        upload_bytes = _declared_bytes(request) if target.operation.streams_in else 0
         seen.breakage = await self._gate.admit(target.operation.name, upload_bytes)
         await self._read_xml(call)
         reply = await self._run(call)
@@ -177,6 +174,12 @@ class _Seen:
     key_id: str = "-"
     call: Call | None = None
     breakage: Breakage | None = None
+
+
+def _declared_bytes(request: Request) -> int:
+    """The size of an upload as far as its head tells; 0 where it does not."""
+    text = request.headers.get("x-amz-decoded-content-length", "")
+    return int(text) if text.isdigit() and len(text) < 19 else request.content_length or 0
 
 
 async def _read_small_body(call: Call) -> bytes:

@@ -57,6 +57,7 @@ class Server:
     authority: Authority
     log_file: Path
     process: subprocess.Popen[str]
+    stopping: bool = False
 
     @property
     def port(self) -> int:
@@ -106,6 +107,12 @@ class Server:
         finally:
             connection.close()
 
+    def stop(self) -> None:
+        """Ask the server to end; what is under way may finish."""
+        if not self.stopping:
+            self.stopping = True
+            self.process.terminate()
+
     def log(self) -> list[dict[str, Any]]:
         """The access log so far."""
         return [json.loads(line) for line in self.log_file.read_text().splitlines()]
@@ -138,8 +145,9 @@ def run_server(
             process.kill()
             raise AssertionError(f"the server did not start: {first}{process.communicate()[1]}")
         url = first.split("listening on ")[1].split(",")[0]
-        yield Server(url, directory, authority, log_file, process)
-        process.terminate()
+        server = Server(url, directory, authority, log_file, process)
+        yield server
+        server.stop()
         _, errors = process.communicate(timeout=30)
         assert process.returncode == 0, errors
         assert errors == "", errors

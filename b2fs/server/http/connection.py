@@ -14,6 +14,7 @@ from typing import Any, Final, Protocol
 
 import trio
 
+from b2fs.server.http.chunks import BadChunk, ChunkDecoder
 from b2fs.server.http.head import END, BadHead, Head, HeadParser
 from b2fs.server.http.limits import Limits
 from b2fs.server.wire.errors import S3Error
@@ -22,6 +23,8 @@ READ_BYTES: Final = 256 << 10
 _HEAD_READ_BYTES: Final = 64 << 10
 #: Up to this size head and body of an answer go out in one call.
 _JOIN_BYTES: Final = 64 << 10
+_LINGER_S: Final = 5.0
+_LINGER_BYTES: Final = 64 << 20
 
 Event = MutableMapping[str, Any]
 App = Callable[[Event, Callable[[], Awaitable[Event]], Callable[[Event], Awaitable[None]]], Awaitable[None]]
@@ -94,12 +97,11 @@ class Connection:
             raw = await self._read_head()
             if raw is None:
                 return False
-            parser = HeadParser()
-            head = parser.parse(raw)
+            head = HeadParser().parse(raw)
         except BadHead as error:
             await self._refuse(error)
             return False
-        exchange = Exchange(self, head, parser, self._buffer, self._limits)
+        exchange = Exchange(self, head, self._buffer, self._limits)
         self._buffer = b""
         try:
             await self._app(self._scope(head), exchange.receive, exchange.send)
@@ -107,7 +109,16 @@ class Connection:
             return False
         self._buffer = exchange.leftover()
         self.idle = True
+        if exchange.refused_body:
+            await self._linger()
         return exchange.reusable
+
+    async def _linger(self) -> None:
+        """Take what the client is still sending, for a while: closing at once would reset the answer away."""
+        taken = 0
+        with trio.move_on_after(_LINGER_S):
+            while taken < _LINGER_BYTES and (data := await self._stream.receive_some(READ_BYTES)):
+                taken += len(data)
 
     def _scope(self, head: Head) -> Event:
         path, _, query = head.target.partition(b"?")
@@ -155,10 +166,10 @@ class Connection:
 class Exchange:
     """One request and its answer, as ASGI's receive and send."""
 
-    def __init__(self, connection: Connection, head: Head, parser: HeadParser, buffer: bytes, limits: Limits) -> None:
+    def __init__(self, connection: Connection, head: Head, buffer: bytes, limits: Limits) -> None:
         self._connection = connection
         self._head = head
-        self._parser = parser
+        self._chunks = ChunkDecoder() if head.chunked else None
         self._buffer = buffer
         self._limits = limits
         self._left = head.content_length
@@ -168,12 +179,17 @@ class Exchange:
         self._body_done = not head.has_body
         self._pending: bytes | None = None
         self._answered = False
-        self._close = not head.keep_alive or head.chunked
+        self._close = not head.keep_alive
 
     @property
     def reusable(self) -> bool:
         """Whether the connection can take another request."""
         return self._answered and self._body_done and not self._close
+
+    @property
+    def refused_body(self) -> bool:
+        """Whether the answer was sent while the client was still sending."""
+        return self._answered and not self._body_done and not self._continue
 
     def leftover(self) -> bytes:
         """Bytes behind this request that were read with it."""
@@ -191,8 +207,8 @@ class Exchange:
             self._continue = False
             await self._connection.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         try:
-            data = await (self._receive_chunked() if self._head.chunked else self._receive_plain())
-        except (BadHead, ClientGone, trio.BrokenResourceError):
+            data = await (self._receive_plain() if self._chunks is None else self._receive_chunked(self._chunks))
+        except (BadChunk, ClientGone, trio.BrokenResourceError):
             self._body_done = self._close = True
             return {"type": "http.disconnect"}
         return {"type": "http.request", "body": data, "more_body": not self._body_done}
@@ -214,10 +230,12 @@ class Exchange:
         self._body_done = self._left == 0
         return data
 
-    async def _receive_chunked(self) -> bytes:
+    async def _receive_chunked(self, chunks: ChunkDecoder) -> bytes:
         while True:
-            data = self._parser.feed(await self._read(READ_BYTES))
-            self._body_done = self._parser.complete
+            data = chunks.feed(await self._read(READ_BYTES))
+            if chunks.complete:
+                self._body_done = True
+                self._buffer = chunks.rest + self._buffer
             if data or self._body_done:
                 return data
 

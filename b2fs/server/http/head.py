@@ -38,12 +38,10 @@ class Head:
 
 
 class HeadParser:
-    """Parses one head, and the chunked body behind it if there is one (`feed`, `take`)."""
+    """Parses one head.  Bodies are not its business: their bytes need not pass through callbacks."""
 
     def __init__(self) -> None:
         self.head = Head()
-        self.complete = False
-        self._pieces: list[bytes] = []
         self._parser = httptools.HttpRequestParser(self)
 
     # --- callbacks of httptools
@@ -64,12 +62,6 @@ class HeadParser:
         elif lowered == b"expect":
             self.head.expects_continue = value.strip().lower() == b"100-continue"
 
-    def on_body(self, data: bytes) -> None:
-        self._pieces.append(data)
-
-    def on_message_complete(self) -> None:
-        self.complete = True
-
     # --- use
 
     def parse(self, data: bytes) -> Head:
@@ -87,15 +79,6 @@ class HeadParser:
         head.version = self._parser.get_http_version()
         head.keep_alive = self._parser.should_keep_alive()
         return head
-
-    def feed(self, data: bytes) -> bytes:
-        """The content in the next bytes of a chunked body.  Raises BadHead."""
-        try:
-            self._parser.feed_data(data)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            raise BadHead(400, "IncompleteBody") from error
-        pieces, self._pieces = self._pieces, []
-        return b"".join(pieces)
 
 
 def _origin_form(target: bytes) -> bytes:

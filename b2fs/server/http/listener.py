@@ -24,6 +24,7 @@ class Front:
         self._app = app
         self._limits = limits
         self._tls = tls
+        self._accepting = trio.CancelScope()
         #: Open connections in the order in which they came; the scope ends one.
         self._open: dict[int, tuple[Connection, trio.CancelScope]] = {}
 
@@ -31,17 +32,24 @@ class Front:
     def connections(self) -> int:
         return len(self._open)
 
+    def stop_accepting(self) -> None:
+        """Close the listeners; connections that are open go on."""
+        self._accepting.cancel()
+
     async def serve(
         self,
         listeners: Sequence[trio.SocketListener],
         *,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        """Accept until cancelled; never raises for what a client does."""
+        """Accept until stopped, serve until cancelled; never raises for what a client does."""
         raise_file_limit()
-        async with trio.open_nursery() as nursery:
-            await nursery.start(partial(trio.serve_listeners, self._accept, list(listeners)))
-            task_status.started()
+        async with trio.open_nursery() as connections:
+            with self._accepting:
+                async with trio.open_nursery() as nursery:
+                    accept = partial(trio.serve_listeners, self._accept, list(listeners), handler_nursery=connections)
+                    await nursery.start(accept)
+                    task_status.started()
 
     async def _accept(self, socket_stream: trio.SocketStream) -> None:
         self._make_room()
