@@ -128,7 +128,10 @@ class ByteCache(diskcache.Cache):  # type: ignore[misc]  # diskcache has no type
         """This thread's connection.  diskcache's own can only be closed by its thread, so it would leak."""
         held: _Connection | None = getattr(self._local, "held", None)
         if held is None:
-            held = self._local.held = _Connection(os.path.join(self._directory, diskcache.core.DBNAME), self._timeout)
+            path = os.path.join(self._directory, diskcache.core.DBNAME)
+            held = self._local.held = _Connection(
+                sqlite3.connect(path, timeout=self._timeout, isolation_level=None, check_same_thread=False)
+            )
             self._connections.add(held)
             for key, value in self._settings(held.sqlite):
                 if key.startswith("sqlite_"):
@@ -168,8 +171,8 @@ class ByteCache(diskcache.Cache):  # type: ignore[misc]  # diskcache has no type
 class _Connection:
     """A thread's connection, closed when the thread ends or the cache is closed, whichever comes first."""
 
-    def __init__(self, path: str, timeout_s: float) -> None:
-        self.sqlite = sqlite3.connect(path, timeout=timeout_s, isolation_level=None, check_same_thread=False)
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self.sqlite = connection
 
     def close(self) -> None:
         self.sqlite.close()
