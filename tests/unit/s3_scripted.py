@@ -63,7 +63,7 @@ class ScriptedServer:
         self._release.set()
         self._httpd = _QuietServer(("127.0.0.1", 0), self._handler())
         if tls is not None:
-            self._httpd.socket = tls.wrap_socket(self._httpd.socket, server_side=True)
+            self._httpd.socket = tls.wrap_socket(self._httpd.socket, server_side=True, do_handshake_on_connect=False)
         scheme, host = ("http", "127.0.0.1") if tls is None else ("https", "localhost")
         self.endpoint = f"{scheme}://{host}:{self._httpd.server_address[1]}"
 

@@ -7,6 +7,7 @@ import ssl
 from pathlib import Path
 
 import pytest
+import trio
 import trustme
 
 from b2fs.core.types import Capabilities
@@ -107,7 +108,7 @@ async def test_https_with_a_bundle_of_certificates(
 
 async def test_https_with_a_certificate_of_nobody(tls: ssl.SSLContext, credentials_file: Path) -> None:
     with ScriptedServer(lambda _: Reply(body=EMPTY_LISTING), tls).running() as server:
-        with pytest.raises(Unavailable, match="certificate"):
+        with trio.fail_after(5), pytest.raises(Unavailable, match="not trusted"):
             async with S3Store(S3Config("bucket", server.endpoint, retry=QUICK)):
                 raise AssertionError("entered")
         assert server.requests == []
@@ -116,4 +117,10 @@ async def test_https_with_a_certificate_of_nobody(tls: ssl.SSLContext, credentia
 async def test_a_bundle_that_is_not_there(credentials_file: Path) -> None:
     with pytest.raises(ConfigError, match="no-such-file"):
         async with S3Store(S3Config("bucket", "https://localhost:1", ca_bundle="/no-such-file")):
+            raise AssertionError("entered")
+
+
+async def test_a_bundle_that_is_no_bundle(credentials_file: Path) -> None:
+    with pytest.raises(ConfigError, match="bundle"):
+        async with S3Store(S3Config("bucket", "https://localhost:1", ca_bundle=str(credentials_file))):
             raise AssertionError("entered")

@@ -134,6 +134,12 @@ class S3Config:
         return f"{self.bucket}.{authority}" if self.addressing == "virtual" else authority
 
     @property
+    def connect_address(self) -> tuple[str, int]:
+        """Host and port to connect to."""
+        parts = urlsplit(f"//{self.host_header}")
+        return parts.hostname or "", parts.port or (443 if self.tls else 80)
+
+    @property
     def identity(self) -> str:
         """Endpoint and bucket in one text, without secrets."""
         return f"{self.url}/{self.bucket}"

@@ -7,7 +7,6 @@ retry after a fault whose status and headers the S3 client kept to itself.
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import urlsplit
 
 from awscrt.auth import AwsSigningConfig, aws_sign_request
 from awscrt.exceptions import AwsCrtError
@@ -42,9 +41,7 @@ class PlainConnections:
     """Opens a connection per request."""
 
     def __init__(self, config: S3Config, bootstrap: ClientBootstrap, tls: ClientTlsContext | None) -> None:
-        parts = urlsplit(f"//{config.host_header}")
-        self._host = parts.hostname or ""
-        self._port = parts.port or (443 if config.tls else 80)
+        self._host, self._port = config.connect_address
         self._bootstrap = bootstrap
         self._tls = tls
         self._options = SocketOptions()

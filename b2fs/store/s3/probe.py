@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import secrets
+import ssl
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
@@ -51,6 +52,28 @@ _LEAST = Capabilities(
 _OTHER_ETAG = ETag("0" * 32)
 _CLEANUP_TIMEOUT_S = 20.0
 _META = {"probe": "1"}
+
+
+async def check_certificate(config: S3Config) -> None:
+    """Raise Unavailable with the reason if the endpoint's certificate is not trusted.
+
+    The CRT would find out too, but its TLS library answers a failed handshake only after 10 to 30 s (so that an
+    attacker cannot time it) and does not say why.  All other faults are left to the calls themselves, which try again.
+    """
+    paths = ssl.get_default_verify_paths()
+    if not config.tls or (config.ca_bundle is None and not paths.cafile and not paths.capath):
+        return  # nothing to check, or nothing to check it with: this Python does not know the system's certificates
+    context = ssl.create_default_context(cafile=config.ca_bundle)
+    with trio.move_on_after(config.connect_timeout_s), contextlib.suppress(OSError):
+        stream = await trio.open_ssl_over_tcp_stream(*config.connect_address, ssl_context=context)
+        try:
+            await stream.do_handshake()
+        except trio.BrokenResourceError as error:
+            if isinstance(error.__cause__, ssl.SSLCertVerificationError):
+                reason = error.__cause__.verify_message
+                raise Unavailable(f"the certificate of {config.url} is not trusted: {reason}") from error
+        finally:
+            await trio.aclose_forcefully(stream)
 
 
 async def check_bucket(store: S3Store, config: S3Config) -> None:

@@ -96,6 +96,7 @@ class S3Store:
         self._transport = Transport(self._config, signer)
         self._calls = Caller(self._transport, self.gate, signer, self._config.retry)
         try:
+            await probe.check_certificate(self._config)
             await probe.check_bucket(self, self._config)
             if self._known is None:
                 self._capabilities = probe.EVERYTHING

@@ -152,15 +152,18 @@ class Transport:
         await self._signer.prepare()
         signing = self._signer.config(await self._payload_hash(call.body))
         exchange = _Exchange(call)
-        request = self._client.make_request(
-            type=S3RequestType.DEFAULT,
-            operation_name=call.operation,
-            request=self._http_request(call),
-            signing_config=signing,
-            on_headers=exchange.on_headers,
-            on_body=exchange.on_body,
-            on_done=exchange.on_done,
-        )
+        try:
+            request = self._client.make_request(
+                type=S3RequestType.DEFAULT,
+                operation_name=call.operation,
+                request=self._http_request(call),
+                signing_config=signing,
+                on_headers=exchange.on_headers,
+                on_body=exchange.on_body,
+                on_done=exchange.on_done,
+            )
+        except RuntimeError as error:  # the CRT refuses the request as it stands
+            raise StoreError(f"{call.operation} cannot be sent: {error}") from error
         await exchange.completion.wait_done(request.cancel, exchange.failed)
         return exchange
 
@@ -232,5 +235,5 @@ def _tls_context(config: S3Config) -> ClientTlsContext:
         return ClientTlsContext(options)
     except OSError as error:
         raise ConfigError(f"cannot read the CA bundle {config.ca_bundle}: {error}") from error
-    except AwsCrtError as error:
-        raise ConfigError(f"cannot set up TLS: {error.message}") from error
+    except RuntimeError as error:  # what awscrt raises from constructors
+        raise ConfigError(f"cannot set up TLS with the CA bundle {config.ca_bundle}: {error}") from error
