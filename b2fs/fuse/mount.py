@@ -18,7 +18,7 @@ import trio
 
 from b2fs.errors import ConfigError
 from b2fs.fuse.config import FuseConfig
-from b2fs.fuse.kernel import mount_at, tune
+from b2fs.fuse.kernel import MountInfo, mount_at, tune
 from b2fs.fuse.notifier import Notifier
 from b2fs.fuse.operations import Shell
 from b2fs.vfs.api import FileSystem
@@ -33,7 +33,8 @@ class FuseMount:
     """A mountpoint and how it is to be mounted; `notifier` is the core's door to the kernel."""
 
     def __init__(self, mountpoint: str | os.PathLike[str], config: FuseConfig | None = None) -> None:
-        self.mountpoint = os.path.realpath(mountpoint)
+        #: Absolute; without symbolic links once `prepare` has looked.
+        self.mountpoint = os.path.abspath(mountpoint)
         self.notifier = Notifier()
         self._config = config or FuseConfig()
         self._stop = trio.Event()
@@ -67,25 +68,25 @@ class FuseMount:
 
         Raises ConfigError with a sentence for the user.
         """
-        mounted = mount_at(os.fsencode(self.mountpoint))
-        code = await self._probe()
+        code, mounted = await self._probe()
         if code == errno.ENOTCONN and mounted is not None and mounted.is_fuse:
             log.info("%s was left mounted by a daemon that died; it is taken away", self.mountpoint)
             await _detach(self.mountpoint)
-            mounted = mount_at(os.fsencode(self.mountpoint))
-            code = await self._probe()
+            code, mounted = await self._probe()
         if code:
             raise ConfigError(f"cannot use the mountpoint {self.mountpoint}: {os.strerror(code)}")
         if mounted is not None and mounted.is_fuse:
             source = os.fsdecode(mounted.source)
             raise ConfigError(f"{source} is already mounted at {self.mountpoint}: unmount it first")
 
-    async def _probe(self) -> int:
-        """0 if the mountpoint is a directory that answers, else an errno."""
+    async def _probe(self) -> tuple[int, MountInfo | None]:
+        """0 if the mountpoint is a directory that answers, else an errno; and what is mounted there."""
+        code = errno.ETIMEDOUT
         with trio.move_on_after(_ANSWER_TIMEOUT_S):
             # Abandoned when it does not answer: the thread waits in the kernel for a daemon that is stuck.
-            return await trio.to_thread.run_sync(_directory_errno, self.mountpoint, abandon_on_cancel=True)
-        return errno.ETIMEDOUT
+            probing = trio.to_thread.run_sync(_resolve_directory, self.mountpoint, abandon_on_cancel=True)
+            self.mountpoint, code = await probing
+        return code, mount_at(os.fsencode(self.mountpoint))
 
     def _init(self, fs: FileSystem) -> None:
         try:
@@ -157,12 +158,16 @@ async def serve(
     await mount.serve(fs, lambda: task_status.started(mount))
 
 
-def _directory_errno(path: str) -> int:
+def _resolve_directory(path: str) -> tuple[str, int]:
+    """The path without symbolic links, and why it is no usable directory, or 0."""
+    path = os.path.realpath(path)
     try:
         mode = os.stat(path).st_mode
+        # The kernel may remember the attributes of a mount whose daemon is dead; this it always asks for.
+        os.statvfs(path)
     except OSError as error:
-        return error.errno or errno.EIO
-    return 0 if stat.S_ISDIR(mode) else errno.ENOTDIR
+        return path, error.errno or errno.EIO
+    return path, 0 if stat.S_ISDIR(mode) else errno.ENOTDIR
 
 
 async def _detach(mountpoint: str) -> None:

@@ -106,12 +106,12 @@ class MemFs:
     async def setattr(self, ino: InodeId, changes: SetAttr, handle: HandleId | None, caller: Caller) -> Attr:
         node = self._node(ino)
         attr = node.attr
+        if changes.size is not None:
+            self._check_truncate(node, changes.size, handle)
         if self._check_permissions:
             refused = permissions.setattr_error(attr, changes, caller, through_handle=handle is not None)
             if refused:
                 raise FsError(refused)
-        if changes.size is not None:
-            self._check_truncate(node, changes.size, handle)
         attr.mode = permissions.mode_after_setattr(attr, changes, caller)
         attr.uid = attr.uid if changes.uid is None else changes.uid
         attr.gid = attr.gid if changes.gid is None else changes.gid

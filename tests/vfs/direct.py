@@ -62,7 +62,9 @@ class _Walk:
         stack = await self._start()
         *components, last = _components(path)
         for component in components:
-            await self._step(stack, component, follow=True)
+            attr = await self._step(stack, component, follow=True)
+            if not stat.S_ISDIR(attr.mode):
+                raise FsError(errno.ENOTDIR)
         return stack[-1], os.fsencode(last)
 
     async def find(self, path: str, *, follow: bool = True) -> Attr:
@@ -352,7 +354,8 @@ class DirectDriver(Driver):
     def mkdir(self, path: str, mode: int = 0o777) -> None:
         async def run(walk: _Walk) -> None:
             parent, name = await walk.parent(path)
-            walk.hold(await walk.fs.mkdir(parent, name, stat.S_IFDIR | (mode & ~walk.caller.umask), walk.caller))
+            bits = mode & ~walk.caller.umask & 0o1777  # set-id bits are not mkdir's to give
+            walk.hold(await walk.fs.mkdir(parent, name, stat.S_IFDIR | bits, walk.caller))
 
         self.call(run)
 
@@ -443,7 +446,9 @@ class DirectDriver(Driver):
 
 
 @contextmanager
-def hosted(make: Callable[[], AbstractAsyncContextManager[FileSystem]]) -> Iterator[DirectDriver]:
+def hosted(
+    make: Callable[[], AbstractAsyncContextManager[FileSystem]], kind: type[DirectDriver] = DirectDriver
+) -> Iterator[DirectDriver]:
     """A driver of the filesystem that make() opens, in a thread of its own until the context ends."""
     drivers: list[DirectDriver] = []
     started = threading.Event()
@@ -452,7 +457,7 @@ def hosted(make: Callable[[], AbstractAsyncContextManager[FileSystem]]) -> Itera
 
     async def serve() -> None:
         async with make() as fs:
-            drivers.append(DirectDriver(fs, trio.lowlevel.current_trio_token()))
+            drivers.append(kind(fs, trio.lowlevel.current_trio_token()))
             started.set()
             await stop.wait()
 

@@ -1,0 +1,206 @@
+"""The life of a mount: made, tuned, ended in every way, and its mountpoint's state before."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import trio
+
+from b2fs.core.types import Attr, Caller, InodeId, StatFs
+from b2fs.errors import ConfigError, Unavailable
+from b2fs.fuse.config import FuseConfig
+from b2fs.fuse.kernel import MountInfo, mount_at, parse_mountinfo
+from b2fs.fuse.mount import FuseMount, serve
+from b2fs.vfs.api import ROOT
+from tests.model.memfs import MemFs
+from tests.mounting import require_fuse
+
+MOUNTINFO = rb"""22 1 0:20 / /sys rw,nosuid shared:7 - sysfs sysfs rw
+31 1 254:0 / / rw,relatime - ext4 /dev/vda rw
+40 31 0:35 / /mnt/with\040space rw,nosuid,nodev shared:9 master:2 - fuse.b2fs b2://bucket rw,user_id=0
+41 31 0:36 / /mnt/with\040space rw - tmpfs none rw
+"""
+
+
+@pytest.fixture
+def mountpoint(tmp_path: Path) -> Iterator[str]:
+    require_fuse()
+    path = tmp_path / "mnt"
+    path.mkdir()
+    yield str(path)
+    assert mount_at(os.fsencode(path)) is None
+
+
+def test_mountinfo() -> None:
+    mounts = parse_mountinfo(MOUNTINFO)
+    assert mounts[2] == MountInfo("0:35", b"/mnt/with space", "fuse.b2fs", b"b2://bucket")
+    assert [mount.is_fuse for mount in mounts] == [False, False, True, False]
+
+
+def test_options_are_safe_for_libfuse() -> None:
+    options = FuseConfig(fsname="b2://bücket,dev/x y", read_only=True, mount_options=frozenset({"noexec"})).options()
+    assert options == {
+        "fsname=b2://b%C3%BCcket%2Cdev/x%20y",
+        "subtype=b2fs",
+        "ro",
+        "default_permissions",
+        "noexec",
+    }
+
+
+async def test_it_answers_when_it_says_so_and_ends_when_asked(mountpoint: str) -> None:
+    config = FuseConfig(fsname="memory", read_ahead_kib=512, max_background=20)
+    async with trio.open_nursery() as nursery:
+        mount: FuseMount = await nursery.start(serve, MemFs(check_permissions=False), config, mountpoint)
+        found = mount_at(os.fsencode(mountpoint))
+        assert found is not None
+        assert (found.fstype, found.source) == ("fuse.b2fs", b"memory")
+        await in_thread(Path(mountpoint, "f").write_bytes, b"content")
+        assert await in_thread(Path(mountpoint, "f").read_bytes) == b"content"
+        if os.geteuid() == 0:
+            await in_thread(_check_tuned, found.device)
+        mount.unmount()
+        mount.unmount()
+
+
+def _check_tuned(device: str) -> None:
+    assert Path(f"/sys/class/bdi/{device}/read_ahead_kb").read_text() == "512\n"
+    connection = Path("/sys/fs/fuse/connections", device.split(":")[1])
+    if connection.exists():
+        assert (connection / "max_background").read_text() == "20\n"
+
+
+async def test_it_ends_when_somebody_unmounts(mountpoint: str) -> None:
+    async with trio.open_nursery() as nursery:
+        await nursery.start(serve, MemFs(), FuseConfig(), mountpoint)
+        await trio.run_process(["fusermount3", "-u", mountpoint])
+
+
+async def test_it_ends_when_cancelled_even_while_in_use(mountpoint: str) -> None:
+    async with trio.open_nursery() as nursery:
+        await nursery.start(serve, MemFs(), FuseConfig(), mountpoint)
+        fd = await in_thread(os.open, mountpoint, os.O_RDONLY)
+        nursery.cancel_scope.cancel()
+    with pytest.raises(OSError, match=r"not connected|aborted"):
+        os.listdir(fd)
+    os.close(fd)
+
+
+async def test_a_request_that_hangs_does_not_hold_the_end_up(mountpoint: str) -> None:
+    class Hanging(MemFs):
+        async def statfs(self) -> StatFs:
+            entered.set()
+            await trio.sleep_forever()
+            raise AssertionError
+
+    entered = trio.Event()
+    async with trio.open_nursery() as nursery:
+        mount: FuseMount = await nursery.start(serve, Hanging(), FuseConfig(grace_s=0.1), mountpoint)
+        nursery.start_soon(_fails_in_thread, os.statvfs, mountpoint)
+        await entered.wait()
+        mount.unmount()
+
+
+async def _fails_in_thread(call: Callable[[str], object], argument: str) -> None:
+    with pytest.raises(OSError):
+        await in_thread(call, argument)
+
+
+async def test_what_the_core_tells_the_kernel_arrives(mountpoint: str) -> None:
+    """A change behind the kernel's back is seen after a notification, and not before."""
+    fs = MemFs(check_permissions=False, ttl_s=1000)
+    mount = FuseMount(mountpoint)
+    mount.notifier.invalidate_inode(ROOT, attributes_only=True)  # nobody to tell yet: not an error
+    ready = trio.Event()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(mount.serve, fs, ready.set)
+        await ready.wait()
+        path = Path(mountpoint, "f")
+        await in_thread(path.write_bytes, b"old")
+        ino = InodeId((await in_thread(path.stat)).st_ino)
+        (await fs.getattr(ino)).mode = 0o100600
+        assert (await in_thread(path.stat)).st_mode == 0o100644
+        mount.notifier.invalidate_inode(ino, attributes_only=True)
+        await _until(lambda: path.stat().st_mode == 0o100600)
+        await fs.rename(ROOT, b"f", ROOT, b"g", 0, Caller())
+        assert await in_thread(path.exists)
+        mount.notifier.invalidate_entry(ROOT, b"f")
+        mount.notifier.invalidate_entry(ROOT, b"never known")
+        await _until(lambda: not path.exists())
+        mount.unmount()
+
+
+async def _until(condition: Callable[[], bool]) -> None:
+    with trio.fail_after(20):
+        while not await in_thread(condition):
+            await trio.lowlevel.checkpoint()
+
+
+@pytest.mark.parametrize(("kind", "code"), [("missing", errno.ENOENT), ("file", errno.ENOTDIR)])
+async def test_a_mountpoint_that_cannot_be_used(tmp_path: Path, kind: str, code: int) -> None:
+    path = tmp_path / "x"
+    if kind == "file":
+        path.write_bytes(b"")
+    with pytest.raises(ConfigError, match=os.strerror(code)):
+        await FuseMount(path).prepare()
+
+
+async def test_a_mountpoint_in_use(mountpoint: str) -> None:
+    async with trio.open_nursery() as nursery:
+        mount: FuseMount = await nursery.start(serve, MemFs(), FuseConfig(fsname="first"), mountpoint)
+        with pytest.raises(ConfigError, match="first is already mounted"):
+            await FuseMount(mountpoint).prepare()
+        mount.unmount()
+
+
+async def test_a_root_that_cannot_be_read_is_said_before_the_mount_is_ready(mountpoint: str) -> None:
+    class Unreachable(MemFs):
+        async def getattr(self, ino: InodeId) -> Attr:
+            raise Unavailable("no network")
+
+    with pytest.raises(ConfigError, match="root cannot be read"):
+        await FuseMount(mountpoint).serve(Unreachable(), lambda: pytest.fail("must not say that it is ready"))
+
+
+async def test_what_a_killed_daemon_left_is_taken_away(mountpoint: str, tmp_path: Path) -> None:
+    await in_thread(_mount_and_kill, mountpoint, tmp_path)
+    async with trio.open_nursery() as nursery:
+        mount: FuseMount = await nursery.start(serve, MemFs(), FuseConfig(), mountpoint)
+        assert await in_thread(os.listdir, mountpoint) == []
+        mount.unmount()
+
+
+def _mount_and_kill(mountpoint: str, state: Path) -> None:
+    command = [sys.executable, "-m", "tests.mounting", "memfs", str(state), mountpoint]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        process.kill()
+    with pytest.raises(OSError, match=os.strerror(errno.ENOTCONN)):
+        os.statvfs(mountpoint)
+
+
+async def test_a_mountpoint_behind_a_symbolic_link(mountpoint: str, tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(mountpoint)
+    async with trio.open_nursery() as nursery:
+        mount: FuseMount = await nursery.start(serve, MemFs(), FuseConfig(), str(link))
+        assert mount.mountpoint == mountpoint
+        mount.unmount()
+
+
+async def test_a_read_only_mount_refuses_changes(mountpoint: str) -> None:
+    async with trio.open_nursery() as nursery:
+        mount: FuseMount = await nursery.start(serve, MemFs(), FuseConfig(read_only=True), mountpoint)
+        with pytest.raises(OSError, match=os.strerror(errno.EROFS)):
+            await in_thread(os.mkdir, f"{mountpoint}/d")
+        mount.unmount()
+
+
+in_thread = trio.to_thread.run_sync
