@@ -326,9 +326,8 @@ class Engine:
         self._free_source(p)
         if p.inode is not None:
             p.inode.pending -= 1
-            if p.inode.upload is not None and p.inode.upload.key == p.key and not p.running:
-                self._spawn(p.inode.upload.abort)
-                p.inode.upload = None
+            if p.inode.upload is not None and p.inode.upload.key == p.key:
+                p.cancel_upload.cancel()
             p.inode = None
 
     def _use_source(self, p: Pending) -> None:
@@ -458,16 +457,6 @@ class Engine:
             return False
         return p.inode is None or not self._store.capabilities.versioning
 
-    def _spawn(self, job: Callable[[], object]) -> None:
-        if self._nursery is not None:
-            self._nursery.start_soon(self._quietly, job)
-
-    async def _quietly(self, job: Callable[[], object]) -> None:
-        try:
-            await job()  # type: ignore[misc]  # every job is an async function without arguments
-        except StoreError as error:
-            log.info("clean-up will be repeated at the next mount: %s", error)
-
     def _upkeep(self, nursery: trio.Nursery) -> None:
         now = trio.current_time()
         if len(self._spacing) > 4096:
@@ -486,26 +475,36 @@ class Engine:
 
     async def _store_one(self, p: Pending, inode: Inode) -> None:
         self._uploading += 1
+        error: B2fsError | OSError | None = None
         try:
-            seq, content_seq = inode.seq, inode.content_seq
-            if self._in_place(p, inode):
-                p.stored_seq = seq
-            else:
-                upload = inode.upload
-                info = await self._transfer.store(inode, p.key)
-                if upload is not None and upload.key == p.key:
-                    seq = min(seq, upload.seq)  # its attributes are as old as its beginning
-                self._stored(p, inode, info, seq, content_seq)
-                await self._remove_superseded(p)
+            with p.cancel_upload:
+                await self._bring(p, inode)
             self._succeeded()
-        except (B2fsError, OSError) as error:
-            self._failed([p], error)
-            return
+        except (B2fsError, OSError) as failure:
+            error = failure
         finally:
             self._uploading -= 1
             p.running = False
+            p.cancel_upload = trio.CancelScope()
             self._slots.release()
-        self._settle_or_repeat(p, inode)
+        if error is not None and p.inode is inode:
+            self._failed([p], error)
+        else:
+            # What went wrong with something that the key should not hold any more does not matter.
+            self._settle_or_repeat(p, inode)
+
+    async def _bring(self, p: Pending, inode: Inode) -> None:
+        """One try to make the bucket hold the inode under the key."""
+        seq, content_seq = inode.seq, inode.content_seq
+        if self._in_place(p, inode):
+            p.stored_seq = seq
+            return
+        upload = inode.upload
+        info = await self._transfer.store(inode, p.key)
+        if upload is not None and upload.key == p.key:
+            seq = min(seq, upload.seq)  # its attributes are as old as its beginning
+        self._stored(p, inode, info, seq, content_seq)
+        await self._remove_superseded(p)
 
     @staticmethod
     def _in_place(p: Pending, inode: Inode) -> bool:

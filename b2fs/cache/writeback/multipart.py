@@ -20,7 +20,7 @@ from b2fs.cache.writeback.budget import ByteBudget
 from b2fs.core import parts as plans
 from b2fs.core.parts import Part, PartSource
 from b2fs.core.types import ObjectInfo, ObjectRef, PartInfo, UploadId
-from b2fs.errors import RetryableError
+from b2fs.errors import RetryableError, StoreError
 from b2fs.store.protocol import ObjectStore
 
 ReadBytes = Callable[[Inode, int, int], Awaitable[bytes]]
@@ -160,9 +160,11 @@ class MultipartUpload:
 
     async def _complete(self, parts: Sequence[Part]) -> ObjectInfo:
         assert self._upload_id is not None
-        info = await self._store.complete_upload(
-            self.key, self._upload_id, [self._parts[part.number] for part in parts]
-        )
+        # Shielded: an upload that was completed unknown to us would be a version that nobody removes.
+        with trio.CancelScope(shield=True):
+            info = await self._store.complete_upload(
+                self.key, self._upload_id, [self._parts[part.number] for part in parts]
+            )
         self._ledger.delete_upload(self.inode.ino, self._upload_id)
         self._upload_id = None
         return info
@@ -196,6 +198,8 @@ class MultipartUpload:
             else:
                 async with self._budget.share(part.end - part.start):
                     body = await self._read(self.inode, part.start, part.end)
+                    if len(body) != part.end - part.start and self._generation.get(part.number, 0) == generation:
+                        raise StoreError(f"{self.key}: the local content ends before its size")
                     info = await self._store.upload_part(self.key, self._upload_id, part.number, body)
                     self.sent_bytes += len(body)
             if self._generation.get(part.number, 0) == generation:

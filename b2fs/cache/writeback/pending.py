@@ -37,6 +37,8 @@ class Pending:
     newest: VersionId | None = None
     newest_at: float = 0.0
     superseded: list[VersionId] = field(default_factory=list)
+    #: Cancelled when a multipart upload under way is for something that the key should not hold any more.
+    cancel_upload: trio.CancelScope = field(default_factory=trio.CancelScope)
     waiters: list[trio.Event] = field(default_factory=list)
 
     def wake(self) -> None:
