@@ -17,7 +17,9 @@ XATTR_REPLACE = 2
 #: Names and values of all metadata together: B2 takes 7,000 bytes, 2,048 in buckets with encryption or Object Lock.
 _METADATA_BYTES = 6_500
 _OWN = b"user.b2fs."
-_NAMESPACES = (b"user.", b"trusted.", b"security.", b"system.")
+#: Not system.*: access control lists that nobody obeys must be refused, or programs leave a file's mode to them.
+#: Those that an object came with stay with it, unseen.
+_NAMESPACES = (b"user.", b"trusted.", b"security.")
 #: Linux's limits (xattr(7)).
 _NAME_MAX = 255
 _SIZE_MAX = 65536
@@ -50,7 +52,8 @@ class Xattrs:
     @staticmethod
     def names(inode: Inode, caller: Caller) -> list[bytes]:
         """b2fs's own are not listed, so that copying programs do not copy them."""
-        return [name for name in inode.xattrs if caller.uid == 0 or not name.startswith(b"trusted.")]
+        shown = _NAMESPACES if caller.uid == 0 else (b"user.", b"security.")
+        return [name for name in inode.xattrs if name.startswith(shown)]
 
     def set(self, inode: Inode, name: bytes, value: bytes, flags: int) -> None:
         if flags & ~(XATTR_CREATE | XATTR_REPLACE):

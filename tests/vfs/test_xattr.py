@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import struct
 
 import pytest
 
@@ -96,6 +97,19 @@ def test_a_namespace_that_does_not_exist(fs: Driver) -> None:
     fs.write("f")
     with fails(errno.EOPNOTSUPP):
         fs.setxattr("f", "nonsense.k", b"v")
+
+
+@pytest.mark.parametrize("name", ["system.posix_acl_access", "system.posix_acl_default"])
+def test_access_control_lists_are_refused(fs: Driver, name: str) -> None:
+    """Kept without being obeyed, they would be worse than none: cp -a would leave the mode to them."""
+    fs.make_dir("d", 0o755)
+    entries = [(1, 7, -1), (4, 5, -1), (32, 5, -1)]  # the owner, the group, all others: what mode 0755 says
+    acl = struct.pack("<I", 2) + b"".join(struct.pack("<HHi", *entry) for entry in entries)
+    with fails(errno.EOPNOTSUPP):
+        fs.setxattr("d", name, acl)
+    with fails(errno.EOPNOTSUPP):
+        fs.getxattr("d", name)
+    assert fs.listxattr("d") == []
 
 
 @pytest.mark.parametrize("kind", ["symlink", "fifo"])
