@@ -24,6 +24,8 @@ class FuseConfig:
     writeback_cache: bool = False
     #: Ask the kernel to check POSIX ACLs that are stored as extended attributes.
     acl: bool = False
+    #: Extended attributes.  Without them the kernel need not ask before every write whether the file has capabilities.
+    xattrs: bool = True
     #: Keep no pages in the kernel, for files that change behind its back all the time.
     direct_io: bool = False
     #: How far the kernel reads ahead; needs permission on /sys/class/bdi.

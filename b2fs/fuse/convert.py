@@ -11,20 +11,20 @@ from b2fs.core.types import Attr, Caller, SetAttr, StatFs
 
 
 class KernelCaller(Caller):
-    """The process behind a request, whose supplementary groups are read from /proc only when somebody asks.
+    """The process behind a request, whose supplementary groups are read from /proc whenever somebody asks.
 
-    The process waits inside its system call for our answer, so what /proc says belongs to this request.  With
-    default_permissions the kernel has asked already and nobody does.
+    The process waits inside its system call for our answer, so what /proc says then is right.  With
+    default_permissions the kernel has asked already and hardly anybody does.
     """
 
     __slots__ = ()
 
-    def __init__(self, ctx: pyfuse3.RequestContext) -> None:
+    def __init__(self, uid: int, gid: int, pid: int, umask: int) -> None:
         put = object.__setattr__
-        put(self, "uid", ctx.uid)
-        put(self, "gid", ctx.gid)
-        put(self, "pid", ctx.pid)
-        put(self, "umask", ctx.umask)
+        put(self, "uid", uid)
+        put(self, "gid", gid)
+        put(self, "pid", pid)
+        put(self, "umask", umask)
 
     @property
     def groups(self) -> frozenset[int]:

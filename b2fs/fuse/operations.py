@@ -16,13 +16,15 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import pyfuse3
 
-from b2fs.core.types import Attr, DirEntry, HandleId, InodeId, OpenFile
+from b2fs.core.types import Attr, Caller, DirEntry, HandleId, InodeId, OpenFile
 from b2fs.errors import B2fsError, FsError, errno_of
 from b2fs.fuse.config import FuseConfig
 from b2fs.fuse.convert import KernelCaller, changes_of, fill_entry, statvfs_of
 from b2fs.vfs.api import FileSystem
 
 log = logging.getLogger(__name__)
+
+_CALLERS_KEPT = 256
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -39,6 +41,8 @@ def handler(method: Handler[P, R]) -> Handler[P, R]:
             return await method(self, *args, **kwargs)
         except FsError as error:
             raise pyfuse3.FUSEError(_replyable(error.code)) from error
+        except pyfuse3.FUSEError:
+            raise
         except Exception as error:
             raise pyfuse3.FUSEError(_errno_logged(operation, error)) from error
 
@@ -72,8 +76,20 @@ class Shell(pyfuse3.Operations):
         self._direct_io = config.direct_io
         self.enable_writeback_cache = config.writeback_cache
         self.enable_acl = config.acl
+        self._xattrs = config.xattrs
+        self._callers: dict[tuple[int, int, int, int], KernelCaller] = {}
         self._entry = pyfuse3.EntryAttributes()
         self._missing = pyfuse3.EntryAttributes()
+
+    def _caller(self, ctx: pyfuse3.RequestContext) -> Caller:
+        """Who asks.  Programs make many requests in a row, so the callers of the latest are kept."""
+        key = (ctx.uid, ctx.gid, ctx.pid, ctx.umask)
+        caller = self._callers.get(key)
+        if caller is None:
+            if len(self._callers) >= _CALLERS_KEPT:
+                self._callers.clear()
+            caller = self._callers[key] = KernelCaller(*key)
+        return caller
 
     def _answer(self, attr: Attr) -> pyfuse3.EntryAttributes:
         fill_entry(self._entry, attr)
@@ -87,7 +103,7 @@ class Shell(pyfuse3.Operations):
     @handler
     async def lookup(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
         try:
-            return self._answer(await self._fs.lookup(InodeId(parent_inode), name, KernelCaller(ctx)))
+            return self._answer(await self._fs.lookup(InodeId(parent_inode), name, self._caller(ctx)))
         except FsError as error:
             if error.code != errno.ENOENT or error.ttl_s <= 0:
                 raise
@@ -115,11 +131,11 @@ class Shell(pyfuse3.Operations):
         ctx: pyfuse3.RequestContext,
     ) -> pyfuse3.EntryAttributes:
         handle = None if fh is None else HandleId(fh)
-        return self._answer(await self._fs.setattr(InodeId(inode), changes_of(attr, fields), handle, KernelCaller(ctx)))
+        return self._answer(await self._fs.setattr(InodeId(inode), changes_of(attr, fields), handle, self._caller(ctx)))
 
     @handler
     async def access(self, inode: int, mode: int, ctx: pyfuse3.RequestContext) -> bool:
-        return await self._fs.access(InodeId(inode), mode, KernelCaller(ctx))
+        return await self._fs.access(InodeId(inode), mode, self._caller(ctx))
 
     @handler
     async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
@@ -131,19 +147,19 @@ class Shell(pyfuse3.Operations):
     async def mknod(
         self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
-        return self._answer(await self._fs.mknod(InodeId(parent_inode), name, mode, rdev, KernelCaller(ctx)))
+        return self._answer(await self._fs.mknod(InodeId(parent_inode), name, mode, rdev, self._caller(ctx)))
 
     @handler
     async def mkdir(
         self, parent_inode: int, name: bytes, mode: int, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
-        return self._answer(await self._fs.mkdir(InodeId(parent_inode), name, mode, KernelCaller(ctx)))
+        return self._answer(await self._fs.mkdir(InodeId(parent_inode), name, mode, self._caller(ctx)))
 
     @handler
     async def symlink(
         self, parent_inode: int, name: bytes, target: bytes, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
-        return self._answer(await self._fs.symlink(InodeId(parent_inode), name, target, KernelCaller(ctx)))
+        return self._answer(await self._fs.symlink(InodeId(parent_inode), name, target, self._caller(ctx)))
 
     @handler
     async def readlink(self, inode: int, ctx: pyfuse3.RequestContext) -> bytes:
@@ -153,15 +169,15 @@ class Shell(pyfuse3.Operations):
     async def link(
         self, inode: int, new_parent_inode: int, new_name: bytes, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
-        return self._answer(await self._fs.link(InodeId(inode), InodeId(new_parent_inode), new_name, KernelCaller(ctx)))
+        return self._answer(await self._fs.link(InodeId(inode), InodeId(new_parent_inode), new_name, self._caller(ctx)))
 
     @handler
     async def unlink(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
-        await self._fs.unlink(InodeId(parent_inode), name, KernelCaller(ctx))
+        await self._fs.unlink(InodeId(parent_inode), name, self._caller(ctx))
 
     @handler
     async def rmdir(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
-        await self._fs.rmdir(InodeId(parent_inode), name, KernelCaller(ctx))
+        await self._fs.rmdir(InodeId(parent_inode), name, self._caller(ctx))
 
     @handler
     async def rename(
@@ -174,7 +190,7 @@ class Shell(pyfuse3.Operations):
         ctx: pyfuse3.RequestContext,
     ) -> None:
         await self._fs.rename(
-            InodeId(parent_inode_old), name_old, InodeId(parent_inode_new), name_new, flags, KernelCaller(ctx)
+            InodeId(parent_inode_old), name_old, InodeId(parent_inode_new), name_new, flags, self._caller(ctx)
         )
 
     # -- files
@@ -183,12 +199,12 @@ class Shell(pyfuse3.Operations):
     async def create(
         self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: pyfuse3.RequestContext
     ) -> tuple[pyfuse3.FileInfo, pyfuse3.EntryAttributes]:
-        opened, attr = await self._fs.create(InodeId(parent_inode), name, mode, flags, KernelCaller(ctx))
+        opened, attr = await self._fs.create(InodeId(parent_inode), name, mode, flags, self._caller(ctx))
         return self._opened(opened), self._answer(attr)
 
     @handler
     async def open(self, inode: int, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
-        return self._opened(await self._fs.open(InodeId(inode), flags, KernelCaller(ctx)))
+        return self._opened(await self._fs.open(InodeId(inode), flags, self._caller(ctx)))
 
     @handler
     async def read(self, fh: int, off: int, size: int) -> bytes | memoryview:  # type: ignore[override]  # any buffer
@@ -214,7 +230,7 @@ class Shell(pyfuse3.Operations):
 
     @handler
     async def opendir(self, inode: int, ctx: pyfuse3.RequestContext) -> int:
-        return await self._fs.opendir(InodeId(inode), KernelCaller(ctx))
+        return await self._fs.opendir(InodeId(inode), self._caller(ctx))
 
     @handler
     async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
@@ -227,17 +243,17 @@ class Shell(pyfuse3.Operations):
                 await close()
 
     async def _reply_entries(self, entries: AsyncIterator[DirEntry], token: pyfuse3.ReaddirToken) -> None:
-        held: list[tuple[InodeId, int]] = []
-        entry = self._entry
+        held: list[InodeId] = []
+        entry, reply, hold = self._entry, pyfuse3.readdir_reply, self._fs.hold
         try:
-            async for item in entries:
-                fill_entry(entry, item.attr)
-                if not pyfuse3.readdir_reply(token, item.name, entry, item.cookie):
+            async for name, attr, cookie in entries:
+                fill_entry(entry, attr)
+                if not reply(token, name, entry, cookie):
                     return
-                self._fs.hold(item.attr.ino)
-                held.append((item.attr.ino, 1))
+                hold(attr.ino)
+                held.append(attr.ino)
         except BaseException:
-            self._fs.forget(held)  # the kernel gets an error and none of these entries
+            self._fs.forget([(ino, 1) for ino in held])  # the kernel gets an error and none of these entries
             raise
 
     @handler
@@ -250,18 +266,26 @@ class Shell(pyfuse3.Operations):
 
     # -- extended attributes; pyfuse3 answers questions for the size, and XATTR_CREATE and XATTR_REPLACE, itself
 
+    def _check_xattrs(self) -> None:
+        if not self._xattrs:
+            raise pyfuse3.FUSEError(errno.ENOSYS)  # the kernel never asks again
+
     @handler
     async def getxattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> bytes:
-        return await self._fs.getxattr(InodeId(inode), name, KernelCaller(ctx))
+        self._check_xattrs()
+        return await self._fs.getxattr(InodeId(inode), name, self._caller(ctx))
 
     @handler
     async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: pyfuse3.RequestContext) -> None:
-        await self._fs.setxattr(InodeId(inode), name, value, 0, KernelCaller(ctx))
+        self._check_xattrs()
+        await self._fs.setxattr(InodeId(inode), name, value, 0, self._caller(ctx))
 
     @handler
     async def listxattr(self, inode: int, ctx: pyfuse3.RequestContext) -> list[bytes]:
-        return await self._fs.listxattr(InodeId(inode), KernelCaller(ctx))
+        self._check_xattrs()
+        return await self._fs.listxattr(InodeId(inode), self._caller(ctx))
 
     @handler
     async def removexattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
-        await self._fs.removexattr(InodeId(inode), name, KernelCaller(ctx))
+        self._check_xattrs()
+        await self._fs.removexattr(InodeId(inode), name, self._caller(ctx))

@@ -195,6 +195,20 @@ async def test_a_mountpoint_behind_a_symbolic_link(mountpoint: str, tmp_path: Pa
         mount.unmount()
 
 
+async def test_a_mount_without_extended_attributes_asks_nothing_before_a_write(mountpoint: str) -> None:
+    class Watching(MemFs):
+        async def getxattr(self, ino: InodeId, name: bytes, caller: Caller) -> bytes:
+            raise AssertionError("the core was asked")
+
+    async with trio.open_nursery() as nursery:
+        mount: FuseMount = await nursery.start(serve, Watching(), FuseConfig(xattrs=False), mountpoint)
+        path = Path(mountpoint, "f")
+        await in_thread(path.write_bytes, b"content")
+        with pytest.raises(OSError, match=os.strerror(errno.EOPNOTSUPP)):
+            await in_thread(os.getxattr, path, "user.k")
+        mount.unmount()
+
+
 async def test_a_read_only_mount_refuses_changes(mountpoint: str) -> None:
     async with trio.open_nursery() as nursery:
         mount: FuseMount = await nursery.start(serve, MemFs(), FuseConfig(read_only=True), mountpoint)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 from collections.abc import AsyncIterator, Sequence
+from types import SimpleNamespace
 from typing import cast
 
 import pyfuse3
@@ -14,7 +16,7 @@ import trio
 from b2fs.core.types import Attr, Caller, DirEntry, HandleId, InodeId
 from b2fs.errors import CapExceeded, FsError, NotFound, TimedOut, Unavailable
 from b2fs.fuse.config import FuseConfig
-from b2fs.fuse.convert import fill_entry
+from b2fs.fuse.convert import KernelCaller, fill_entry
 from b2fs.fuse.operations import Shell
 from b2fs.vfs.api import FileSystem
 
@@ -194,3 +196,26 @@ async def test_a_listing_that_fails_half_way_holds_nothing(replies: list[tuple[b
     assert caught.value.errno == errno.EIO
     assert replies == [(b"n1", 101, 1)]
     assert listing.held == []
+
+
+def test_the_callers_groups_are_read_when_somebody_asks() -> None:
+    caller = KernelCaller(1, 2, os.getpid(), 0o22)
+    assert (caller.uid, caller.gid, caller.umask) == (1, 2, 0o22)
+    assert caller.groups == frozenset(os.getgroups())
+    assert KernelCaller(1, 2, 2**22 + 1, 0).groups == frozenset()
+
+
+async def test_callers_are_kept_but_not_without_bound() -> None:
+    seen: list[Caller] = []
+
+    class Looking:
+        async def lookup(self, parent: InodeId, name: bytes, caller: Caller) -> Attr:
+            seen.append(caller)
+            return Attr(InodeId(2), 0o100644)
+
+    kept = shell(Looking())
+    for pid in (*range(1000), 999):
+        await kept.lookup(1, b"x", cast(pyfuse3.RequestContext, SimpleNamespace(uid=1, gid=2, pid=pid, umask=3)))
+    assert [caller.pid for caller in seen] == [*range(1000), 999]
+    assert seen[-1] is seen[-2]
+    assert len(kept._callers) <= 256
