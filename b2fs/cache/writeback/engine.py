@@ -14,7 +14,7 @@ import heapq
 import itertools
 import logging
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import trio
@@ -24,6 +24,7 @@ from b2fs.cache.ledger import EntryRow, Ledger, Remote
 from b2fs.cache.remote import RemoteView
 from b2fs.cache.status import FailedItem, WriteBackStatus
 from b2fs.cache.writeback.config import WriteBackConfig
+from b2fs.cache.writeback.pace import IDLE_S, Pace
 from b2fs.cache.writeback.pending import Pending
 from b2fs.cache.writeback.transfer import Transfer
 from b2fs.core.keys import split_key
@@ -80,12 +81,13 @@ class Engine:
         self._wake = trio.Event()
         self._idle: list[trio.Event] = []
         self._slots = trio.Semaphore(config.requests)
+        self.pace = Pace()
         self._bulk = False
         self._hurry = False
         self._can_delete = True
         self._jitter = random.Random(0)
         self._checkpointing = False
-        self._nursery: trio.Nursery | None = None
+        self._wal_check_at = 0.0
         # Counters for the status.
         self._uploading = 0
         self._uploaded_files = 0
@@ -98,6 +100,7 @@ class Engine:
 
         remote is what the bucket holds there now, as far as the caller knows; it counts only for a new entry.
         """
+        self.pace.foreground()
         p = self._pending.get(key)
         if p is None:
             p = self._add(key, inode, remote)
@@ -120,6 +123,7 @@ class Engine:
         A directory's key waits until everything pending below it is done, so while it waits the name is gone even if
         the bucket still lists keys below it.
         """
+        self.pace.foreground()
         p = self._pending.get(key)
         below = self._below.get(key, 0)
         if p is None:
@@ -157,6 +161,7 @@ class Engine:
 
     def changed(self, inode: Inode) -> None:
         """The inode's content or attributes changed: every key of it is to be brought up to date."""
+        self.pace.foreground()
         inode.changed_at = trio.current_time()
         if inode.pending < len(inode.links):
             for key in inode.all_keys():
@@ -354,8 +359,10 @@ class Engine:
     def _schedule(self, p: Pending) -> None:
         due = self._due(p)
         p.due = due
-        heapq.heappush(self._queue, (due, next(self._order), p.key))
-        if self._queue[0][0] >= due:
+        # What a program waits for comes before everything that is late.
+        rank = 0.0 if p.urgent and due <= trio.current_time() else due
+        heapq.heappush(self._queue, (rank, next(self._order), p.key))
+        if self._queue[0][0] >= rank:
             self._wake.set()
 
     def _due(self, p: Pending) -> float:
@@ -395,7 +402,6 @@ class Engine:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Work until cancelled."""
         async with trio.open_nursery() as nursery:
-            self._nursery = nursery
             task_status.started()
             while True:
                 await self._wait_due()
@@ -416,6 +422,12 @@ class Engine:
     async def _start_due(self, nursery: trio.Nursery) -> None:
         removals: list[Pending] = []
         while self._queue and self._queue[0][0] <= trio.current_time():
+            due = self._queue[0][0]
+            if due and not self._hurry and not self.pace.may_start(due, self._uploading):
+                self._wake = trio.Event()
+                with trio.move_on_after(IDLE_S / 2):
+                    await self._wake.wait()
+                continue
             # The slot comes first: between taking an entry and starting its task nothing may change.
             await self._slots.acquire()
             p = self._take_due()
@@ -461,12 +473,16 @@ class Engine:
         now = trio.current_time()
         if len(self._spacing) > 4096:
             self._spacing = {k: s for k, s in self._spacing.items() if now - s.at < self._config.spacing_s}
-        if not self._checkpointing and self._ledger.wal_bytes() > _WAL_BYTES:
+        if not self._checkpointing and now > self._wal_check_at:
+            self._wal_check_at = now + 1.0
+            if self._ledger.wal_bytes() <= _WAL_BYTES:
+                return
             self._checkpointing = True
             nursery.start_soon(self._checkpoint)
 
     async def _checkpoint(self) -> None:
         try:
+            await self.pace.wait_idle(5.0)
             await trio.to_thread.run_sync(self._ledger.checkpoint)
         finally:
             self._checkpointing = False
