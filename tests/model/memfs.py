@@ -15,14 +15,13 @@ import os
 import stat
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, field
 
 from b2fs.core.types import Attr, Caller, DirEntry, HandleId, InodeId, OpenFile, SetAttr, StatFs
 from b2fs.errors import FsError
 from b2fs.vfs import permissions
 from b2fs.vfs.api import RENAME_EXCHANGE, RENAME_NOREPLACE, ROOT
 from b2fs.vfs.permissions import R_OK, W_OK, X_OK
-from tests.model.sparse import SparseBytes
+from tests.model.nodes import Handle, Node, check_nodes
 
 NAME_MAX = 255
 XATTR_NAME_MAX = 255
@@ -30,38 +29,7 @@ XATTR_SIZE_MAX = 65536
 XATTR_CREATE = 1
 XATTR_REPLACE = 2
 MAX_FILE_BYTES = 10_000_000_000_000
-DAY_NS = 86_400 * 10**9
 _XATTR_PREFIXES = (b"user.", b"trusted.", b"security.")
-
-
-@dataclass(slots=True)
-class Node:
-    """An inode: what it is, what it holds, and who still needs it."""
-
-    attr: Attr
-    content: SparseBytes = field(default_factory=SparseBytes)
-    target: bytes = b""
-    children: dict[bytes, InodeId] = field(default_factory=dict)
-    #: The directory that holds this directory; files may have many and keep none.
-    parent: InodeId = ROOT
-    xattrs: dict[bytes, bytes] = field(default_factory=dict)
-    #: References of the kernel (lookups) and of open handles.
-    references: int = 0
-
-    @property
-    def is_dir(self) -> bool:
-        return stat.S_ISDIR(self.attr.mode)
-
-
-@dataclass(slots=True)
-class Handle:
-    """An open file or directory."""
-
-    node: Node
-    flags: int
-    caller: Caller
-    #: The names that a directory held when its listing was last begun.
-    names: list[bytes] = field(default_factory=list)
 
 
 class MemFs:
@@ -404,17 +372,7 @@ class MemFs:
 
     def check_invariants(self) -> None:
         """Every link count is what the tree says, every name leads to a live inode, nothing dead is kept."""
-        names = dict.fromkeys(self._nodes, 0)
-        subdirectories = dict.fromkeys(self._nodes, 0)
-        for node in self._nodes.values():
-            for ino in node.children.values():
-                names[ino] += 1
-                subdirectories[node.attr.ino] += self._nodes[ino].is_dir
-        for ino, node in self._nodes.items():
-            in_tree = ino == ROOT or names[ino] > 0
-            expected = 2 + subdirectories[ino] if node.is_dir and in_tree else names[ino]
-            assert node.attr.nlink == expected, (ino, node.attr.nlink, expected)
-            assert in_tree or node.references > 0, ino
+        check_nodes(self._nodes)
 
     # -- finding
 
@@ -558,8 +516,4 @@ class MemFs:
         node.attr.mode = permissions.mode_after_write(node.attr.mode, caller)
 
     def _touch_atime(self, node: Node) -> None:
-        """As relatime does: only where the last access would look older than the last change, or is a day old."""
-        attr = node.attr
-        now = self._clock()
-        if attr.atime_ns <= attr.mtime_ns or attr.atime_ns <= attr.ctime_ns or now - attr.atime_ns >= DAY_NS:
-            attr.atime_ns = now
+        node.accessed(self._clock())

@@ -20,12 +20,11 @@ import trio
 
 from b2fs.core.types import Attr, Caller, DirEntry, HandleId, InodeId, SetAttr
 from b2fs.errors import B2fsError, FsError, errno_of
-from b2fs.vfs.api import ROOT, FileSystem
+from b2fs.vfs.api import FileSystem
 from tests.vfs.driver import Driver, Fd, Stat
+from tests.vfs.walk import Walk
 
 T = TypeVar("T")
-
-_MAX_SYMLINKS = 40
 
 
 @dataclass(slots=True)
@@ -37,75 +36,6 @@ class _Open:
     flags: int
     is_dir: bool
     cookie: int = 0
-
-
-class _Walk:
-    """One system call: who makes it, the way to its inodes, and the references that it has to give back."""
-
-    def __init__(self, fs: FileSystem, caller: Caller, base: str) -> None:
-        self.fs = fs
-        self.caller = caller
-        self._base = base
-        self._held: list[tuple[InodeId, int]] = []
-        self._symlinks_left = _MAX_SYMLINKS
-
-    def hold(self, attr: Attr) -> Attr:
-        """attr comes with a reference, which is given back at the end; a copy, since the original may live on."""
-        self._held.append((attr.ino, 1))
-        return replace(attr)
-
-    def done(self) -> None:
-        self.fs.forget(self._held)
-
-    async def parent(self, path: str) -> tuple[InodeId, bytes]:
-        """The directory that holds the last component, and that component."""
-        stack = await self._start()
-        *components, last = _components(path)
-        for component in components:
-            attr = await self._step(stack, component, follow=True)
-            if not stat.S_ISDIR(attr.mode):
-                raise FsError(errno.ENOTDIR)
-        return stack[-1], os.fsencode(last)
-
-    async def find(self, path: str, *, follow: bool = True) -> Attr:
-        """The attributes of what the path leads to."""
-        if not path:
-            raise FsError(errno.ENOENT)
-        stack = await self._start()
-        return await self._walk(stack, path, follow=follow)
-
-    async def _start(self) -> list[InodeId]:
-        # The suite's own directory is where the calling process stands: reaching it asks for no permission.
-        stack = [ROOT]
-        for component in _components(self._base.removeprefix(".")):
-            attr = self.hold(await self.fs.lookup(stack[-1], os.fsencode(component), Caller()))
-            stack.append(attr.ino)
-        return stack
-
-    async def _walk(self, stack: list[InodeId], path: str, *, follow: bool) -> Attr:
-        components = _components(path)
-        attr = replace(await self.fs.getattr(stack[-1]))
-        for index, component in enumerate(components):
-            is_last = index == len(components) - 1
-            attr = await self._step(stack, component, follow=follow or not is_last)
-        return attr
-
-    async def _step(self, stack: list[InodeId], component: str, *, follow: bool) -> Attr:
-        """Go one component further; stack is the way from the root to where we are."""
-        if component == ".":
-            return replace(await self.fs.getattr(stack[-1]))
-        if component == "..":
-            if len(stack) > 1:
-                stack.pop()
-            return replace(await self.fs.getattr(stack[-1]))
-        attr = self.hold(await self.fs.lookup(stack[-1], os.fsencode(component), self.caller))
-        if follow and stat.S_ISLNK(attr.mode):
-            self._symlinks_left -= 1
-            if self._symlinks_left < 0:
-                raise FsError(errno.ELOOP)
-            return await self._walk(stack, os.fsdecode(await self.fs.readlink(attr.ino)), follow=True)
-        stack.append(attr.ino)
-        return attr
 
 
 class DirectDriver(Driver):
@@ -124,11 +54,11 @@ class DirectDriver(Driver):
     def enter(self, directory: str) -> None:
         self._base = directory
 
-    def call(self, function: Callable[[_Walk], Awaitable[T]]) -> T:
+    def call(self, function: Callable[[Walk], Awaitable[T]]) -> T:
         """Run function in the filesystem's trio run; what it raises comes back as OSError."""
 
         async def run() -> T:
-            walk = _Walk(self.fs, self._caller, self._base)
+            walk = Walk(self.fs, self._caller, self._base)
             try:
                 return await function(walk)
             finally:
@@ -165,7 +95,7 @@ class DirectDriver(Driver):
     # -- descriptors
 
     def open(self, path: str, flags: int, mode: int = 0o666) -> Fd:
-        async def run(walk: _Walk) -> Fd:
+        async def run(walk: Walk) -> Fd:
             if flags & os.O_CREAT:
                 created = await self._create(walk, path, flags, mode)
                 if created is not None:
@@ -180,7 +110,7 @@ class DirectDriver(Driver):
 
         return self.call(run)
 
-    async def _create(self, walk: _Walk, path: str, flags: int, mode: int) -> Fd | None:
+    async def _create(self, walk: Walk, path: str, flags: int, mode: int) -> Fd | None:
         """Make and open the file; None if the name is there and may be opened."""
         parent, name = await walk.parent(path)
         try:
@@ -204,7 +134,7 @@ class DirectDriver(Driver):
     def close(self, fd: Fd) -> None:
         opened = self._opens.pop(fd)
 
-        async def run(walk: _Walk) -> None:
+        async def run(walk: Walk) -> None:
             if opened.is_dir:
                 await walk.fs.releasedir(opened.handle)
                 return
@@ -218,7 +148,7 @@ class DirectDriver(Driver):
     def pread(self, fd: Fd, length: int, offset: int) -> bytes:
         opened = self._opens[fd]
 
-        async def run(walk: _Walk) -> bytes:
+        async def run(walk: Walk) -> bytes:
             if opened.flags & os.O_ACCMODE == os.O_WRONLY:
                 raise FsError(errno.EBADF)
             if opened.is_dir:
@@ -230,7 +160,7 @@ class DirectDriver(Driver):
     def pwrite(self, fd: Fd, data: bytes, offset: int) -> int:
         opened = self._opens[fd]
 
-        async def run(walk: _Walk) -> int:
+        async def run(walk: Walk) -> int:
             if opened.flags & os.O_ACCMODE == os.O_RDONLY:
                 raise FsError(errno.EBADF)
             return await walk.fs.write(opened.handle, offset, data)
@@ -243,7 +173,7 @@ class DirectDriver(Driver):
     def fsync(self, fd: Fd) -> None:
         opened = self._opens[fd]
 
-        async def run(walk: _Walk) -> None:
+        async def run(walk: Walk) -> None:
             if opened.is_dir:
                 await walk.fs.fsyncdir(opened.handle, False)
             else:
@@ -252,7 +182,7 @@ class DirectDriver(Driver):
         self.call(run)
 
     def fstat(self, fd: Fd) -> Stat:
-        async def run(walk: _Walk) -> Stat:
+        async def run(walk: Walk) -> Stat:
             return _stat(await walk.fs.getattr(self._opens[fd].ino))
 
         return self.call(run)
@@ -272,7 +202,7 @@ class DirectDriver(Driver):
     def _fsetattr(self, fd: Fd, changes: SetAttr) -> None:
         opened = self._opens[fd]
 
-        async def run(walk: _Walk) -> None:
+        async def run(walk: Walk) -> None:
             await walk.fs.setattr(opened.ino, changes, None if opened.is_dir else opened.handle, walk.caller)
 
         self.call(run)
@@ -285,7 +215,7 @@ class DirectDriver(Driver):
     def readdir(self, fd: Fd, count: int) -> list[str]:
         opened = self._opens[fd]
 
-        async def run(walk: _Walk) -> list[str]:
+        async def run(walk: Walk) -> list[str]:
             entries = [entry async for entry in _upto(count, walk.fs, opened)]
             if entries:
                 opened.cookie = entries[-1].cookie
@@ -308,14 +238,14 @@ class DirectDriver(Driver):
         return self._stat(path, follow=False)
 
     def _stat(self, path: str, *, follow: bool) -> Stat:
-        async def run(walk: _Walk) -> Stat:
+        async def run(walk: Walk) -> Stat:
             attr = await walk.find(path, follow=follow)
             return _stat(await walk.fs.getattr(attr.ino))
 
         return self.call(run)
 
     def access(self, path: str, mask: int) -> bool:
-        async def run(walk: _Walk) -> bool:
+        async def run(walk: Walk) -> bool:
             attr = await walk.find(path)
             return await walk.fs.access(attr.ino, mask, walk.caller)
 
@@ -343,7 +273,7 @@ class DirectDriver(Driver):
             self._setattr(path, SetAttr(atime_ns=times_ns[0], mtime_ns=times_ns[1]))
 
     def _setattr(self, path: str, changes: SetAttr, *, follow: bool = True) -> None:
-        async def run(walk: _Walk) -> None:
+        async def run(walk: Walk) -> None:
             attr = await walk.find(path, follow=follow)
             await walk.fs.setattr(attr.ino, changes, None, walk.caller)
 
@@ -352,7 +282,7 @@ class DirectDriver(Driver):
     # -- names
 
     def mkdir(self, path: str, mode: int = 0o777) -> None:
-        async def run(walk: _Walk) -> None:
+        async def run(walk: Walk) -> None:
             parent, name = await walk.parent(path)
             bits = mode & ~walk.caller.umask & 0o1777  # set-id bits are not mkdir's to give
             walk.hold(await walk.fs.mkdir(parent, name, stat.S_IFDIR | bits, walk.caller))
@@ -360,28 +290,28 @@ class DirectDriver(Driver):
         self.call(run)
 
     def mknod(self, path: str, mode: int, rdev: int = 0) -> None:
-        async def run(walk: _Walk) -> None:
+        async def run(walk: Walk) -> None:
             parent, name = await walk.parent(path)
             walk.hold(await walk.fs.mknod(parent, name, mode & ~walk.caller.umask, rdev, walk.caller))
 
         self.call(run)
 
     def symlink(self, target: str, path: str) -> None:
-        async def run(walk: _Walk) -> None:
+        async def run(walk: Walk) -> None:
             parent, name = await walk.parent(path)
             walk.hold(await walk.fs.symlink(parent, name, os.fsencode(target), walk.caller))
 
         self.call(run)
 
     def readlink(self, path: str) -> str:
-        async def run(walk: _Walk) -> str:
+        async def run(walk: Walk) -> str:
             attr = await walk.find(path, follow=False)
             return os.fsdecode(await walk.fs.readlink(attr.ino))
 
         return self.call(run)
 
     def link(self, source: str, path: str) -> None:
-        async def run(walk: _Walk) -> None:
+        async def run(walk: Walk) -> None:
             attr = await walk.find(source, follow=False)
             parent, name = await walk.parent(path)
             walk.hold(await walk.fs.link(attr.ino, parent, name, walk.caller))
@@ -389,19 +319,19 @@ class DirectDriver(Driver):
         self.call(run)
 
     def unlink(self, path: str) -> None:
-        async def run(walk: _Walk) -> None:
+        async def run(walk: Walk) -> None:
             await walk.fs.unlink(*await walk.parent(path), walk.caller)
 
         self.call(run)
 
     def rmdir(self, path: str) -> None:
-        async def run(walk: _Walk) -> None:
+        async def run(walk: Walk) -> None:
             await walk.fs.rmdir(*await walk.parent(path), walk.caller)
 
         self.call(run)
 
     def rename(self, source: str, path: str, flags: int = 0) -> None:
-        async def run(walk: _Walk) -> None:
+        async def run(walk: Walk) -> None:
             await walk.fs.rename(*await walk.parent(source), *await walk.parent(path), flags, walk.caller)
 
         self.call(run)
@@ -409,35 +339,35 @@ class DirectDriver(Driver):
     # -- extended attributes
 
     def getxattr(self, path: str, name: str) -> bytes:
-        async def run(walk: _Walk) -> bytes:
+        async def run(walk: Walk) -> bytes:
             attr = await walk.find(path, follow=False)
             return await walk.fs.getxattr(attr.ino, os.fsencode(name), walk.caller)
 
         return self.call(run)
 
     def setxattr(self, path: str, name: str, value: bytes, flags: int = 0) -> None:
-        async def run(walk: _Walk) -> None:
+        async def run(walk: Walk) -> None:
             attr = await walk.find(path, follow=False)
             await walk.fs.setxattr(attr.ino, os.fsencode(name), value, flags, walk.caller)
 
         self.call(run)
 
     def listxattr(self, path: str) -> list[str]:
-        async def run(walk: _Walk) -> list[str]:
+        async def run(walk: Walk) -> list[str]:
             attr = await walk.find(path, follow=False)
             return [os.fsdecode(name) for name in await walk.fs.listxattr(attr.ino, walk.caller)]
 
         return self.call(run)
 
     def removexattr(self, path: str, name: str) -> None:
-        async def run(walk: _Walk) -> None:
+        async def run(walk: Walk) -> None:
             attr = await walk.find(path, follow=False)
             await walk.fs.removexattr(attr.ino, os.fsencode(name), walk.caller)
 
         self.call(run)
 
     def statvfs(self) -> os.statvfs_result:
-        async def run(walk: _Walk) -> os.statvfs_result:
+        async def run(walk: Walk) -> os.statvfs_result:
             found = await walk.fs.statfs()
             blocks = (found.block_size, found.block_size, found.blocks, found.blocks_free, found.blocks_free)
             return os.statvfs_result((*blocks, found.files, found.files_free, found.files_free, 0, found.name_max))
@@ -495,10 +425,6 @@ async def _upto(count: int, fs: FileSystem, opened: _Open) -> AsyncIterator[DirE
         close = getattr(entries, "aclose", None)
         if close is not None:
             await close()
-
-
-def _components(path: str) -> list[str]:
-    return [part for part in path.split("/") if part]
 
 
 def _owner(uid: int, gid: int) -> SetAttr:
