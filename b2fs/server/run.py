@@ -26,6 +26,7 @@ from b2fs.server.config import FrontKind, ServeConfig, Started
 from b2fs.server.faults import FaultRule, Faults
 from b2fs.server.gate import Gate
 from b2fs.server.http.listener import Front, raise_file_limit
+from b2fs.server.native.service import NativeService, is_native
 from b2fs.server.ops.call import Home
 from b2fs.server.service import S3Service
 from b2fs.server.tls import self_signed, server_context
@@ -73,8 +74,9 @@ def build_app(home: Home, config: ServeConfig, log: AccessLog) -> Application:
     """The ASGI application with its faults, caps and log."""
     faults = Faults([FaultRule.parse(text) for text in config.faults], config.latency_s, config.fault_seed)
     caps = Caps(config.caps, lambda: stored_bytes(home.engine))
-    s3 = S3Service(home, Gate(faults, caps))
-    return Application(lambda request: s3, log)
+    gate = Gate(faults, caps)
+    s3, native = S3Service(home, gate), NativeService(home, gate)
+    return Application(lambda request: native if is_native(request) else s3, log)
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from b2fs.server.wire.write import url_encode
 from b2fs.store.embedded.rows import PartClaim, PartRow, UploadRow
 
 MAX_PARTS = 10_000
-_PART_NONCE = "nonce"
+PART_NONCE = "nonce"
 
 
 def create_upload(call: Call) -> Reply:
@@ -67,8 +67,10 @@ async def upload_part(call: Call) -> Reply:
     md5 = headers.content_md5(call)
     nonce = secrets.token_bytes(16)
     cipher = encryption.stream_cipher(customer.key, nonce) if customer is not None else None
-    received = await receive_body(call, call.engine, md5, limit=MAX_PART_BYTES, cipher=cipher)
-    extra = {_PART_NONCE: nonce.hex()} if customer is not None else None
+    received = await receive_body(
+        call.request, call.verified, call.engine, limit=MAX_PART_BYTES, md5=md5, cipher=cipher
+    )
+    extra = {PART_NONCE: nonce.hex()} if customer is not None else None
 
     def keep() -> PartRow:
         return call.engine.put_part(call.bucket.id, call.name, upload.upload_id, number, received.body, extra=extra)
@@ -114,7 +116,7 @@ def _encrypt_part(
     with call.engine.writer() as writer:
         while piece := stream.read():
             writer.write(cipher.update(piece) if cipher is not None else piece)
-        extra = {_PART_NONCE: nonce.hex()} if customer is not None else None
+        extra = {PART_NONCE: nonce.hex()} if customer is not None else None
         return call.engine.put_part(call.bucket.id, call.name, upload.upload_id, number, writer, extra=extra)
 
 
@@ -138,7 +140,7 @@ def complete_upload(call: Call) -> Reply:
 def describe_parts(parts: Sequence[PartRow]) -> dict[str, str]:
     """What a finished upload must remember of its parts: where they end, and what decrypts them."""
     described = {SIZES: encode_sizes([part.size for part in parts])}
-    nonces = [part.extra.get(_PART_NONCE) for part in parts]
+    nonces = [part.extra.get(PART_NONCE) for part in parts]
     if nonces[0] is not None:
         described[encryption.PLAN] = ",".join(nonce or "" for nonce in nonces)
     return described

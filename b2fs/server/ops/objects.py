@@ -16,10 +16,11 @@ from b2fs.server.ops.encryption import CustomerKey
 from b2fs.server.ops.parts import part_range
 from b2fs.server.ops.readers import VersionStream
 from b2fs.server.ops.translate import as_s3_error, missing_version
-from b2fs.server.ops.uploads import MAX_PUT_BYTES, Received, receive_body, wait_future
+from b2fs.server.ops.uploads import MAX_PUT_BYTES, receive_body, wait_future
 from b2fs.server.wire.errors import S3Error
 from b2fs.server.wire.parse import split_copy_source
-from b2fs.store.embedded.content import ContentReader
+from b2fs.store.embedded.content import ContentReader, ContentWriter
+from b2fs.store.embedded.engine import Engine
 from b2fs.store.embedded.rows import Attributes, BucketRow, Encryption, LockSpec, VersionRow
 
 CHECKSUM: Final = "checksum_"
@@ -58,25 +59,26 @@ async def put_object(call: Call) -> Reply:
     cipher = None
     if customer is not None:
         cipher = encryption.stream_cipher(customer.key, bytes.fromhex(extra[encryption.NONCE]))
-    received = await receive_body(call, call.engine, md5, limit=MAX_PUT_BYTES, cipher=cipher)
+    received = await receive_body(call.request, call.verified, call.engine, limit=MAX_PUT_BYTES, md5=md5, cipher=cipher)
     if received.checksums:
         kept = {**extra, **{CHECKSUM + name: text for name, text in received.checksums}}
         attributes = replace(attributes, extra=kept)
-    row = await store_version(call, received, attributes, lock)
+    row = await store_version(call.engine, call.bucket.id, call.name, received.body, attributes, lock)
     values = version_values(row) | headers.encryption_values(row.attributes.encryption)
     return Reply(values, headers=checksum_headers(attributes.extra))
 
 
-async def store_version(call: Call, received: Received, attributes: Attributes, lock: LockSpec) -> VersionRow:
+async def store_version(
+    engine: Engine, bucket: int, name: str, body: bytes | ContentWriter, attributes: Attributes, lock: LockSpec
+) -> VersionRow:
     """Commit a received body.
 
     The ETag is made from the stored bytes: of a body that a customer's key encrypts, it tells nothing.
     """
-    engine, body = call.engine, received.body
     if isinstance(body, bytes) and len(body) <= INLINE_BYTES:
-        return await wait_future(engine.put_nowait(call.bucket.id, call.name, body, attributes, lock=lock))
+        return await wait_future(engine.put_nowait(bucket, name, body, attributes, lock=lock))
     # A larger body is synced by the thread that puts it, which must not be the event loop's.
-    return await trio.to_thread.run_sync(lambda: engine.put(call.bucket.id, call.name, body, attributes, lock=lock))
+    return await trio.to_thread.run_sync(lambda: engine.put(bucket, name, body, attributes, lock=lock))
 
 
 def checksum_headers(extra: Mapping[str, str]) -> tuple[tuple[str, str], ...]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Final, TypeVar
@@ -19,9 +19,9 @@ from cryptography.hazmat.primitives.ciphers import CipherContext
 from b2fs.errors import B2fsError
 from b2fs.server.auth.checksums import Checksum
 from b2fs.server.auth.chunked import ChunkedDecoder
-from b2fs.server.auth.sigv4 import UNSIGNED
-from b2fs.server.ops.call import Call
+from b2fs.server.auth.sigv4 import UNSIGNED, Verified
 from b2fs.server.wire.errors import S3Error
+from b2fs.server.wire.request import Body, Request
 from b2fs.store.embedded.content import ContentWriter
 from b2fs.store.embedded.engine import Engine
 
@@ -65,10 +65,10 @@ async def wait_future(future: Future[T]) -> T:
     return future.result()
 
 
-def _declared_size(call: Call, chunked: bool, limit: int) -> int | None:
+def _declared_size(request: Request, chunked: bool, limit: int) -> int | None:
     """The size of the content; None where only its end tells.  Raises MissingContentLength, EntityTooLarge."""
-    headers = call.request.headers
-    size = call.request.content_length
+    headers = request.headers
+    size = request.content_length
     if chunked:
         text = headers.get("x-amz-decoded-content-length")
         if text is None:
@@ -86,8 +86,8 @@ def _declared_size(call: Call, chunked: bool, limit: int) -> int | None:
 class _Source:
     """The content's bytes as they come: undone aws-chunked, and checked at the end."""
 
-    def __init__(self, call: Call, decoder: ChunkedDecoder | None) -> None:
-        self._body = call.request.body
+    def __init__(self, body: Body, decoder: ChunkedDecoder | None) -> None:
+        self._body = body
         self._decoder = decoder
 
     async def receive(self) -> bytes:
@@ -142,26 +142,34 @@ class _Digests:
 
 
 async def receive_body(
-    call: Call, engine: Engine, md5: bytes | None, *, limit: int, cipher: CipherContext | None = None
+    request: Request,
+    verified: Verified | None,
+    engine: Engine,
+    *,
+    limit: int,
+    md5: bytes | None = None,
+    cipher: CipherContext | None = None,
+    checksums: Sequence[Checksum] = (),
 ) -> Received:
     """Take the request's body into memory or into a writer, which the caller must use or discard.
 
+    checksums are checked beside those that the request's own headers declare.
+
     Raises S3Error where a length, digest, checksum or chunk signature does not hold; nothing is left behind then.
     """
-    payload = call.verified.payload if call.verified is not None else UNSIGNED
-    headers = call.request.headers
+    payload = verified.payload if verified is not None else UNSIGNED
     streaming = payload.startswith("STREAMING-")
-    size = _declared_size(call, streaming, limit)
-    checksums = Checksum.from_headers(headers)
-    decoder = ChunkedDecoder.for_request(call.request, call.verified, checksums) if streaming else None
+    size = _declared_size(request, streaming, limit)
+    declared = [*checksums, *Checksum.from_headers(request.headers)]
+    decoder = ChunkedDecoder.for_request(request, verified, declared) if streaming else None
     sha256 = None if streaming or payload == UNSIGNED else payload
     expected = _Expected(size, md5, sha256, limit)
-    source = _Source(call, decoder)
+    source = _Source(request.body, decoder)
     if size is not None and size <= IN_MEMORY_BYTES:
-        digests = _Digests(expected, checksums, own_md5=True)
-        return await _into_memory(source, digests, cipher, checksums)
-    digests = _Digests(expected, checksums, own_md5=cipher is not None)
-    return await _into_writer(source, digests, engine.writer(), cipher, checksums)
+        digests = _Digests(expected, declared, own_md5=True)
+        return await _into_memory(source, digests, cipher, declared)
+    digests = _Digests(expected, declared, own_md5=cipher is not None)
+    return await _into_writer(source, digests, engine.writer(), cipher, declared)
 
 
 def _shown(checksums: list[Checksum]) -> tuple[tuple[str, str], ...]:
