@@ -62,11 +62,11 @@ async def _embedded(place: Place) -> AsyncIterator[FileSystem]:
     cache = place.state / "cache"
     cache.mkdir(mode=0o700, exist_ok=True)
     config = VfsConfig(str(cache), check_permissions=not place.kernel_checks)
-    async with EmbeddedStore(EmbeddedConfig(str(place.state / "store"), "bucket")) as store:
-        async with open_filesystem(store, config, place.notifier) as fs:
-            yield fs
-            fs.writeback.hurry()
-            await fs.writeback.wait_drained()
+    bucket = EmbeddedStore(EmbeddedConfig(str(place.state / "store"), "bucket"))
+    async with bucket as store, open_filesystem(store, config, place.notifier) as fs:
+        yield fs
+        fs.writeback.hurry()
+        await fs.writeback.wait_drained()
 
 
 FILESYSTEMS: dict[str, FileSystemFactory] = {"memfs": _memfs, "b2fs": _embedded}
