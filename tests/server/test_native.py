@@ -126,7 +126,7 @@ def test_large_files(home: Bucket, tmp_path: Path) -> None:
     assert copied.size == 10
     twice = home.concatenate([CopySource(made.id_, length=len(body))] * 2, "twice")
     assert (twice.size, read(home, "twice")) == (2 * len(body), body * 2)
-    begun = home.api.services.large_file.start_large_file(home.id_, "begun")
+    begun = home.api.services.large_file.start_large_file(home.id_, "begun", "text/plain")
     assert [item.file_id for item in home.list_unfinished_large_files()] == [begun.file_id]
     home.api.cancel_large_file(begun.file_id)
     assert list(home.list_unfinished_large_files()) == []

@@ -88,6 +88,7 @@ def file_json(key: ApplicationKey, bucket: BucketRow, row: VersionRow) -> Json:
         return common | {
             "action": "hide",
             "contentLength": 0,
+            "size": 0,
             "contentMd5": None,
             "contentSha1": None,
             "contentType": "application/x-bz-hide-marker",
@@ -101,6 +102,8 @@ def file_json(key: ApplicationKey, bucket: BucketRow, row: VersionRow) -> Json:
         | {
             "action": "upload",
             "contentLength": row.size,
+            # The older name, which clients of the first versions read.
+            "size": row.size,
             "contentMd5": None if "-" in row.etag or encrypted else row.etag,
             "contentSha1": attributes.extra.get(SHA1),
             "contentType": attributes.headers.content_type or "application/octet-stream",
