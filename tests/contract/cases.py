@@ -25,6 +25,7 @@ from b2fs.store.s3 import S3Config, S3Store
 from tests.server.harness import KEY_ID, REGION, SECRET
 from tests.server.harness import Server as ServeServer
 from tests.servers import Server
+from tests.writeback.memstore import MemBucket, MemStore
 
 SERVED_BUCKET = "contract"
 
@@ -57,6 +58,16 @@ def _embedded(request: pytest.FixtureRequest, directory: Path, **options: Any) -
     def make(bucket: Bucket = Bucket.PRESENT, capabilities: Capabilities | None = None) -> ObjectStore:
         create = bucket is Bucket.PRESENT
         return EmbeddedStore(EmbeddedConfig(str(directory / "store"), bucket.value, create=create, **options))
+
+    return make
+
+
+def _memory(request: pytest.FixtureRequest, directory: Path) -> StoreMaker:
+    """The fake that the tests of write-back stand on."""
+    shared = MemBucket()
+
+    def make(bucket: Bucket = Bucket.PRESENT, capabilities: Capabilities | None = None) -> ObjectStore:
+        return MemStore(shared if bucket is Bucket.PRESENT else None, capabilities)
 
     return make
 
@@ -125,6 +136,7 @@ _RCLONE_LACKS = {
 CASES = [
     Case("embedded", functools.partial(_embedded, durable=False)),
     Case("wrapped", _wrapped),
+    Case("memory", _memory),
     Case("b2fs-serve", _served),
     Case("seaweedfs", functools.partial(_server, fixture="seaweedfs"), _SEAWEEDFS_LACKS),
     Case("rclone", functools.partial(_server, fixture="rclone_s3"), _RCLONE_LACKS),
