@@ -43,7 +43,7 @@ class Scanner:
         assert children is not None
         new: list[tuple[bytes, str, Found]] = []
         is_root = directory is self._core.root
-        for component, found in _rows(listing):
+        for component, found in listing.rows():
             name = name_of(component)
             if len(name) > NAME_MAX or (is_root and name == RESERVED):
                 continue
@@ -94,9 +94,3 @@ class Scanner:
         for name, child in list(directory.children.items()):
             if child.validated_at < listing.seen_at and not self._names.is_local(child):
                 self._names.detach_gone(directory, name, child)
-
-
-def _rows(listing: Listing) -> list[tuple[str, Found]]:
-    rows = [(component, Found(None, True, listing.seen_at)) for component in listing.dirs]
-    rows.extend((component, Found(info, False, listing.seen_at)) for component, info in listing.files.items())
-    return rows

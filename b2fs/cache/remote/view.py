@@ -15,59 +15,29 @@ import trio
 from cachetools import LRUCache, TTLCache
 
 from b2fs.cache.parallel import open_flat_nursery
+from b2fs.cache.remote.known import KnownAttributes
+from b2fs.cache.remote.listing import Found, Listing, pack
 from b2fs.core.keys import split_key
 from b2fs.core.types import ObjectInfo
 from b2fs.errors import NotFound
 from b2fs.store.protocol import ObjectStore
 
+#: What an empty listing costs of the rows that are remembered.
+_LISTING_ROWS = 4
+
 
 @dataclass(frozen=True, slots=True)
 class RemoteConfig:
-    """ttl_s: how long a listing is trusted.  max_listings, max_points, max_heads: how many are remembered."""
+    """ttl_s: how long a listing is trusted.  The others: how much is remembered.
 
-    ttl_s: float = 60.0
-    max_listings: int = 20_000
-    max_points: int = 50_000
-    max_heads: int = 100_000
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """What one name stands for: an object of that key, a directory (keys below it), both, or neither."""
-
-    file: ObjectInfo | None
-    is_dir: bool
-    seen_at: float
-
-    @property
-    def exists(self) -> bool:
-        return self.file is not None or self.is_dir
-
-
-@dataclass(slots=True)
-class Listing:
-    """One directory as the bucket showed it at seen_at (trio time).
-
-    Where `until` is set the listing was too long for one page, and only names whose object and directory both sort
-    up to it are known (the object `a` and the directory `a/` may be pages apart).
+    max_rows: names in listings; a million of them take about 250 MB.
+    max_points: answers for single names.  max_attributes: objects whose metadata is known.
     """
 
-    prefix: str
-    seen_at: float
-    files: dict[str, ObjectInfo] = field(default_factory=dict)
-    dirs: set[str] = field(default_factory=set)
-    marker: ObjectInfo | None = None
-    until: str | None = None
-
-    def find(self, component: str) -> Found | None:
-        """What component stands for, or None if this listing does not reach that far."""
-        if self.until is not None and component + "/" > self.until:
-            return None
-        return Found(self.files.get(component), component in self.dirs, self.seen_at)
-
-    @property
-    def empty(self) -> bool:
-        return not self.files and not self.dirs and self.until is None
+    ttl_s: float = 60.0
+    max_rows: int = 1_200_000
+    max_points: int = 50_000
+    max_attributes: int = 200_000
 
 
 _Patch = Callable[[Listing], None]
@@ -89,11 +59,11 @@ class RemoteView:
     def __init__(self, store: ObjectStore, config: RemoteConfig) -> None:
         self._store = store
         self._config = config
-        self._listings: LRUCache[str, Listing] = LRUCache(config.max_listings)
-        self._points: TTLCache[str, Found] = TTLCache(config.max_points, config.ttl_s, timer=trio.current_time)
-        self._heads: TTLCache[tuple[str, str, int, int], ObjectInfo] = TTLCache(
-            config.max_heads, config.ttl_s, timer=trio.current_time
+        self._listings: LRUCache[str, Listing] = LRUCache(
+            config.max_rows, getsizeof=lambda listing: min(len(listing) + _LISTING_ROWS, config.max_rows)
         )
+        self._points: TTLCache[str, Found] = TTLCache(config.max_points, config.ttl_s, timer=trio.current_time)
+        self._known = KnownAttributes(config.max_attributes)
         self._loads: dict[str, _Load] = {}
 
     # ---- questions ----------------------------------------------------------------------------------------------
@@ -138,30 +108,29 @@ class RemoteView:
 
         Raises NotFound if the object is gone by now.
         """
-        if info.metadata is not None:
-            return info
-        key = _head_key(info)
-        known = self._heads.get(key)
+        known = self.head_nowait(info)
         if known is not None:
             return known
         full = await self._store.head(info.key, version_id=info.ref.version_id)
-        self._heads[_head_key(full)] = full
+        self._known.learn(full)
         return full
 
     def head_nowait(self, info: ObjectInfo) -> ObjectInfo | None:
-        return info if info.metadata is not None else self._heads.get(_head_key(info))
+        """The same version with its metadata if that is known."""
+        return info if info.metadata is not None else self._known.complete(info)
 
     # ---- our own finished changes -------------------------------------------------------------------------------
 
     def note_object(self, info: ObjectInfo) -> None:
         """The bucket holds this version now: our upload or copy has been confirmed."""
         if info.metadata is not None:
-            self._heads[_head_key(info)] = info
-        self._patch(info.key, lambda listing, component: _add(listing, component, info))
+            self._known.learn(info, uploaded=True)
+        self._patch(info.key, lambda listing, component: listing.add(component, info))
 
     def note_absent(self, key: str) -> None:
         """The key was hidden or removed by us."""
-        self._patch(key, _drop)
+        self._known.forget(key)
+        self._patch(key, Listing.drop)
 
     def note_new_directory(self, prefix: str) -> None:
         """A directory that did not exist before was made here: nobody else's keys are below it."""
@@ -173,9 +142,6 @@ class RemoteView:
             del self._listings[known]
         for point in [p for p in self._points if p.startswith(prefix)]:
             del self._points[point]
-
-    def forget_head(self, info: ObjectInfo) -> None:
-        self._heads.pop(_head_key(info), None)
 
     def _patch(self, key: str, patch: Callable[[Listing, str], None]) -> None:
         prefix, component = split_key(key)
@@ -222,7 +188,7 @@ class RemoteView:
                 if info.key == prefix:
                     listing.marker = info
                 else:
-                    listing.files[info.key[cut:]] = info
+                    listing.files[info.key[cut:]] = pack(info)
             listing.dirs.update(p[cut:-1] for p in page.prefixes)
             token = page.next_token
             if token is None:
@@ -254,21 +220,3 @@ class RemoteView:
         found = Found(file, is_dir, seen_at)
         self._points[key] = found
         return found
-
-
-def _head_key(info: ObjectInfo) -> tuple[str, str, int, int]:
-    return (info.key, info.ref.etag, info.size, info.modified_ns // 1_000_000_000)
-
-
-def _add(listing: Listing, component: str, info: ObjectInfo) -> None:
-    if component.endswith("/"):
-        listing.dirs.add(component[:-1])
-    else:
-        listing.files[component] = info
-
-
-def _drop(listing: Listing, component: str) -> None:
-    if component.endswith("/"):
-        listing.dirs.discard(component[:-1])
-    else:
-        listing.files.pop(component, None)

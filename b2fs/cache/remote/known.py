@@ -1,0 +1,75 @@
+"""KnownAttributes: what objects carry besides their bytes, by key, each tied to the version that it describes.
+
+A row is believed only for an object of the same ETag, size and second of modification.  So it needs no time to live:
+whoever changes an object changes one of these.  Our own uploads are known by the server's clock at the answer, which
+may be a second or two from the time that listings show; their rows allow for that.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import NamedTuple
+
+from cachetools import LRUCache
+
+from b2fs.cache.remote.listing import NS
+from b2fs.core.types import ObjectInfo, ObjectRef, VersionId
+
+#: How far the time of an upload's answer may be from the one in listings, in seconds.
+UPLOAD_SLACK_S = 2
+
+
+class Row(NamedTuple):
+    """One object; second is that of its modification, extra is JSON of [metadata, content type]."""
+
+    etag: str
+    size: int
+    second: int
+    slack_s: int
+    version_id: VersionId | None
+    extra: bytes
+
+    def describes(self, info: ObjectInfo) -> bool:
+        return (
+            self.etag == info.ref.etag
+            and self.size == info.size
+            and abs(self.second - info.modified_ns // NS) <= self.slack_s
+            and (info.ref.version_id is None or info.ref.version_id == self.version_id)
+        )
+
+
+def row_of(info: ObjectInfo, *, uploaded: bool) -> Row:
+    """The row of an object whose metadata is known; uploaded: as the answer to an upload of ours told it."""
+    extra = json.dumps([dict(info.metadata or {}), info.content_type], separators=(",", ":")).encode()
+    slack = UPLOAD_SLACK_S if uploaded else 0
+    return Row(info.ref.etag, info.size, info.modified_ns // NS, slack, info.ref.version_id, extra)
+
+
+class KnownAttributes:
+    """See the module."""
+
+    def __init__(self, max_rows: int) -> None:
+        self._rows: LRUCache[str, Row] = LRUCache(max_rows)
+
+    def learn(self, info: ObjectInfo, *, uploaded: bool = False) -> Row:
+        """Take what a HEAD, a GET or an upload told; metadata is not None."""
+        row = self._rows[info.key] = row_of(info, uploaded=uploaded)
+        return row
+
+    def put(self, key: str, row: Row) -> None:
+        self._rows[key] = row
+
+    def row(self, key: str) -> Row | None:
+        return self._rows.get(key)
+
+    def complete(self, info: ObjectInfo) -> ObjectInfo | None:
+        """The same version with its metadata, if that is known."""
+        row = self._rows.get(info.key)
+        if row is None or not row.describes(info):
+            return None
+        metadata, content_type = json.loads(row.extra)
+        ref = ObjectRef(info.key, row.version_id, info.ref.etag, info.size)
+        return ObjectInfo(ref, info.modified_ns, metadata, content_type)
+
+    def forget(self, key: str) -> None:
+        self._rows.pop(key, None)
