@@ -83,7 +83,6 @@ class S3Service:
         seen.operation = target.operation.name
         call = await self._prepare(request, target, verified)
         authorise(call)
-        seen.call = call
         upload_bytes = _declared_bytes(request) if target.operation.streams_in else 0
         seen.breakage = await self._gate.admit(target.operation.name, upload_bytes)
         await self._read_xml(call)
@@ -144,6 +143,16 @@ class S3Service:
             return []
         return cors.answer_headers(call.bucket, call.request.method, call.request.headers)
 
+    def _cors_of_refusal(self, request: Request) -> list[tuple[str, str]]:
+        """A browser may read a refusal where it might read an answer; the bucket may be missing or be another's."""
+        if "origin" not in request.headers or request.method == "OPTIONS":
+            return []
+        try:
+            bucket = self._home.engine.bucket(split_path(request, self._home.domains)[0])
+        except B2fsError:
+            return []
+        return cors.answer_headers(bucket, request.method, request.headers)
+
     def _preflight(self, request: Request) -> Answer:
         bucket_name, _ = split_path(request, self._home.domains)
         if not request.headers.get("origin"):
@@ -161,8 +170,7 @@ class S3Service:
         if error.status not in (204, 304):
             found.append(("content-length", str(len(body))))
         found.append(("cache-control", "max-age=0, no-cache, no-store"))
-        if seen.call is not None:
-            found.extend(self._cors(seen.call))
+        found.extend(self._cors_of_refusal(request))
         return Answer(error.status, found, body, seen.operation, seen.key_id, error.code)
 
 
@@ -172,7 +180,6 @@ class _Seen:
 
     operation: str = "-"
     key_id: str = "-"
-    call: Call | None = None
     breakage: Breakage | None = None
 
 

@@ -111,6 +111,22 @@ def test_expired_urls(server: Server, bucket: str, monkeypatch: pytest.MonkeyPat
         assert (found, b"Request has expired" in body) == (status, status == 403)
 
 
+@pytest.mark.parametrize("seconds", [0, -7, 604_801])
+def test_urls_for_no_or_too_long_a_time(server: Server, seconds: int) -> None:
+    request = AWSRequest("GET", f"{server.url}/")
+    S3SigV4QueryAuth(Credentials(KEY_ID, SECRET), "s3", "us-east-1", seconds).add_auth(request)
+    url = urlsplit(str(request.url))
+    status, _, body = server.request("GET", f"{url.path}?{url.query}")
+    assert (status, b"<Code>AccessDenied</Code>" in body) == (403, True)
+
+
+def test_expected_owners(server: Server, s3: S3Client, bucket: str) -> None:
+    owner = s3.list_buckets()["Owner"].get("ID", "")
+    s3.head_bucket(Bucket=bucket, ExpectedBucketOwner=owner)
+    with refused(403, "AccessDenied"):
+        s3.list_objects_v2(Bucket=bucket, ExpectedBucketOwner="1" * 12)
+
+
 @pytest.mark.parametrize(
     ("header", "status", "code"),
     [
@@ -129,6 +145,6 @@ def test_malformed_authorizations(server: Server, header: str, status: int, code
 
 
 def test_presigned_urls_with_bad_parameters(server: Server) -> None:
-    query = "X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=a&X-Amz-Date=x&X-Amz-Expires=0&X-Amz-SignedHeaders=host"
+    query = "X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=a&X-Amz-Date=x&X-Amz-Expires=1&X-Amz-SignedHeaders=host"
     status, _, body = server.request("GET", f"/?{query}&X-Amz-Signature=x")
     assert (status, b"<Code>AuthorizationQueryParametersError</Code>" in body) == (400, True)

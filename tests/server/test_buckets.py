@@ -173,6 +173,8 @@ def test_cors(s3: S3Client, server: Server, bucket: str) -> None:
     status, headers, _ = server.request("GET", f"/{bucket}/none", headers={"Origin": "https://b.example.com"})
     assert (status, headers["access-control-allow-origin"]) == (404, "https://b.example.com")
     assert headers["access-control-expose-headers"] == "etag"
+    status, headers, _ = server.request("PUT", f"/{bucket}/k", b"", {"Origin": "https://b.example.com"})
+    assert (status, headers["access-control-allow-origin"]) == (403, "https://b.example.com")
     s3.delete_bucket_cors(Bucket=bucket)
     with refused(404, "NoSuchCORSConfiguration"):
         s3.get_bucket_cors(Bucket=bucket)

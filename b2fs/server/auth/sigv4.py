@@ -150,10 +150,10 @@ def _from_query(request: Request) -> Signature:
     if not _STAMP.fullmatch(params["X-Amz-Date"]):
         raise S3Error(code, "X-Amz-Date must be in the ISO8601 Long Format yyyyMMdd'T'HHmmss'Z'")
     expires = params["X-Amz-Expires"]
-    if not (expires.isascii() and expires.isdigit() and len(expires) < 10):
+    if not (expires.isascii() and expires.removeprefix("-").isdigit() and len(expires) < 10):
         raise S3Error(code, "X-Amz-Expires should be a number")
     if not 1 <= int(expires) <= MAX_PRESIGN_S:
-        raise S3Error(code, "X-Amz-Expires must be between 1 and 604800 seconds")
+        raise S3Error("AccessDenied", "X-Amz-Expires must be between 1 and 604800 seconds")
     payload = request.headers.get("x-amz-content-sha256") or params.get("X-Amz-Content-Sha256") or UNSIGNED
     return Signature(
         _parse_scope(params["X-Amz-Credential"], code),

@@ -94,6 +94,8 @@ def authorise(call: Call) -> None:
             raise not_entitled()
         return
     bucket = call.engine.bucket(call.target.bucket)
+    if call.params.get("ExpectedBucketOwner", bucket.owner) != bucket.owner:
+        raise S3Error("AccessDenied")
     if key is None or key.account.id != bucket.owner:
         if operation.name not in _PUBLIC or bucket.acl is not Acl.PUBLIC_READ:
             raise S3Error("AccessDenied")

@@ -174,7 +174,8 @@ def open_source(call: Call) -> tuple[BucketRow, VersionRow, ContentReader]:
     """
     bucket_name, name, version_id = split_copy_source(call.request.headers["x-amz-copy-source"])
     bucket = call.engine.bucket(bucket_name)
-    if not may_read(bucket, call.key, name):
+    expected = call.params.get("ExpectedSourceBucketOwner", bucket.owner)
+    if expected != bucket.owner or not may_read(bucket, call.key, name):
         raise S3Error("AccessDenied")
     try:
         row, reader = call.engine.open(bucket.id, name, version_id)
