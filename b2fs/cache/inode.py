@@ -60,6 +60,7 @@ class Inode:
         "rdev",
         "seq",
         "size",
+        "storing",
         "subdirs",
         "target",
         "uid",
@@ -94,6 +95,8 @@ class Inode:
         #: The counts that `base` holds; equal to the ones above when the bucket has all of it.
         self.base_seq = 0
         self.base_content_seq = 0
+        #: One of its keys is being brought into the bucket.
+        self.storing = False
         #: A multipart upload of this content that is under way.
         self.upload: MultipartUpload | None = None
         #: Metadata of the object that is not ours, and its content type: kept when the object is written again.

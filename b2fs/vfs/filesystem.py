@@ -20,7 +20,7 @@ from b2fs.cache.reader import Reader
 from b2fs.cache.remote import RemoteConfig, RemoteView
 from b2fs.cache.writeback.engine import Engine, NoOneListens
 from b2fs.cache.writeback.transfer import Transfer
-from b2fs.core.types import Attr, Caller, DirEntry, HandleId, InodeId, OpenFile, SetAttr, StatFs
+from b2fs.core.types import Attr, Caller, DirEntry, HandleId, InodeId, OpenFile, SetAttr, StatFs, VersionId
 from b2fs.errors import B2fsError, FsError
 from b2fs.store.protocol import ObjectStore
 from b2fs.vfs import permissions
@@ -354,6 +354,10 @@ class B2Filesystem(NoOneListens):
         for handle in self._handles.values():
             if handle.inode is inode and handle.writes:
                 handle.error = error
+
+    def in_use(self, version: VersionId) -> bool:
+        bases = (handle.inode.base for handle in self._handles.values())
+        return any(base is not None and base.version_id == version for base in bases)
 
     # ---- life ---------------------------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ import heapq
 import itertools
 import logging
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import trio
@@ -47,6 +47,10 @@ class NoOneListens:
 
     def failed(self, key: str, inode: Inode | None, error: B2fsError) -> None:
         """A try failed in a way that a user must hear of; it will be tried again."""
+
+    def in_use(self, version: VersionId) -> bool:
+        """Whether an open file reads from this version."""
+        return False
 
 
 @dataclass(slots=True)
@@ -88,6 +92,7 @@ class Engine:
         self._jitter = random.Random(0)
         self._checkpointing = False
         self._wal_check_at = 0.0
+        self._nursery: trio.Nursery | None = None
         # Counters for the status.
         self._uploading = 0
         self._uploaded_files = 0
@@ -176,9 +181,18 @@ class Engine:
             p = self._pending.get(key)
             if p is not None:
                 self._schedule(p)
+        if inode.upload is not None:
+            inode.upload.grown.set()
 
     def grown(self, inode: Inode) -> None:
         """The inode has become so large that its upload should begin while it is written."""
+        p = self._pending.get(inode.all_keys()[0]) if inode.links else None
+        content = inode.content
+        if self._nursery is None or p is None or p.running or p.error is not None:
+            return
+        if not inode.storing and content is not None and content.complete:
+            p.running = inode.storing = True
+            self._nursery.start_soon(self._stream, p, inode)
 
     def remote_of(self, key: str) -> Remote | None:
         """What the bucket holds under a pending key; None if the key is not pending."""
@@ -204,6 +218,7 @@ class Engine:
         What is under the key may be an upload of ours that was cut off before we heard of it, so nothing is assumed.
         """
         p = self._add(key, inode, Remote(False, remote.ref) if remote.known else remote)
+        self._spacing[key] = _Spacing(trio.current_time(), None)  # the last call may have been made just now
         if inode is not None:
             inode.pending += 1
             self._use_source(p)
@@ -331,23 +346,27 @@ class Engine:
         self._free_source(p)
         if p.inode is not None:
             p.inode.pending -= 1
-            if p.inode.upload is not None and p.inode.upload.key == p.key:
+            # A renamed file goes on: what is uploaded under the old name is copied to the new one in the bucket.
+            if p.inode.upload is not None and p.inode.upload.key == p.key and p.inode.all_keys() in ([], [p.key]):
                 p.cancel_upload.cancel()
             p.inode = None
 
     def _use_source(self, p: Pending) -> None:
         if p.inode is not None and p.inode.base is not None and p.inode.base.key != p.key:
-            self._users.setdefault(p.inode.base.key, set()).add(p.key)
+            p.source = p.inode.base.key
+            self._users.setdefault(p.source, set()).add(p.key)
 
     def _free_source(self, p: Pending) -> None:
-        for source in [s for s in ((p.inode.base.key,) if p.inode and p.inode.base else ()) if s in self._users]:
-            users = self._users[source]
-            users.discard(p.key)
-            if not users:
-                del self._users[source]
-                waiting = self._pending.get(source)
-                if waiting is not None:
-                    self._schedule(waiting)
+        source, p.source = p.source, None
+        if source is None:
+            return
+        users = self._users[source]
+        users.discard(p.key)
+        if not users:
+            del self._users[source]
+            waiting = self._pending.get(source)
+            if waiting is not None:
+                self._schedule(waiting)
 
     # ---- when ---------------------------------------------------------------------------------------------------
 
@@ -355,6 +374,8 @@ class Engine:
         if not p.urgent:
             p.urgent = True
             self._schedule(p)
+            if p.inode is not None and p.inode.upload is not None:
+                p.inode.upload.grown.set()
 
     def _schedule(self, p: Pending) -> None:
         due = self._due(p)
@@ -395,13 +416,15 @@ class Engine:
             and self._store.capabilities.versioning
             and last is not None
             and last.version is not None
-        ) or (p.inode is None and p.made_here)
+            and not self._is_needed(p.key, last.version)
+        ) or (p.inode is None and p.made_here and p.remote.known and self._can_delete)
 
     # ---- the loop -----------------------------------------------------------------------------------------------
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Work until cancelled."""
         async with trio.open_nursery() as nursery:
+            self._nursery = nursery
             task_status.started()
             while True:
                 await self._wait_due()
@@ -456,6 +479,8 @@ class Engine:
         if self._must_wait(p):
             return None
         p.running = True
+        if p.inode is not None:
+            p.inode.storing = True
         return p
 
     def _must_wait(self, p: Pending) -> bool:
@@ -465,6 +490,8 @@ class Engine:
         """
         if p.inode is None and p.key in self._below:
             return True
+        if p.inode is not None and p.inode.storing:
+            return True  # one name at a time: the others are copied from it
         if p.key not in self._users:
             return False
         return p.inode is None or not self._store.capabilities.versioning
@@ -490,37 +517,70 @@ class Engine:
     # ---- storing ------------------------------------------------------------------------------------------------
 
     async def _store_one(self, p: Pending, inode: Inode) -> None:
+        try:
+            await self._try(p, inode, self._bring)
+        finally:
+            self._slots.release()
+
+    async def _stream(self, p: Pending, inode: Inode) -> None:
+        await self._try(p, inode, self._bring_growing)
+
+    async def _try(self, p: Pending, inode: Inode, bring: Callable[[Pending, Inode], Awaitable[None]]) -> None:
+        """One try to make the bucket hold the inode under the key, and what follows from its outcome."""
         self._uploading += 1
         error: B2fsError | OSError | None = None
         try:
             with p.cancel_upload:
-                await self._bring(p, inode)
+                await bring(p, inode)
             self._succeeded()
         except (B2fsError, OSError) as failure:
             error = failure
         finally:
             self._uploading -= 1
-            p.running = False
+            p.running = inode.storing = False
             p.cancel_upload = trio.CancelScope()
-            self._slots.release()
+        if error is not None:
+            # A call that failed may have made its version all the same: from now on we do not know what is there.
+            p.remote = Remote(False, p.remote.ref)
+            self._ledger.save_entry(p.key, p.inode.ino if p.inode is not None else None, p.remote)
         if error is not None and p.inode is inode:
             self._failed([p], error)
         else:
             # What went wrong with something that the key should not hold any more does not matter.
             self._settle_or_repeat(p, inode)
+        for key in inode.all_keys():
+            other = self._pending.get(key)
+            if other is not None and other is not p:
+                self._schedule(other)  # it may have waited for this upload
+
+    async def _bring_growing(self, p: Pending, inode: Inode) -> None:
+        """Upload part by part while the file is written; then as any other."""
+        upload = await self._transfer.begin_stream(inode, p.key)
+        try:
+            while inode.writers and inode.content is not None and not p.urgent and not self._hurry:
+                await upload.send_full(inode.content.size)
+                with trio.move_on_after(self._config.open_quiet_s) as scope:
+                    await upload.grown.wait()
+                if scope.cancelled_caught and not inode.writers:
+                    break
+        except BaseException:
+            await self._transfer.give_up(upload)
+            raise
+        await self._bring(p, inode)
 
     async def _bring(self, p: Pending, inode: Inode) -> None:
         """One try to make the bucket hold the inode under the key."""
         seq, content_seq = inode.seq, inode.content_seq
-        if self._in_place(p, inode):
-            p.stored_seq = seq
-            return
-        upload = inode.upload
-        info = await self._transfer.store(inode, p.key)
-        if upload is not None and upload.key == p.key:
-            seq = min(seq, upload.seq)  # its attributes are as old as its beginning
-        self._stored(p, inode, info, seq, content_seq)
+        if not self._in_place(p, inode):
+            upload = inode.upload
+            info = await self._transfer.store(inode, p.key)
+            if upload is not None and upload.key == p.key:
+                seq = min(seq, upload.seq)  # its attributes are as old as its beginning
+            self._stored(p, inode, info, seq, content_seq)
         await self._remove_superseded(p)
+        if p.inode is inode:
+            # Only now: what is tied with an older version of ours is not durable before that one is gone.
+            p.stored_seq = seq
 
     @staticmethod
     def _in_place(p: Pending, inode: Inode) -> bool:
@@ -537,47 +597,59 @@ class Engine:
     def _stored(self, p: Pending, inode: Inode, info: ObjectInfo, seq: int, content_seq: int) -> None:
         """The bucket has confirmed a version.  No await: state is changed in one step."""
         now = trio.current_time()
+        last = self._spacing.get(p.key)
         if p.newest is not None and now - p.newest_at < self._config.supersede_s:
             p.superseded.append(p.newest)
-        elif (
-            (last := self._spacing.get(p.key)) is not None
-            and last.version
-            and now - last.at < 2 * self._config.spacing_s
-        ):
+        elif last is not None and last.version and now - last.at < 2 * self._config.spacing_s:
             # Put in the same second or so as an earlier version of ours: leave no tie to be ordered wrongly.
             p.superseded.append(last.version)
         p.newest, p.newest_at = info.ref.version_id, now
         p.remote = Remote(True, info.ref)
-        p.stored_seq = seq
         self._spacing[p.key] = _Spacing(now, info.ref.version_id)
         self._adopt(p, inode, info.ref, seq, content_seq)
         inode.base_modified_ns = 0
         if inode.attrs_known or info.metadata is not None:
             self._remote.note_object(info)
         self._uploaded_files += 1
+        if inode.pending:
+            # Before any older version goes: after a crash the local changes must find the base that they are on.
+            self._ledger.save_inode(inode)
+        if p.superseded:
+            self._ledger.commit()
 
     def _adopt(self, p: Pending, inode: Inode, ref: ObjectRef, seq: int, content_seq: int) -> None:
         """The new version is the inode's base from now on."""
-        others = [key for key in inode.all_keys() if key != p.key and key in self._pending]
-        for key in [*others, p.key]:
-            if key in self._pending:
-                self._free_source(self._pending[key])
+        pending = [self._pending[key] for key in inode.all_keys() if key in self._pending]
+        for user in pending:
+            self._free_source(user)
         inode.base = ref
         inode.base_content_seq = content_seq
         inode.base_seq = seq
-        for key in others:
-            self._use_source(self._pending[key])
+        for user in pending:
+            self._use_source(user)
 
     async def _remove_superseded(self, p: Pending) -> None:
+        """Remove versions of ours that a newer one has replaced, unless somebody still needs their content."""
         while p.superseded and self._can_delete:
             version = p.superseded[0]
-            try:
-                await self._store.delete_version(p.key, version)
-            except AccessDenied as error:
-                # Object Lock or a key without deleteFiles: from now on fsyncs keep the second instead.
-                self._can_delete = False
-                log.warning("older versions of ours stay in the bucket: %s", error)
+            if not self._is_needed(p.key, version):
+                try:
+                    await self._store.delete_version(p.key, version)
+                except AccessDenied as error:
+                    self._may_not_delete(error)
             p.superseded.pop(0)
+
+    def _is_needed(self, key: str, version: VersionId) -> bool:
+        """Whether a version is still to be copied from, or read by an open file."""
+        users = (self._pending[user].inode for user in self._users.get(key, ()))
+        bases = (inode.base for inode in users if inode is not None)
+        return any(base is not None and base.version_id == version for base in bases) or self.listener.in_use(version)
+
+    def _may_not_delete(self, error: AccessDenied) -> None:
+        """Object Lock, or a key without deleteFiles: from now on fsyncs keep the second and removals hide."""
+        if self._can_delete:
+            self._can_delete = False
+            log.warning("older versions of ours stay in the bucket: %s", error)
 
     def _settle_or_repeat(self, p: Pending, inode: Inode | None) -> None:
         p.attempts, p.error = 0, None
@@ -623,19 +695,25 @@ class Engine:
         targets: list[tuple[str, VersionId | None]] = []
         for p in batch:
             versions = [v for v in (*p.superseded, p.newest) if v is not None]
-            if p.made_here and self._can_delete and (versions or (p.remote.known and p.remote.ref is None)):
+            if p.made_here and self._can_delete and p.remote.known:
                 targets.extend((p.key, version) for version in versions)
             else:
                 targets.append((p.key, None))
             targets.extend((side, None) for side in self._transfer.side_keys(p.key))
         failed: dict[str, StoreError] = {}
+        refused: set[str] = set()
         for i in range(0, len(targets), _REMOVE_BATCH):
             answers = await self._store.delete_many(targets[i : i + _REMOVE_BATCH])
-            for (key, _), answer in zip(targets[i : i + _REMOVE_BATCH], answers, strict=True):
-                if isinstance(answer, StoreError):
+            for (key, version), answer in zip(targets[i : i + _REMOVE_BATCH], answers, strict=True):
+                if isinstance(answer, AccessDenied) and version is not None:
+                    self._may_not_delete(answer)
+                    refused.add(key)
+                elif isinstance(answer, StoreError):
                     failed[key] = answer
                 elif answer is not None:
                     self._spacing[key] = _Spacing(trio.current_time(), None)
+        if refused:
+            failed |= await self._remove_batch([p for p in batch if p.key in refused])
         return failed
 
     def _removed(self, p: Pending) -> None:

@@ -116,6 +116,9 @@ class MultipartUpload:
         self.metadata: Mapping[str, str] = {}
         self.content_type: str | None = None
         self.sent_bytes = 0
+        #: Set when the file has grown by another part.
+        self.grown = trio.Event()
+        self._wake_at = 0
 
     async def start(self, metadata: Mapping[str, str], content_type: str | None) -> None:
         self.seq = self.inode.seq
@@ -128,6 +131,8 @@ class MultipartUpload:
         """The bytes [start, end) were written, or the size changed there: those parts are stale."""
         if end <= start or self._broken is not None:
             return
+        if end >= self._wake_at:
+            self.grown.set()
         try:
             numbers = self._plan.touched(start, end)
         except PlanChanged as error:
@@ -138,8 +143,11 @@ class MultipartUpload:
             self._parts.pop(number, None)
 
     async def send_full(self, size: int) -> None:
-        """Upload the parts below size that are complete and missing."""
-        await self._send(self._plan.full(size))
+        """Upload the parts below size that are complete and missing; `grown` is set when there is another one."""
+        self.grown = trio.Event()
+        full = self._plan.full(size)
+        self._wake_at = plans.stream_part(len(full) + 1).end
+        await self._send(full)
 
     async def finish(self) -> ObjectInfo:
         """Upload what is missing and make the object; raises PlanChanged when it must be begun anew."""

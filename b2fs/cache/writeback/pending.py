@@ -31,6 +31,8 @@ class Pending:
     running: bool = False
     attempts: int = 0
     error: B2fsError | None = None
+    #: The key that the content is still to be copied from.
+    source: str | None = None
     #: The highest inode.seq that the bucket is known to hold under this key.
     stored_seq: int = -1
     #: Versions that we made for this entry: the newest, and older ones that are to be removed by ID.

@@ -160,8 +160,6 @@ class Transfer:
         if upload is not None and upload.key == key:
             # Most of it went up while the file was being written.
             return await self._finish(upload)
-        if upload is not None:
-            await upload.abort()
         return await self._run(
             self._upload(inode, key, self._plan(inode)), self.metadata(inode), self._content_type(inode, key)
         )
@@ -180,22 +178,35 @@ class Transfer:
 
     async def begin_stream(self, inode: Inode, key: str) -> MultipartUpload:
         """Start an upload of a file that is still growing; `store` finishes it."""
-        upload = self._upload(inode, key, StreamPlan())
-        await upload.start(self.metadata(inode), self._content_type(inode, key))
-        inode.upload = upload
+        upload = inode.upload = self._upload(inode, key, StreamPlan())
+        try:
+            await upload.start(self.metadata(inode), self._content_type(inode, key))
+        except BaseException:
+            inode.upload = None
+            raise
         return upload
 
+    async def give_up(self, upload: MultipartUpload) -> None:
+        """Drop an upload that failed or is no longer wanted."""
+        upload.inode.upload = None
+        with suppress(StoreError):
+            await upload.abort()
+
     async def _run(self, upload: MultipartUpload, metadata: Mapping[str, str], content_type: str | None) -> ObjectInfo:
-        await upload.start(metadata, content_type)
+        # Known to writers before the first wait: the plan is as old as this moment.
         upload.inode.upload = upload
+        try:
+            await upload.start(metadata, content_type)
+        except BaseException:
+            upload.inode.upload = None
+            raise
         return await self._finish(upload)
 
     async def _finish(self, upload: MultipartUpload) -> ObjectInfo:
         try:
             info = await upload.finish()
         except BaseException:
-            with suppress(StoreError):
-                await upload.abort()
+            await self.give_up(upload)
             raise
         finally:
             self.sent_bytes += upload.sent_bytes
