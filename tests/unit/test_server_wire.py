@@ -105,19 +105,7 @@ def test_escaped_text_is_read_as_it_was(text: str) -> None:
 
 
 TAGS = ["<Delete>", "</Delete>", "<Object>", "</Object>", "<Key>", "</Key>", "<CORSRule>", "<ID/>", "<Parts>"]
-ODDITIES = [
-    "&lt;",
-    "&x;",
-    "<!--",
-    "<!DOCTYPE a [",
-    "<![CDATA[",
-    "]]>",
-    "<?x?>",
-    "1",
-    "\0",
-    "ü",
-    "<PartNumber>x</PartNumber>",
-]
+ODDITIES = ["&lt;", "&x;", "<!--", "<!DOCTYPE a [", "<![CDATA[", "]]>", "<?x?>", "1", "\0", "ü", "<PartNumber>x<"]
 MARKUP = st.lists(st.sampled_from([*TAGS, *ODDITIES])).map("".join)
 
 
