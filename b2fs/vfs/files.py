@@ -22,6 +22,7 @@ from b2fs.errors import FsError, NotFound, PreconditionFailed, StoreError
 from b2fs.vfs.core import Core, now_ns
 from b2fs.vfs.handles import FileHandle
 from b2fs.vfs.permissions import mode_after_write
+from b2fs.vfs.siblings import Siblings
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +45,7 @@ class Files:
 
     def __init__(self, core: Core) -> None:
         self._core = core
+        self._siblings = Siblings(core)
         self._retired: list[Inode] = []
         self._retire_wake = trio.Event()
         self._until_space_check = 0
@@ -97,8 +99,9 @@ class Files:
         if base is None:
             return None
         if handle.stream_ref is not base:
+            hint = self._siblings.opened(handle.inode) if handle.stream is None and not handle.writes else None
             handle.close_stream()
-            handle.stream, handle.stream_ref = self._core.reader.open(base), base
+            handle.stream, handle.stream_ref = self._core.reader.open(base, hint=hint), base
         return handle.stream
 
     # ---- writing ------------------------------------------------------------------------------------------------

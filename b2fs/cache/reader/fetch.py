@@ -121,7 +121,7 @@ class Fetcher:
             content.take_off(flight)
             flights.append(flight)
         if flights:
-            nursery.start_soon(self._warm, flights)
+            nursery.start_soon(self._warm, flights, nursery)
         return flights
 
     def drop_guesses(self, content: Content) -> None:
@@ -283,7 +283,7 @@ class Fetcher:
                 self.stats.disk_bytes += len(kept)
                 flight.pieces.append(Piece(flight.content, low, kept, fetched=False, warm=flight.warm))
 
-    async def _warm(self, flights: Sequence[Flight]) -> None:
+    async def _warm(self, flights: Sequence[Flight], nursery: trio.Nursery) -> None:
         """Load many small objects: one visit to the disk for all, then the rest from the store in parallel."""
         waiting = list(flights)
         try:
@@ -298,7 +298,7 @@ class Fetcher:
                             self._land(flight)
             for flight in waiting.copy():
                 flight.content.on_disk = Extents()
-                self._running().start_soon(self._fly_limited, flight)
+                nursery.start_soon(self._fly_limited, flight)
                 waiting.remove(flight)
         finally:
             for flight in waiting:
