@@ -1,4 +1,4 @@
-"""What all tests share: how thoroughly hypothesis looks.
+"""What all tests share: how thoroughly hypothesis looks, and where control sockets are.
 
 The ordinary run is the same every time; B2FS_LONG=1 looks further, with new random examples.
 """
@@ -6,8 +6,13 @@ The ordinary run is the same every time; B2FS_LONG=1 looks further, with new ran
 from __future__ import annotations
 
 import os
+import tempfile
+from collections.abc import Iterator
 
+import pytest
 from hypothesis import HealthCheck, settings
+
+from b2fs.daemon.sockets import RUNTIME_VARIABLE
 
 _UNHURRIED = (HealthCheck.too_slow, HealthCheck.data_too_large)
 
@@ -22,3 +27,12 @@ settings.register_profile(
 )
 settings.register_profile("long", max_examples=2000, deadline=None, suppress_health_check=_UNHURRIED)
 settings.load_profile("long" if os.environ.get("B2FS_LONG") == "1" else "quick")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_control_sockets() -> Iterator[None]:
+    """Daemons that tests start, and kill, leave no socket where the machine's own mounts have theirs."""
+    # Not below pytest's own directories: a socket's path has room for 107 bytes.
+    with tempfile.TemporaryDirectory(prefix="b2fs-run-") as directory, pytest.MonkeyPatch.context() as environment:
+        environment.setenv(RUNTIME_VARIABLE, directory)
+        yield

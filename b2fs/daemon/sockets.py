@@ -8,9 +8,17 @@ from __future__ import annotations
 import hashlib
 import os
 
+RUNTIME_VARIABLE = "B2FS_RUNTIME_DIR"
+
 
 def runtime_dir(uid: int) -> str:
-    """Where the sockets of this user's mounts are."""
+    """Where the sockets of this user's mounts are.
+
+    B2FS_RUNTIME_DIR, an absolute path, names another place; daemon and commands have to agree on it.
+    """
+    chosen = os.environ.get(RUNTIME_VARIABLE, "")
+    if os.path.isabs(chosen):
+        return os.path.join(chosen, str(uid))
     if uid == 0:
         return "/run/b2fs"
     own = os.environ.get("XDG_RUNTIME_DIR") if uid == os.geteuid() else None
