@@ -1,4 +1,4 @@
-"""What all tests share: how thoroughly hypothesis looks, and where control sockets are.
+"""What all tests share: how thoroughly hypothesis looks, where control sockets are, and servers.
 
 The ordinary run is the same every time; B2FS_LONG=1 looks further, with new random examples.
 """
@@ -13,6 +13,9 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from b2fs.daemon.sockets import RUNTIME_VARIABLE
+from tests.servers import rclone_s3, seaweedfs
+
+__all__ = ["rclone_s3", "seaweedfs"]
 
 _UNHURRIED = (HealthCheck.too_slow, HealthCheck.data_too_large)
 

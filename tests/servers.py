@@ -111,11 +111,11 @@ def find_binary(name: str) -> str:
 
 
 @contextlib.contextmanager
-def temporary_directory(prefix: str) -> Iterator[str]:
-    """A directory that is removed at the end, also when this process is killed."""
+def temporary_directory(prefix: str, *beside: str) -> Iterator[str]:
+    """A directory that is removed at the end, and files beside it, also when this process is killed."""
     path = tempfile.mkdtemp(prefix=prefix)
     janitor = subprocess.Popen(
-        ["/bin/sh", "-c", 'read -r _; sleep 0.2; rm -rf -- "$1"', "janitor", path],
+        ["/bin/sh", "-c", 'read -r _; sleep 0.2; rm -rf -- "$@"', "janitor", path, *beside],
         stdin=subprocess.PIPE,
         start_new_session=True,  # a Ctrl-C at the terminal must not reach it
     )
@@ -123,6 +123,9 @@ def temporary_directory(prefix: str) -> Iterator[str]:
         yield path
     finally:
         shutil.rmtree(path, ignore_errors=True)
+        for file in beside:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(file)
         janitor.kill()
         janitor.communicate()
 
@@ -174,18 +177,22 @@ def _tail(path: str, size: int = 4000) -> str:
 def _serving(
     name: str,
     versioned: bool,
-    command: Callable[[str, int], Sequence[str]],
+    command: Callable[[str, Sequence[int]], Sequence[str]],
     probe: Callable[[S3Client], object],
     env: dict[str, str] | None = None,
+    sockets: Callable[[Sequence[int]], Sequence[str]] = lambda _: (),
 ) -> Iterator[Server]:
-    """Start `command(directory, port)` and yield the Server, on other ports if somebody was quicker to take one."""
+    """Start `command(directory, ports)` and yield the Server, on other ports if somebody was quicker to take one.
+
+    The first of the ports speaks S3; `sockets(ports)` are files that the server leaves outside of its directory.
+    """
     for attempt in range(START_ATTEMPTS):
         with contextlib.ExitStack() as stack:
-            directory = stack.enter_context(temporary_directory(f"b2fs-{name}-"))
-            port = free_ports(1)[0]
+            ports = free_ports(8)
+            directory = stack.enter_context(temporary_directory(f"b2fs-{name}-", *sockets(ports)))
             log_path = os.path.join(directory, "log")
-            child = stack.enter_context(process(command(directory, port), log_path, env))
-            server = Server(f"http://127.0.0.1:{port}", versioned, child.pid)
+            child = stack.enter_context(process(command(directory, ports), log_path, env))
+            server = Server(f"http://127.0.0.1:{ports[0]}", versioned, child.pid)
             client = server.client()
             try:
                 wait_ready(child, log_path, functools.partial(probe, client))
@@ -197,8 +204,8 @@ def _serving(
             return
 
 
-def _weed_command(directory: str, port: int) -> list[str]:
-    master, master_grpc, volume, volume_grpc, filer, filer_grpc, s3_grpc = free_ports(7)
+def _weed_command(directory: str, ports: Sequence[int]) -> list[str]:
+    port, master, master_grpc, volume, volume_grpc, filer, filer_grpc, s3_grpc = ports
     data = os.path.join(directory, "data")
     os.mkdir(data)
     credentials = {"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}
@@ -234,6 +241,12 @@ def _weed_command(directory: str, port: int) -> list[str]:
     ]
 
 
+def _weed_sockets(ports: Sequence[int]) -> list[str]:
+    """No option moves these, unlike its other sockets."""
+    grpc = zip(("master", "volume", "filer", "s3"), (ports[2], ports[4], ports[6], ports[7]), strict=True)
+    return [f"/tmp/seaweedfs-{part}-grpc-{port}.sock" for part, port in grpc]
+
+
 def _weed_probe(client: S3Client) -> None:
     """Only a write shows that master, volume server and filer have found each other."""
     client.list_buckets()
@@ -245,15 +258,15 @@ def _weed_probe(client: S3Client) -> None:
 @contextlib.contextmanager
 def seaweedfs_server() -> Iterator[Server]:
     """SeaweedFS with master, volume server, filer and S3 gateway in one process."""
-    with _serving("weed", True, _weed_command, _weed_probe) as server:
+    with _serving("weed", True, _weed_command, _weed_probe, sockets=_weed_sockets) as server:
         yield server
 
 
-def _rclone_command(directory: str, port: int) -> list[str]:
+def _rclone_command(directory: str, ports: Sequence[int]) -> list[str]:
     data = os.path.join(directory, "data")
     os.mkdir(data)
     # rclone reads its credentials from the environment, so that they stand in no argument list.
-    return [find_binary("rclone"), "serve", "s3", data, "--addr", f"127.0.0.1:{port}", "--config", "/dev/null"]
+    return [find_binary("rclone"), "serve", "s3", data, "--addr", f"127.0.0.1:{ports[0]}", "--config", "/dev/null"]
 
 
 @contextlib.contextmanager

@@ -16,9 +16,6 @@ from b2fs.core.types import Capabilities
 from b2fs.store.protocol import ObjectStore
 from tests.contract.cases import CASES, SERVED_BUCKET, Case, StoreMaker
 from tests.server.harness import Authority, Server, run_server
-from tests.servers import rclone_s3, seaweedfs
-
-__all__ = ["rclone_s3", "seaweedfs"]
 
 
 def pytest_configure(config: pytest.Config) -> None:

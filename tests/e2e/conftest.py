@@ -7,9 +7,7 @@ import pytest
 
 from tests.e2e.sites import Site, embedded_bucket, new_site, server_bucket
 from tests.e2e.trees import python_library
-from tests.servers import Server, rclone_s3, seaweedfs, temporary_directory
-
-__all__ = ["rclone_s3", "seaweedfs"]
+from tests.servers import Server, temporary_directory
 
 
 @pytest.fixture
