@@ -57,6 +57,7 @@ class Inode:
         "opens",
         "pending",
         "prefix_cache",
+        "presumed",
         "rdev",
         "seq",
         "size",
@@ -85,6 +86,8 @@ class Inode:
         self.link_id: str | None = None
         #: False while only a listing was seen, so that mode, owner and times are guesses.
         self.attrs_known = True
+        #: The guesses may be shown: where this object is, objects carry nothing of their own.
+        self.presumed = False
         #: The version in the bucket that this inode's unchanged bytes and attributes come from.
         self.base: ObjectRef | None = None
         self.base_modified_ns = 0

@@ -45,6 +45,7 @@ def vfs_config(settings: MountSettings, directory: Path) -> VfsConfig:
         fsync_level=settings.fsync,
         sync_on_close=settings.sync_on_close,
         ttl_s=settings.metadata_ttl,
+        foreign_attrs=settings.foreign_attrs,
         defaults=Defaults(
             uid=os.getuid() if settings.uid is None else settings.uid,
             gid=os.getgid() if settings.gid is None else settings.gid,

@@ -27,6 +27,7 @@ from b2fs.config.units import (
 from b2fs.errors import ConfigError
 
 FsyncLevel = Literal["bucket", "local"]
+ForeignAttrs = Literal["sample", "head"]
 
 MIN_CACHE_BYTES = 64 << 20
 
@@ -60,6 +61,7 @@ class MountSettings:
     fsync: FsyncLevel = "bucket"
     sync_on_close: bool = False
     metadata_ttl: float = 60.0
+    foreign_attrs: ForeignAttrs = "sample"
     log_file: str | None = None
     log_level: str = "info"
 
@@ -140,6 +142,13 @@ OPTIONS: tuple[Option, ...] = (
         "How long a listing is trusted before other clients' changes are looked for (default: 60s).",
         parse_duration,
         render_duration,
+    ),
+    Option(
+        "foreign_attrs",
+        "sample|head",
+        "How mode, owner and time of objects that other programs stored are found: asked of a sample where there are "
+        "many (default), or of every one.",
+        _choice("sample", "head"),
     ),
     Option("log_file", "FILE", "Write the log to FILE.", os.path.abspath),
     Option(

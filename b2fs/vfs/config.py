@@ -17,6 +17,9 @@ class VfsConfig:
 
     prefix: the key prefix that is the mount's root, "" or ending in '/'.
     fsync_level: 'bucket' (fsync returns when the bucket holds the data) or 'local' (when the local disk does).
+    foreign_attrs: how objects that other programs stored get their attributes.  'head' asks for every single one.
+    'sample' asks for some of a directory with many unknown objects, and if none of these carries mode, owner or time,
+    the others are shown with defaults until they are read or changed.
     check_permissions: for front doors that do not check themselves; a FUSE mount has the kernel do it.
     """
 
@@ -27,6 +30,7 @@ class VfsConfig:
     fsync_level: str = "bucket"
     sync_on_close: bool = False
     ttl_s: float = 60.0
+    foreign_attrs: str = "sample"
     check_permissions: bool = False
     #: What statvfs reports as the size of the filesystem: a bucket has no end.
     statfs_bytes: int = 1 << 50

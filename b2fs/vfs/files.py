@@ -21,6 +21,7 @@ from b2fs.core.types import ObjectRef
 from b2fs.errors import FsError, NotFound, PreconditionFailed, StoreError
 from b2fs.vfs.core import Core, now_ns
 from b2fs.vfs.handles import FileHandle
+from b2fs.vfs.namespace import Namespace
 from b2fs.vfs.permissions import mode_after_write
 from b2fs.vfs.siblings import Siblings
 
@@ -43,8 +44,9 @@ _RESERVE_BYTES = 64 << 20
 class Files:
     """See the module."""
 
-    def __init__(self, core: Core) -> None:
+    def __init__(self, core: Core, names: Namespace) -> None:
         self._core = core
+        self._names = names
         self._siblings = Siblings(core)
         self._retired: list[Inode] = []
         self._retire_wake = trio.Event()
@@ -73,12 +75,29 @@ class Files:
         if data is not None:
             return data
         try:
-            return await stream.read(start, end)
+            data = await stream.read(start, end)
         except (NotFound, PreconditionFailed) as error:
-            if handle.inode.base is not stream.ref:
-                # It was stored anew while we asked; what we want is in the new version.
+            if handle.inode.base is not stream.ref or await self._find_base(handle.inode, stream.ref):
+                # It was stored anew while we asked, and what we want is in the new version; or only a listing had
+                # shown it, and now its version ID is known.
                 return await self.read(handle, start, end - start)
             raise FsError(errno.ESTALE, f"{stream.ref.key}: the version that was opened is gone") from error
+
+        if not handle.inode.attrs_known and stream.info is not None:
+            self._names.told(handle.inode, stream.info)
+        return data
+
+    async def _find_base(self, inode: Inode, base: ObjectRef) -> bool:
+        """Whether a base that is not the current version any more has another name now: its version ID."""
+        if base.version_id is not None:
+            return False
+        try:
+            found = await self._core.remote.find_version(base, inode.base_modified_ns)
+        except NotFound:
+            return False
+        if inode.base is base:
+            inode.base = found
+        return True
 
     async def _read_mixed(self, handle: FileHandle, content: LocalContent, start: int, end: int) -> bytes:
         """Some bytes are local and some are the base's."""
@@ -197,7 +216,7 @@ class Files:
         try:
             return await self._core.reader.fetch_range(base, 0, base.size)
         except (NotFound, PreconditionFailed) as error:
-            if inode.base is not base:
+            if inode.base is not base or await self._find_base(inode, base):
                 return None
             raise FsError(errno.ESTALE, f"{base.key}: the version that was opened is gone") from error
 

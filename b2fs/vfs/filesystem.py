@@ -28,6 +28,7 @@ from b2fs.vfs.api import ROOT, KernelNotifier
 from b2fs.vfs.config import VfsConfig
 from b2fs.vfs.core import Core, now_ns
 from b2fs.vfs.files import Files
+from b2fs.vfs.foreign import ForeignAttributes
 from b2fs.vfs.handles import DirHandle, FileHandle
 from b2fs.vfs.mutations import Mutations, check_target, symlink_mode
 from b2fs.vfs.namespace import Namespace
@@ -46,9 +47,10 @@ class B2Filesystem(NoOneListens):
 
     def __init__(self, core: Core) -> None:
         self._core = core
-        self._names = Namespace(core)
-        self._scanner = Scanner(core, self._names)
-        self._files = Files(core)
+        foreign = ForeignAttributes(core)
+        self._names = Namespace(core, foreign)
+        self._scanner = Scanner(core, self._names, foreign)
+        self._files = Files(core, self._names)
         self._mutations = Mutations(core, self._names, self._scanner, self._files)
         self._renames = Renames(core, self._names, self._scanner, self._mutations, self._files)
         self._xattrs = Xattrs(core)
@@ -86,7 +88,7 @@ class B2Filesystem(NoOneListens):
     async def getattr(self, ino: InodeId) -> Attr:
         inode = self._core.inode(ino)
         if not inode.attrs_known:
-            await self._names.known(inode)
+            await self._names.shown(inode)
         return self._core.attr(inode)
 
     async def setattr(self, ino: InodeId, changes: SetAttr, handle: HandleId | None, caller: Caller) -> Attr:
@@ -123,7 +125,7 @@ class B2Filesystem(NoOneListens):
             inode.marked = True
 
     async def access(self, ino: InodeId, mask: int, caller: Caller) -> bool:
-        inode = await self._names.known(self._core.inode(ino))
+        inode = await self._names.shown(self._core.inode(ino))
         if mask & permissions.W_OK and self._core.config.read_only:
             raise FsError(errno.EROFS)
         return self._may(inode, caller, mask)
@@ -211,9 +213,9 @@ class B2Filesystem(NoOneListens):
         return opened, self._core.entry(child)
 
     async def open(self, ino: InodeId, flags: int, caller: Caller) -> OpenFile:
-        inode = await self._names.known(self._core.inode(ino))
         mode = flags & os.O_ACCMODE
         changes = mode != os.O_RDONLY or bool(flags & os.O_TRUNC)
+        inode = await (self._names.known if changes else self._names.shown)(self._core.inode(ino))
         if changes:
             self._core.writable()
         if inode.is_dir and (changes or flags & os.O_CREAT):
@@ -321,7 +323,7 @@ class B2Filesystem(NoOneListens):
     # ---- extended attributes ------------------------------------------------------------------------------------
 
     async def getxattr(self, ino: InodeId, name: bytes, caller: Caller) -> bytes:
-        inode = await self._names.known(self._core.inode(ino))
+        inode = await self._names.shown(self._core.inode(ino))
         self._xattrs.check(inode, name, caller, write=False)
         return self._xattrs.get(inode, name)
 
@@ -332,7 +334,7 @@ class B2Filesystem(NoOneListens):
         self._xattrs.set(inode, name, bytes(value), flags)
 
     async def listxattr(self, ino: InodeId, caller: Caller) -> list[bytes]:
-        return self._xattrs.names(await self._names.known(self._core.inode(ino)), caller)
+        return self._xattrs.names(await self._names.shown(self._core.inode(ino)), caller)
 
     async def removexattr(self, ino: InodeId, name: bytes, caller: Caller) -> None:
         self._core.writable()

@@ -9,6 +9,7 @@ Reserved: `.b2fs` in the root.  Of an object `a` and keys below `a/` the directo
 from __future__ import annotations
 
 import errno
+import stat
 
 import trio
 
@@ -19,6 +20,7 @@ from b2fs.core.keys import KEY_MAX, NAME_MAX, component_of
 from b2fs.core.types import ObjectInfo
 from b2fs.errors import FsError, InvalidRequest, NotFound
 from b2fs.vfs.core import Core
+from b2fs.vfs.foreign import ForeignAttributes
 
 RESERVED = b".b2fs"
 
@@ -26,8 +28,9 @@ RESERVED = b".b2fs"
 class Namespace:
     """See the module."""
 
-    def __init__(self, core: Core) -> None:
+    def __init__(self, core: Core, foreign: ForeignAttributes) -> None:
         self._core = core
+        self._foreign = foreign
 
     # ---- one name -----------------------------------------------------------------------------------------------
 
@@ -38,7 +41,7 @@ class Namespace:
             raise FsError(errno.ENAMETOOLONG)
         child = parent.children.get(name)
         if child is not None and self.trusted(child):
-            return await self.known(child)
+            return await self.shown(child)
         if parent is self._core.root and name == RESERVED:
             return None
         if not parent.links and parent is not self._core.root:
@@ -79,14 +82,14 @@ class Namespace:
             child = parent.children.get(name)
             if child is not None and (child.pending or self.same(child, found)):
                 child.validated_at = max(child.validated_at, found.seen_at)
-                return await self.known(child)
+                return await self.shown(child)
             key = parent.prefix + component
             is_dir = found.is_dir and not self._core.engine.is_gone(key + "/")
             info = found.file if found.file is not None and not self._core.engine.is_gone(key) else None
             if is_dir:
                 fresh: ObjectInfo | None = await self.directory_info(key + "/")
             elif info is not None:
-                fresh = await self.head(info)
+                fresh = await self._foreign.one(parent.prefix, info)
                 if fresh is None:
                     return None
             else:
@@ -123,10 +126,13 @@ class Namespace:
             self._core.drop_if_unused(child)
 
     def adopt(self, parent: Inode, name: bytes, is_dir: bool, info: ObjectInfo | None, seen_at: float) -> Inode:
-        """Put a new inode for what the bucket shows under the name."""
+        """Put a new inode for what the bucket shows under the name; an object without metadata is taken as plain."""
         assert parent.children is not None
         self.detach_gone(parent, name, parent.children.get(name))
-        return self.instantiate(parent, name, is_dir, info, seen_at)
+        inode = self.instantiate(parent, name, is_dir, info, seen_at)
+        if info is not None and info.metadata is None:
+            inode.attrs_known, inode.presumed = False, True
+        return inode
 
     def instantiate(self, parent: Inode, name: bytes, is_dir: bool, info: ObjectInfo | None, seen_at: float) -> Inode:
         """A clean inode for an object (metadata known) or a directory (info: its marker, if it has one)."""
@@ -150,14 +156,6 @@ class Namespace:
 
     # ---- attributes ---------------------------------------------------------------------------------------------
 
-    async def head(self, info: ObjectInfo) -> ObjectInfo | None:
-        """The object with its metadata; None if it is gone by now."""
-        try:
-            return await self._core.remote.head(info)
-        except NotFound:
-            self._core.remote.note_absent(info.key)
-            return None
-
     async def directory_info(self, key: str) -> ObjectInfo | None:
         """The object that carries a directory's attributes, if there is one."""
         core = self._core
@@ -168,6 +166,10 @@ class Namespace:
         except NotFound:
             return None
 
+    async def shown(self, inode: Inode) -> Inode:
+        """The same inode with attributes that may be shown; those of a plain object need not be asked for."""
+        return inode if inode.attrs_known or inode.presumed else await self.known(inode)
+
     async def known(self, inode: Inode) -> Inode:
         """The same inode with its attributes known; asks for them where only a listing had shown it."""
         for _ in range(10):
@@ -176,21 +178,62 @@ class Namespace:
                 return inode
             try:
                 info = await self._carrier(inode)
-            except NotFound:
+            except NotFound as error:
+                if inode.base is base and not inode.pending and not inode.is_dir:
+                    raise FsError(errno.ESTALE, "the version that was seen is gone") from error
                 continue  # it was just moved: its base is another one now
             if inode.attrs_known or inode.base is not base:
                 continue
             if info is not None:
                 self.learn(inode, info)
-            inode.attrs_known = True
+                if base is not None:
+                    inode.base = info.ref
+            inode.attrs_known, inode.presumed = True, False
         return inode
 
     async def _carrier(self, inode: Inode) -> ObjectInfo | None:
-        """The object that carries the inode's attributes; None for a directory without one."""
+        """The object that carries the inode's attributes; None for a directory without one.
+
+        Raises NotFound if the version that the inode stands for is nowhere any more.
+        """
         if inode.is_dir:
             return await self.directory_info(inode.prefix) if inode.links else None
-        assert inode.base is not None
-        return await self._core.store.head(inode.base.key, version_id=inode.base.version_id)
+        base, remote = inode.base, self._core.remote
+        assert base is not None
+        known = remote.head_nowait(ObjectInfo(base, inode.base_modified_ns))
+        if known is not None:
+            return known
+        if base.version_id is None:
+            info = await self._current(base.key)
+            if info is not None and (info.ref.etag, info.size) == (base.etag, base.size):
+                return info
+            base = await remote.find_version(base, inode.base_modified_ns)
+        return await self._core.store.head(base.key, version_id=base.version_id)
+
+    async def _current(self, key: str) -> ObjectInfo | None:
+        try:
+            return await self._core.store.head(key)
+        except NotFound:
+            return None
+
+    def told(self, inode: Inode, info: ObjectInfo) -> None:
+        """The answer to a read told what an inode's object carries; until then it was taken as plain."""
+        base, metadata = inode.base, info.metadata
+        if inode.attrs_known or metadata is None or base is None or info.ref.etag != base.etag:
+            return
+        self._core.remote.learned(info)
+        self._foreign.noted(info)
+        before = (inode.mode, inode.uid, inode.gid, inode.mtime_ns)
+        posix = attrs.decode(metadata, is_dir=False, modified_ns=info.modified_ns, defaults=self._core.config.defaults)
+        if stat.S_IFMT(posix.mode) != stat.S_IFMT(inode.mode):
+            # Not a file at all: the name gets another inode with the next lookup.
+            for parent, name in list(inode.links):
+                self.detach_gone(parent, name, inode)
+                self._core.notifier.invalidate_entry(parent.ino, name)
+            return
+        self.learn(inode, info)
+        if before != (inode.mode, inode.uid, inode.gid, inode.mtime_ns):
+            self._core.notifier.invalidate_inode(inode.ino, attributes_only=True)
 
     def learn(self, inode: Inode, info: ObjectInfo) -> None:
         """Take the attributes that an object carries."""
@@ -204,5 +247,6 @@ class Namespace:
             inode.mode = posix.mode
         inode.adopt(posix)
         inode.adopt_metadata(metadata, info.content_type)
+        inode.presumed = False
         if inode.pending:
             self._core.ledger.save_inode(inode)

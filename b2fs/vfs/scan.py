@@ -8,14 +8,16 @@ from b2fs.cache.remote import Found, Listing
 from b2fs.core.keys import NAME_MAX, name_of
 from b2fs.core.types import ObjectInfo
 from b2fs.vfs.core import Core
+from b2fs.vfs.foreign import ForeignAttributes
 from b2fs.vfs.namespace import RESERVED, Namespace
 
 
 class Scanner:
     """See the module."""
 
-    def __init__(self, core: Core, namespace: Namespace) -> None:
+    def __init__(self, core: Core, namespace: Namespace, foreign: ForeignAttributes) -> None:
         self._core = core
+        self._foreign = foreign
         self._names = namespace
 
     async def entries(self, directory: Inode) -> list[tuple[bytes, Inode]]:
@@ -25,10 +27,11 @@ class Scanner:
         if directory.links or directory is self._core.root:
             listing = await self._core.remote.listing(directory.prefix)
             new = self._new_rows(directory, listing)
-            markers = await self._learn(new)
-            self._take(directory, listing, new, markers)
+            infos = await self._foreign.all(directory.prefix, (found.file for _, _, found in new if found.file))
+            infos.update(await self._markers([key for _, key, found in new if found.is_dir]))
+            self._take(directory, listing, new, infos)
             self._drop_vanished(directory, listing)
-        await for_each([c for c in children.values() if not c.attrs_known], self._names.known)
+        await for_each([c for c in children.values() if not c.attrs_known and not c.presumed], self._names.known)
         return sorted(children.items())
 
     async def is_empty(self, directory: Inode) -> bool:
@@ -55,17 +58,16 @@ class Scanner:
                 new.append((name, key, found))
         return new
 
-    async def _learn(self, new: list[tuple[bytes, str, Found]]) -> dict[str, ObjectInfo | None]:
-        """Ask for the attributes of what is new, many at a time; the markers of directories are answered."""
-        head_nowait = self._core.remote.head_nowait
-        markers: dict[str, ObjectInfo | None] = {}
+    async def _markers(self, keys: list[str]) -> dict[str, ObjectInfo]:
+        """The objects that carry the attributes of directories, by the directories' keys; many have none."""
+        markers: dict[str, ObjectInfo] = {}
 
-        async def learn_directory(key: str) -> None:
-            markers[key] = await self._names.directory_info(key)
+        async def ask(key: str) -> None:
+            info = await self._names.directory_info(key)
+            if info is not None:
+                markers[key] = info
 
-        files = [found.file for _, _, found in new if found.file is not None and head_nowait(found.file) is None]
-        await for_each(files, self._names.head)
-        await for_each([key for _, key, found in new if found.is_dir], learn_directory)
+        await for_each(keys, ask)
         return markers
 
     def _take(
@@ -73,7 +75,7 @@ class Scanner:
         directory: Inode,
         listing: Listing,
         new: list[tuple[bytes, str, Found]],
-        markers: dict[str, ObjectInfo | None],
+        infos: dict[str, ObjectInfo],
     ) -> None:
         """Make inodes of the new rows, unless something changed here while their attributes were asked for."""
         children = directory.children
@@ -84,7 +86,7 @@ class Scanner:
                 child is not None and (child.pending or self._names.same(child, found))
             ):
                 continue
-            info = markers.get(key) if found.file is None else self._core.remote.head_nowait(found.file)
+            info = infos.get(key)
             if found.is_dir or info is not None:
                 self._names.adopt(directory, name, found.is_dir, info, listing.seen_at)
 

@@ -8,7 +8,6 @@ background, and simply not kept if the disk does not keep up: no reader ever wai
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -185,7 +184,7 @@ class Fetcher:
             if own or flight in mine:
                 # A copy, as several readers raise it with their own tracebacks.
                 error = flight.error or Unavailable("The fetch was given up.")
-                raise copy.copy(error) from error
+                raise _copy(error) from error
             own = True
 
     def _launch_again(self, content: Content, ref: ObjectRef, position: int, end: int) -> None:
@@ -397,6 +396,14 @@ class Fetcher:
                 if piece.content.on_disk is not None:
                     piece.content.on_disk.add(piece.start, piece.end)
                 self.memory.let_go(piece)
+
+
+def _copy(error: Exception) -> Exception:
+    """An equal error; not by copy.copy, which calls constructors and these may want other arguments than args."""
+    again = type(error).__new__(type(error), *error.args)
+    again.args = error.args
+    again.__dict__.update(error.__dict__)
+    return again
 
 
 def cut(piece: Piece, start: int, end: int) -> bytes | memoryview:

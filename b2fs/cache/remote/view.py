@@ -16,12 +16,14 @@ from cachetools import LRUCache, TTLCache
 
 from b2fs.cache.parallel import open_flat_nursery
 from b2fs.cache.remote.known import KnownAttributes
-from b2fs.cache.remote.listing import Found, Listing, pack
+from b2fs.cache.remote.listing import NS, Found, Listing, pack
 from b2fs.core.keys import split_key
-from b2fs.core.types import ObjectInfo
+from b2fs.core.types import ObjectInfo, ObjectRef
 from b2fs.errors import NotFound
 from b2fs.store.protocol import ObjectStore
 
+#: How many versions of a key are looked through for one that was replaced.
+_VERSIONS = 1000
 #: What an empty listing costs of the rows that are remembered.
 _LISTING_ROWS = 4
 
@@ -115,6 +117,10 @@ class RemoteView:
         self._known.learn(full)
         return full
 
+    def learned(self, info: ObjectInfo) -> None:
+        """An answer other than to `head` told an object's metadata."""
+        self._known.learn(info)
+
     def head_nowait(self, info: ObjectInfo) -> ObjectInfo | None:
         """The same version with its metadata if that is known."""
         return info if info.metadata is not None else self._known.complete(info)
@@ -196,6 +202,26 @@ class RemoteView:
             if not whole:
                 listing.until = max(k[cut:] for k in (*(o.key for o in page.objects[-1:]), *page.prefixes[-1:]))
                 return listing
+
+    async def find_version(self, ref: ObjectRef, modified_ns: int) -> ObjectRef:
+        """The version that a listing once showed as ref, which is not the current one any more.
+
+        Raises NotFound if it is gone for good, or the server keeps no versions.
+        """
+        gone = f"{ref.key}: the version that was seen is gone"
+        if not self._store.capabilities.versioning:
+            raise NotFound(gone)
+        page = await self._store.list_versions(ref.key, max_keys=_VERSIONS)
+        fitting = [
+            version
+            for version in page.versions
+            if not version.is_hide_marker
+            and (version.ref.key, version.ref.etag, version.ref.size) == (ref.key, ref.etag, ref.size)
+        ]
+        exact = [version for version in fitting if version.modified_ns // NS == modified_ns // NS]
+        for version in (*exact, *fitting):
+            return version.ref
+        raise NotFound(gone)
 
     async def _find_point(self, prefix: str, component: str) -> Found:
         key = prefix + component
