@@ -26,7 +26,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory, authority: Authority) -> Ite
 
 def talk(server: Server, data: bytes, *, shut: bool = False) -> bytes:
     """Send bytes, and read until the server closes or is silent for a moment after its answer."""
-    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
         connection.sendall(data)
         if shut:
             connection.shutdown(socket.SHUT_WR)
@@ -39,7 +39,7 @@ def talk(server: Server, data: bytes, *, shut: bool = False) -> bytes:
             if not piece:
                 return answer
             answer += piece
-            connection.settimeout(0.3)
+            connection.settimeout(1.0)
 
 
 @pytest.mark.parametrize(
@@ -73,20 +73,35 @@ def test_pipelined_requests_are_answered_in_order(plain: Server) -> None:
     assert answer.count(b"HTTP/1.1 403 Forbidden") == 3
 
 
-def test_a_cut_body_leaves_nothing(plain: Server) -> None:
-    headers = signed(plain, "PUT", "/plain-bucket/cut", b"x" * 100_000)
+#: Kept in memory, and written to a file while it comes.
+SIZES = [100_000, 3_000_000]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_cut_body_leaves_nothing(plain: Server, size: int) -> None:
+    headers = signed(plain, "PUT", "/plain-bucket/cut", b"x" * size)
     head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-    data = f"PUT /plain-bucket/cut HTTP/1.1\r\nHost: 127.0.0.1:{plain.port}\r\nContent-Length: 100000\r\n{head}\r\n"
-    answer = talk(plain, data.encode() + b"x" * 50_000, shut=True)
+    data = f"PUT /plain-bucket/cut HTTP/1.1\r\nHost: 127.0.0.1:{plain.port}\r\nContent-Length: {size}\r\n{head}\r\n"
+    answer = talk(plain, data.encode() + b"x" * (size // 2), shut=True)
     assert answer == b"" or (answer.startswith(b"HTTP/1.1 400") and b"IncompleteBody" in answer)
     assert "Contents" not in plain.s3().list_objects_v2(Bucket="plain-bucket", Prefix="cut")
+    assert list((plain.directory / "store" / "incoming").iterdir()) == []
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_malformed_chunk_is_the_clients_fault(plain: Server, size: int) -> None:
+    given = {"x-amz-content-sha256": "STREAMING-UNSIGNED-PAYLOAD-TRAILER", "x-amz-decoded-content-length": str(size)}
+    body = b"%x\r\n%b\r\nnonsense\r\n" % (size // 2, b"x" * (size // 2))
+    headers = signed(plain, "PUT", "/plain-bucket/torn", b"", given)
+    status, _, answer = plain.request("PUT", "/plain-bucket/torn", body, headers)
+    assert (status, b"<Code>Inc" in answer or b"<Code>Invalid" in answer) == (400, True), answer
     assert list((plain.directory / "store" / "incoming").iterdir()) == []
 
 
 def test_expect_continue(plain: Server) -> None:
     headers = signed(plain, "PUT", "/plain-bucket/expected", b"hello")
     head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-    with socket.create_connection(("127.0.0.1", plain.port), timeout=10) as connection:
+    with socket.create_connection(("127.0.0.1", plain.port), timeout=60) as connection:
         connection.sendall(
             f"PUT /plain-bucket/expected HTTP/1.1\r\nHost: 127.0.0.1:{plain.port}\r\nContent-Length: 5\r\n"
             f"Expect: 100-continue\r\n{head}\r\n".encode()
@@ -151,13 +166,13 @@ def test_idle_and_slow_connections_do_not_stop_others(plain: Server) -> None:
     idle = []
     try:
         for number in range(count):
-            connection = socket.create_connection(("127.0.0.1", plain.port), timeout=10)
+            connection = socket.create_connection(("127.0.0.1", plain.port), timeout=60)
             if number % 2:
                 connection.sendall(b"GET / HTTP/1.1\r\nX-Slow")
             idle.append(connection)
         started = time.monotonic()
         plain.s3().put_object(Bucket="plain-bucket", Key="k", Body=b"x")
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < 15  # the slow ones have 20
         assert memory_kib(plain) - before < 40_000 + count * 40
     finally:
         for connection in idle:
@@ -190,7 +205,7 @@ def test_plain_http_is_refused_where_tls_is_spoken(server: Server) -> None:
 def test_tls_needs_a_trusted_name(server: Server) -> None:
     context = ssl.create_default_context()
     with (
-        socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection,
+        socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection,
         pytest.raises(ssl.SSLCertVerificationError),
     ):
         context.wrap_socket(connection, server_hostname="127.0.0.1")
@@ -200,11 +215,11 @@ def test_sigterm_lets_a_request_finish(tmp_path: Path, authority: Authority) -> 
     with run_server(tmp_path, authority, ["--latency", "500ms"], insecure=True) as running:
         s3 = running.s3()
         s3.create_bucket(Bucket="ends-well")
-        with socket.create_connection(("127.0.0.1", running.port), timeout=10) as connection:
+        with socket.create_connection(("127.0.0.1", running.port), timeout=60) as connection:
             headers = signed(running, "PUT", "/ends-well/k", b"")
             head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
             connection.sendall(f"PUT /ends-well/k HTTP/1.1\r\nHost: 127.0.0.1:{running.port}\r\n{head}\r\n".encode())
-            deadline = time.monotonic() + 5
+            deadline = time.monotonic() + 60
             while not _has_received(running, connection.getsockname()[1]):
                 assert time.monotonic() < deadline
                 time.sleep(0.01)

@@ -222,6 +222,8 @@ async def _pump(source: _Source, consume: Callable[[bytearray], None]) -> None:
         nursery.start_soon(consumer)
         try:
             await _produce(source, send)
+        except B2fsError as error:
+            failures.append(error)  # raised below: out of the nursery it would come in a group
         except trio.BrokenResourceError:
             if not failures:
                 raise
