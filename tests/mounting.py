@@ -31,7 +31,7 @@ from b2fs.vfs.config import VfsConfig
 from b2fs.vfs.filesystem import open_filesystem
 from tests.model.memfs import MemFs
 
-STOP_TIMEOUT_S = 30.0
+STOP_TIMEOUT_S = 120.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 ACCESS_KEY = "b2fs-test-key"
 SECRET_KEY = "b2fs-test-secret"  # the servers listen on loopback and live for one test run
-READY_TIMEOUT_S = 60.0
+READY_TIMEOUT_S = 120.0
 START_ATTEMPTS = 3
 
 
@@ -191,7 +191,8 @@ def _serving(
             ports = free_ports(8)
             directory = stack.enter_context(temporary_directory(f"b2fs-{name}-", *sockets(ports)))
             log_path = os.path.join(directory, "log")
-            child = stack.enter_context(process(command(directory, ports), log_path, env))
+            own = {**(env or {}), "TMPDIR": directory}  # SeaweedFS logs there
+            child = stack.enter_context(process(command(directory, ports), log_path, own))
             server = Server(f"http://127.0.0.1:{ports[0]}", versioned, child.pid)
             client = server.client()
             try:

@@ -91,8 +91,8 @@ class Server:
         """A bare connection, for what no client library would send."""
         if self.url.startswith("https"):
             context = ssl.create_default_context(cafile=str(self.authority.ca_file))
-            return http.client.HTTPSConnection("127.0.0.1", self.port, timeout=20, context=context)
-        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+            return http.client.HTTPSConnection("127.0.0.1", self.port, timeout=60, context=context)
+        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
 
     def request(
         self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None
@@ -148,7 +148,7 @@ def run_server(
         server = Server(url, directory, authority, log_file, process)
         yield server
         server.stop()
-        _, errors = process.communicate(timeout=30)
+        _, errors = process.communicate(timeout=120)
         assert process.returncode == 0, errors
         assert errors == "", errors
     finally:

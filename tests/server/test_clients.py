@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ import urllib3
 from minio import Minio
 from minio.error import S3Error as MinioError
 
+from tests.mounting import require_fuse
 from tests.server.harness import KEY_ID, REGION, SECRET, Server
 
 if TYPE_CHECKING:
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 
 BIN = Path(sys.executable).parent
 LARGE = 12_000_000
+#: Against hanging; nothing is measured by it.
+DEADLINE_S = 120.0
 
 
 def run(*command: str | Path, env: Mapping[str, str] | None = None) -> str:
@@ -34,15 +38,17 @@ def run(*command: str | Path, env: Mapping[str, str] | None = None) -> str:
         env={**os.environ, **(env or {})},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=DEADLINE_S,
     )
     assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
     return done.stdout
 
 
 def need(name: str) -> str:
-    """A program beside our Python or on the path; without it there is nothing to test."""
+    """A program beside our Python or on the path; without it there is nothing to test, except that CI must have it."""
     found = shutil.which(name, path=f"{BIN}:{os.environ['PATH']}")
+    if found is None and os.environ.get("CI") == "true":
+        pytest.fail(f"{name} is not installed")
     if found is None:
         pytest.skip(f"{name} is not installed")
     return found
@@ -151,18 +157,26 @@ def test_rclone(bucket: str, tree: Path, tmp_path: Path, rclone_env: dict[str, s
     assert same(tree, tmp_path / "back")
 
 
-def wait_mounted(path: Path, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 20
-    while not os.path.ismount(path):
-        assert process.poll() is None, "the mount ended"
-        assert time.monotonic() < deadline, "no mount"
-        time.sleep(0.05)
+@contextmanager
+def mounting(command: list[str], path: Path, env: Mapping[str, str]) -> Iterator[None]:
+    """A program that mounts at path and ends well when the block has unmounted it."""
+    process = subprocess.Popen(command, env={**os.environ, **env})
+    try:
+        deadline = time.monotonic() + DEADLINE_S
+        while not os.path.ismount(path):
+            assert process.poll() is None, "the mount ended"
+            assert time.monotonic() < deadline, "no mount"
+            time.sleep(0.05)
+        yield
+        assert process.wait(DEADLINE_S) == 0
+    finally:
+        process.kill()
+        process.wait()
 
 
 @pytest.fixture
 def mountpoint(tmp_path: Path) -> Iterator[Path]:
-    if not os.access("/dev/fuse", os.W_OK):
-        pytest.skip("needs /dev/fuse")
+    require_fuse()
     path = tmp_path / "mnt"
     path.mkdir()
     yield path
@@ -181,16 +195,14 @@ def use_mount(mountpoint: Path, tree: Path) -> None:
 def test_rclone_mount(s3: S3Client, bucket: str, tree: Path, mountpoint: Path, rclone_env: dict[str, str]) -> None:
     command = [need("rclone"), "mount", f"s3:{bucket}", str(mountpoint), "--vfs-cache-mode", "writes"]
     command += ["--vfs-write-back", "100ms", "--cache-dir", str(mountpoint.parent / "cache")]
-    process = subprocess.Popen(command, env={**os.environ, **rclone_env})
-    wait_mounted(mountpoint, process)
-    use_mount(mountpoint, tree)
-    deadline = time.monotonic() + 30
-    want = {"renamed", "tree/large.bin", "tree/sub dir/b+ü.txt", "tree/sub dir/deep/empty"}
-    while not want <= {item["Key"] for item in s3.list_objects_v2(Bucket=bucket).get("Contents", [])}:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    run(need("fusermount3"), "-u", mountpoint)
-    assert process.wait(timeout=60) == 0
+    with mounting(command, mountpoint, rclone_env):
+        use_mount(mountpoint, tree)
+        deadline = time.monotonic() + DEADLINE_S
+        want = {"renamed", "tree/large.bin", "tree/sub dir/b+ü.txt", "tree/sub dir/deep/empty"}
+        while not want <= {item["Key"] for item in s3.list_objects_v2(Bucket=bucket).get("Contents", [])}:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        run(need("fusermount3"), "-u", mountpoint)
     assert s3.head_object(Bucket=bucket, Key="tree/large.bin")["ContentLength"] == LARGE // 64 * 64
 
 
@@ -200,12 +212,10 @@ def test_s3fs(server: Server, s3: S3Client, bucket: str, tree: Path, mountpoint:
     secret.chmod(0o600)
     options = f"url={server.url},passwd_file={secret},use_path_request_style,endpoint={REGION}"
     # s3fs finds its CA by this variable of its TLS library.
-    env = {**os.environ, "CURL_CA_BUNDLE": str(server.authority.ca_file)}
-    process = subprocess.Popen([need("s3fs"), bucket, str(mountpoint), "-f", "-o", options], env=env)
-    wait_mounted(mountpoint, process)
-    use_mount(mountpoint, tree)
-    run(need("fusermount3"), "-u", mountpoint)
-    assert process.wait(timeout=60) == 0
+    env = {"CURL_CA_BUNDLE": str(server.authority.ca_file)}
+    with mounting([need("s3fs"), bucket, str(mountpoint), "-f", "-o", options], mountpoint, env):
+        use_mount(mountpoint, tree)
+        run(need("fusermount3"), "-u", mountpoint)
     head = s3.head_object(Bucket=bucket, Key="tree/large.bin")
     assert (head["ContentLength"], "mode" in head["Metadata"]) == (LARGE // 64 * 64, True)
 

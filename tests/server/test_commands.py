@@ -20,7 +20,7 @@ B2FS = [sys.executable, "-m", "b2fs"]
 
 
 def run(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*B2FS, *arguments], input=stdin, capture_output=True, text=True, timeout=60)
+    return subprocess.run([*B2FS, *arguments], input=stdin, capture_output=True, text=True, timeout=120)
 
 
 def test_the_first_start_makes_a_certificate_and_a_key_and_shows_it_once(tmp_path: Path) -> None:
@@ -40,7 +40,7 @@ def test_the_first_start_makes_a_certificate_and_a_key_and_shows_it_once(tmp_pat
             )  # fmt: skip
             client.list_buckets()
             process.send_signal(signal.SIGTERM)
-            rest, errors = process.communicate(timeout=30)
+            rest, errors = process.communicate(timeout=120)
             assert (process.returncode, rest, errors) == (0, "", "")
     assert (tmp_path / "store").stat().st_mode & 0o777 == 0o700
     assert (tmp_path / "store" / "tls" / "key.pem").stat().st_mode & 0o777 == 0o600
@@ -114,6 +114,6 @@ def test_https_is_the_default(tmp_path: Path) -> None:
         assert url.startswith("https://")
         context = ssl.create_default_context(cafile=process.stdout.readline().split(": ")[1].strip())
         with pytest.raises(urllib.error.HTTPError, match="403"):
-            urllib.request.urlopen(f"{url}/", context=context, timeout=10)
+            urllib.request.urlopen(f"{url}/", context=context, timeout=60)
         process.terminate()
-        process.communicate(timeout=30)
+        process.communicate(timeout=120)

@@ -22,7 +22,7 @@ BROKEN = (ConnectionClosedError, SSLError)
 
 def wait_log(server: Server, want: Callable[[list[dict[str, Any]]], bool]) -> list[dict[str, Any]]:
     """The access log once it is as wanted: a line is written just after its answer."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not want(lines := server.log()):
         assert time.monotonic() < deadline, lines
         time.sleep(0.01)

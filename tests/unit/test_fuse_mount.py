@@ -137,7 +137,7 @@ async def test_what_the_core_tells_the_kernel_arrives(mountpoint: str) -> None:
 
 
 async def _until(condition: Callable[[], bool]) -> None:
-    with trio.fail_after(20):
+    with trio.fail_after(120):
         while not await in_thread(condition):
             await trio.lowlevel.checkpoint()
 

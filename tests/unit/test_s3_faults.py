@@ -146,7 +146,7 @@ def test_an_error_body_with_an_entity_bomb_is_harmless() -> None:
 
 def test_retry_after_as_number_and_as_date() -> None:
     assert retry_after_s({"retry-after": "7"}) == 7.0
-    assert retry_after_s({"retry-after": formatdate(time.time() + 30, usegmt=True)}) == pytest.approx(30, abs=2)
+    assert retry_after_s({"retry-after": formatdate(time.time() + 30, usegmt=True)}) == pytest.approx(30, abs=20)
     assert retry_after_s({"retry-after": formatdate(time.time() - 30, usegmt=True)}) == 0.0
     assert retry_after_s({"retry-after": "soon"}) is None
     assert retry_after_s({}) is None
