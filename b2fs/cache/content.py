@@ -11,17 +11,25 @@ from __future__ import annotations
 import contextlib
 import os
 from collections import OrderedDict
+from collections.abc import Callable
 
 from b2fs.core.extents import Extents
 from b2fs.core.types import InodeId
 
 
 class DirtyFiles:
-    """The directory of dirty files, with a bounded number of descriptors kept open."""
+    """The directory of dirty files, with a bounded number of descriptors kept open.
 
-    def __init__(self, directory: str, max_open: int = 512) -> None:
+    before_removal is called before a file goes away, and must make durable what has made it superfluous: a ledger that
+    still wants a file that is gone would put an empty object in the place of a good one.
+    """
+
+    def __init__(
+        self, directory: str, max_open: int = 512, *, before_removal: Callable[[], None] = lambda: None
+    ) -> None:
         os.makedirs(directory, mode=0o700, exist_ok=True)
         self.directory = directory
+        self._before_removal = before_removal
         self._max_open = max_open
         self._retired = 0
         self._open: OrderedDict[InodeId, int] = OrderedDict()
@@ -43,6 +51,7 @@ class DirtyFiles:
         return fd
 
     def remove(self, ino: InodeId) -> None:
+        self._before_removal()
         fd = self._open.pop(ino, None)
         if fd is not None:
             os.close(fd)
@@ -51,6 +60,7 @@ class DirtyFiles:
 
     def retire(self, ino: InodeId) -> str:
         """Give the inode's file another name, which is answered, so that the inode can begin a new one."""
+        self._before_removal()
         fd = self._open.pop(ino, None)
         if fd is not None:
             os.close(fd)

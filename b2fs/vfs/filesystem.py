@@ -358,7 +358,8 @@ class B2Filesystem(NoOneListens):
                 handle.error = error
 
     def in_use(self, version: VersionId) -> bool:
-        bases = (handle.inode.base for handle in self._handles.values())
+        # What has a name gets the new version as its base when that is stored; what lost its name has only the old one.
+        bases = (handle.inode.base for handle in self._handles.values() if not handle.inode.links)
         return any(base is not None and base.version_id == version for base in bases)
 
     # ---- life ---------------------------------------------------------------------------------------------------
@@ -387,7 +388,7 @@ class B2Filesystem(NoOneListens):
 def build_core(store: ObjectStore, config: VfsConfig, notifier: KernelNotifier) -> Core:
     """Make the parts; nothing runs yet."""
     ledger = Ledger(os.path.join(config.cache_dir, "ledger.db"))
-    files = DirtyFiles(os.path.join(config.cache_dir, "dirty"))
+    files = DirtyFiles(os.path.join(config.cache_dir, "dirty"), before_removal=ledger.commit)
     blocks = BlockCache(BlockCacheConfig(os.path.join(config.cache_dir, "blocks"), config.cache_size_bytes))
     reader = Reader(store, blocks, config.reader)
     remote = RemoteView(store, RemoteConfig(ttl_s=config.ttl_s))

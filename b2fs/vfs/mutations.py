@@ -134,10 +134,7 @@ class Mutations:
             await self._files.localize_whole(inode)
         self._check_still(parent, name, inode)
         now = now_ns()
-        self.remove_now(parent, name, inode, now)
-        self.keep_directory(parent)
-        self._core.touch_directory(parent, now)
-        self._core.ledger.commit()
+        self._remove_now(parent, name, inode, now)
 
     async def rmdir(self, parent: Inode, name: bytes, caller: Caller) -> None:
         inode = await self._names.existing(parent, name)
@@ -151,10 +148,7 @@ class Mutations:
         if inode.children:
             raise FsError(errno.ENOTEMPTY)
         now = now_ns()
-        self.remove_now(parent, name, inode, now)
-        self.keep_directory(parent)
-        self._core.touch_directory(parent, now)
-        self._core.ledger.commit()
+        self._remove_now(parent, name, inode, now)
 
     def check_may_remove(self, parent: Inode, inode: Inode, caller: Caller) -> None:
         self.check_may_change(parent, caller)
@@ -167,7 +161,7 @@ class Mutations:
         if parent.children.get(name) is not inode:
             raise FsError(errno.ENOENT)
 
-    def remove_now(self, parent: Inode, name: bytes, inode: Inode, now: int) -> None:
+    def _remove_now(self, parent: Inode, name: bytes, inode: Inode, now: int) -> None:
         """Take a name from an inode; the last one ends it, once nobody has it open."""
         core = self._core
         key = parent.key_of(name, inode)
@@ -176,9 +170,14 @@ class Mutations:
         inode.ctime_ns = now
         if inode.links:
             core.touch(inode)
-            return
-        core.ledger.delete_inode(inode.ino)
-        core.drop_if_unused(inode)
+        else:
+            core.ledger.delete_inode(inode.ino)
+        self.keep_directory(parent)
+        core.touch_directory(parent, now)
+        core.ledger.commit()
+        if not inode.links:
+            # After the commit: its local bytes go only when the journal does not want them any more.
+            core.drop_if_unused(inode)
 
     def remote_of(self, key: str, inode: Inode) -> Remote:
         """What the bucket holds under a key of this inode, as far as we know."""

@@ -120,7 +120,10 @@ class Renames:
         remote_old = self._mutations.remote_of(old_key, inode)
         self._core.engine.want(new_key, inode, remote)
         self._core.engine.want_absent(old_key, remote_old)
+        if target is not None and not target.links:
+            self._core.ledger.delete_inode(target.ino)
         self._finish(old, new, inode, now)
+        self._drop_target(target)
 
     def _free_target(self, new: Name, new_key: str, target: Inode | None, now: int) -> Remote:
         """Take the new name from what has it; what the bucket holds under the new key."""
@@ -135,8 +138,8 @@ class Renames:
         return remote
 
     def _drop_target(self, target: Inode | None) -> None:
+        """After the commit: the replaced file's local bytes go only when the journal does not want them any more."""
         if target is not None and not target.links:
-            self._core.ledger.delete_inode(target.ino)
             self._core.drop_if_unused(target)
 
     def _move_name(self, old: Name, new: Name, inode: Inode) -> None:
@@ -191,8 +194,10 @@ class Renames:
         self._take_listed(tree)
         self._carry_out([(old, new, inode)], {new_key: target_remote})
         self._core.remote.note_new_directory(new_key)
-        self._drop_target(target)
+        if target is not None:
+            self._core.ledger.delete_inode(target.ino)
         self._finish(old, new, inode, now)
+        self._drop_target(target)
 
     def _carry_out(self, moves: list[tuple[Name, Name, Inode]], known: dict[str, Remote]) -> None:
         """Give every key of the moved trees its new meaning; known: what the bucket holds under new keys."""

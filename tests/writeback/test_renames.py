@@ -1,0 +1,167 @@
+"""Renames: the copy before the removal, whole trees, and what a crash in between leaves."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from b2fs.store.forward import CHANGES, Method
+from b2fs.vfs.api import RENAME_EXCHANGE
+from tests.writeback.harness import Place, changes_counted
+
+LARGE = os.urandom(300_000)
+
+
+async def test_a_stored_file_is_copied_and_then_hidden(place: Place, autojump_clock: MockClock) -> None:
+    async with place.mount() as mount:
+        await mount.save("a", LARGE)
+        await mount.drain()
+        await trio.sleep(5)
+        with changes_counted(mount.store) as calls:
+            await mount.rename("a", "b")
+            await mount.drain()
+        assert [call.method for call in calls] == [Method.COPY, Method.DELETE_MANY]
+        copy, hide = mount.store.spans[-2:]
+        assert copy.answered_at <= hide.asked_at
+    assert place.bucket.contents() == {"b": LARGE}
+    assert place.bucket.hidden() == ["a"]
+
+
+async def test_a_name_stays_until_all_copies_from_it_are_confirmed(place: Place, autojump_clock: MockClock) -> None:
+    async with place.mount() as mount:
+        await mount.save("a", LARGE)
+        await mount.drain()
+        await trio.sleep(5)
+        mount.store.pause([Method.COPY])
+        await mount.rename("a", "b")
+        await mount.store.wait_held()
+        await trio.sleep(60)
+        assert place.bucket.contents() == {"a": LARGE}
+        assert await mount.names() == {"b"}
+        await mount.store.resume()
+        await mount.drain()
+    assert place.bucket.contents() == {"b": LARGE}
+
+
+async def test_a_directory_is_at_its_new_name_at_once_and_in_the_bucket_later(
+    place: Place, autojump_clock: MockClock
+) -> None:
+    async with place.mount() as mount:
+        await mount.mkdir("d")
+        for number in range(30):
+            await mount.save(f"d/{number}", b"%d" % number)
+        await mount.drain()
+        await trio.sleep(5)
+        mount.store.pause(CHANGES)
+        await mount.rename("d", "e")
+        assert await mount.names() == {"e"}
+        assert await mount.names("e") == {str(number) for number in range(30)}
+        assert await mount.read("e/7") == b"7"
+        await mount.store.wait_held(16)
+        await mount.store.resume()
+        await mount.drain()
+    expected = {f"e/{number}": b"%d" % number for number in range(30)}
+    assert place.bucket.contents() == {"e/": b"", **expected}
+
+
+@pytest.mark.parametrize("calls_before", [0, 1, 5, 12, 20])
+async def test_a_directory_rename_goes_on_after_a_crash(
+    place: Place, autojump_clock: MockClock, calls_before: int
+) -> None:
+    files = {str(number): os.urandom(10 + number) for number in range(20)}
+    async with place.mount() as mount:
+        await mount.mkdir("d")
+        await mount.mkdir("d/sub")
+        for name, content in files.items():
+            await mount.save(f"d/{name}", content)
+        await mount.save("d/sub/deep", b"deep")
+        await mount.drain()
+        await trio.sleep(5)
+        await mount.rename("d", "e")
+        mount.store.latency_s = 0.01
+        await mount.store.wait_calls(Method.COPY, calls_before)
+        place.crash()
+    async with place.mount() as mount:
+        below = {"e/sub": None, "e/sub/deep": b"deep", **{f"e/{name}": content for name, content in files.items()}}
+        assert await mount.tree() == {"e": None, **below}
+        await mount.drain()
+    found = place.bucket.contents()
+    assert found.pop("e/") == found.pop("e/sub/") == b""
+    assert found == {"e/sub/deep": b"deep", **{f"e/{name}": content for name, content in files.items()}}
+
+
+async def test_a_directory_whose_entries_nobody_has_looked_at(place: Place, autojump_clock: MockClock) -> None:
+    for number in range(10):
+        place.bucket.add(f"d/{number}", b"%d" % number, {"mode": "33188"})
+    async with place.mount() as mount:
+        await mount.rename("d", "e")
+        place.crash()
+    async with place.mount() as mount:
+        await mount.drain()
+    found = place.bucket.contents()
+    assert {key: body for key, body in found.items() if not key.endswith("/")} == {
+        f"e/{number}": b"%d" % number for number in range(10)
+    }
+    version = place.bucket.latest("e/3")
+    assert version is not None
+    assert version.metadata["mode"] == "33188"
+
+
+async def test_a_removed_name_stays_gone_while_the_bucket_still_has_it(place: Place, autojump_clock: MockClock) -> None:
+    async with place.mount(ttl_s=1.0) as mount:
+        await mount.save("a", b"1")
+        await mount.drain()
+        mount.store.pause([Method.DELETE_MANY])
+        await mount.unlink("a")
+        await trio.sleep(30)
+        assert await mount.names() == set()
+        place.crash()
+    async with place.mount(ttl_s=1.0) as mount:
+        mount.store.pause([Method.DELETE_MANY])
+        await trio.sleep(30)
+        assert await mount.names() == set()
+        await mount.store.resume()
+        await mount.drain()
+        assert await mount.names() == set()
+    assert place.bucket.contents() == {}
+
+
+async def test_names_that_change_places(place: Place, autojump_clock: MockClock) -> None:
+    async with place.mount() as mount:
+        await mount.save("a", LARGE)
+        await mount.save("b", b"b" * 300_000)
+        await mount.drain()
+        await trio.sleep(5)
+        await mount.rename("a", "b", RENAME_EXCHANGE)
+        place.crash()
+    async with place.mount() as mount:
+        await mount.drain()
+    assert place.bucket.contents() == {"a": b"b" * 300_000, "b": LARGE}
+
+
+async def test_a_rename_that_is_undone_before_its_turn(place: Place, autojump_clock: MockClock) -> None:
+    async with place.mount() as mount:
+        await mount.save("a", LARGE)
+        await mount.drain()
+        await trio.sleep(5)
+        await mount.rename("a", "b")
+        await mount.rename("b", "a")
+        await mount.drain()
+    assert place.bucket.contents() == {"a": LARGE}
+
+
+async def test_a_file_that_was_replaced_by_a_rename_leaves_nothing_here(
+    place: Place, autojump_clock: MockClock
+) -> None:
+    """Neither a dirty file nor a row of the ledger, even if it had not been stored."""
+    async with place.mount() as mount:
+        await mount.save("a", b"never stored")
+        await mount.save("b", b"content")
+        await mount.rename("b", "a")
+        await mount.drain()
+        await trio.sleep(5)
+        assert list((place.cache / "dirty").iterdir()) == []
+    assert place.bucket.contents() == {"a": b"content"}
