@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import stat
+from dataclasses import replace
 
 import trio
 
@@ -156,15 +157,33 @@ class Namespace:
 
     # ---- attributes ---------------------------------------------------------------------------------------------
 
+    def directory_nowait(self, key: str) -> tuple[bool, ObjectInfo | None]:
+        """Whether it is known what carries a directory's attributes, and the object that does."""
+        seen, marker = self._core.remote.marker(key)
+        if not seen or marker is None:
+            return seen, None
+        info = self._core.remote.head_nowait(marker)
+        return info is not None, info
+
     async def directory_info(self, key: str) -> ObjectInfo | None:
         """The object that carries a directory's attributes, if there is one."""
         core = self._core
+        known, info = self.directory_nowait(key)
+        if known:
+            return info
         try:
             if core.store.capabilities.marker_metadata:
-                return await core.store.head(key)
-            return await core.store.head(core.transfer.side_key(key))
+                info = await core.store.head(key)
+                core.remote.learned(info)
+                return info
+            info = await core.store.head(core.transfer.side_key(key))
         except NotFound:
             return None
+        _, marker = core.remote.marker(key)
+        if marker is not None:
+            # Both are written together, so the marker's version stands for the side object's too.
+            core.remote.learned(replace(info, ref=marker.ref, modified_ns=marker.modified_ns))
+        return info
 
     async def shown(self, inode: Inode) -> Inode:
         """The same inode with attributes that may be shown; those of a plain object need not be asked for."""

@@ -28,7 +28,7 @@ class Scanner:
             listing = await self._core.remote.listing(directory.prefix)
             new = self._new_rows(directory, listing)
             infos = await self._foreign.all(directory.prefix, (found.file for _, _, found in new if found.file))
-            infos.update(await self._markers([key for _, key, found in new if found.is_dir]))
+            infos.update(await self._markers(directory.prefix, [key for _, key, found in new if found.is_dir]))
             self._take(directory, listing, new, infos)
             self._drop_vanished(directory, listing)
         await for_each([c for c in children.values() if not c.attrs_known and not c.presumed], self._names.known)
@@ -58,17 +58,32 @@ class Scanner:
                 new.append((name, key, found))
         return new
 
-    async def _markers(self, keys: list[str]) -> dict[str, ObjectInfo]:
+    async def _markers(self, prefix: str, keys: list[str]) -> dict[str, ObjectInfo]:
         """The objects that carry the attributes of directories, by the directories' keys; many have none."""
         markers: dict[str, ObjectInfo] = {}
+        unknown = self._known_markers(keys, markers)
+        if unknown:
+            await self._core.remote.survey(prefix, unknown)
+            unknown = self._known_markers(unknown, markers)
 
         async def ask(key: str) -> None:
             info = await self._names.directory_info(key)
             if info is not None:
                 markers[key] = info
 
-        await for_each(keys, ask)
+        await for_each(unknown, ask)
         return markers
+
+    def _known_markers(self, keys: list[str], markers: dict[str, ObjectInfo]) -> list[str]:
+        """Add to markers what is known; the keys of which it is not."""
+        unknown: list[str] = []
+        for key in keys:
+            known, info = self._names.directory_nowait(key)
+            if not known:
+                unknown.append(key)
+            elif info is not None:
+                markers[key] = info
+        return unknown
 
     def _take(
         self,

@@ -43,7 +43,7 @@ def test_a_name_takes_little_memory() -> None:
         after, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert len(listing) == count
+    assert listing.count == count
     assert (after - before) / count < 300
 
 
@@ -65,7 +65,7 @@ def test_an_object_and_a_directory_of_one_name_are_both_listed() -> None:
     listing.drop("a")
     assert [component for component, _ in listing.rows()] == ["a"]
     listing.drop("a/")
-    assert not len(listing)
+    assert not listing.count
 
 
 def _with_metadata(info: ObjectInfo) -> ObjectInfo:

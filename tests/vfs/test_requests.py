@@ -168,3 +168,60 @@ async def test_a_plain_object_that_was_replaced_before_its_first_read_is_read_as
             await store.hide("d/f102")
             assert await mounted.pread(replaced.handle) == b"d/f101"
             assert await mounted.pread(hidden.handle) == b"d/f102"
+
+
+# ---- trees --------------------------------------------------------------------------------------------------------
+
+TREE = [f"tree/d{number // 50:02}/e{number % 50 // 10}/f{number % 10}" for number in range(2000)]
+
+
+async def test_finding_in_a_tree_takes_few_listings(tmp_path: Path) -> None:
+    async with bucket(tmp_path) as store:
+        await fill(store, TREE)
+        async with mount(store, tmp_path / "cache", VfsConfig("")) as mounted:
+            mounted.store.reset_counts()
+            found = await mounted.walk("tree")
+            assert [path for path in found if path.count("/") == 3] == [f"{path}" for path in TREE]
+            assert len(found) == 2000 + 240
+            assert mounted.count(Method.LIST_OBJECTS) <= 6
+            assert mounted.count() <= 50  # the rest are samples of what the objects carry
+
+
+async def test_listing_one_directory_costs_one_page(tmp_path: Path) -> None:
+    async with bucket(tmp_path) as store:
+        await fill(store, TREE)
+        async with mount(store, tmp_path / "cache", VfsConfig("")) as mounted:
+            await mounted.find("tree/d07")
+            mounted.store.reset_counts()
+            assert sorted(await mounted.ls("tree/d07")) == ["e0", "e1", "e2", "e3", "e4"]
+            assert mounted.count(Method.LIST_OBJECTS) == 1
+
+
+async def test_a_walk_sees_markers_and_names_that_sort_oddly(tmp_path: Path) -> None:
+    keys = ["t/a/", "t/a/x", "t/a-b/y", "t/a.c", "t/b/", "t/c/d/e/f", "t/c/d/e/", "t/z"]
+    keys += [f"t/n/m{number:04}/k" for number in range(1200)]
+    async with bucket(tmp_path) as store:
+        await fill(store, (key for key in keys if not key.endswith("/")))
+        await fill(store, (key for key in keys if key.endswith("/")), {"mode": "16832"})
+        async with mount(store, tmp_path / "cache", VfsConfig("")) as mounted:
+            found = await mounted.walk("t")
+            assert len(found) == 11 + 1 + 2 * 1200
+            assert {"t/a-b/y", "t/a.c", "t/b", "t/c/d/e/f", "t/n/m1199/k", "t/z"} <= set(found)
+            assert stat.S_IMODE((await mounted.find("t/b")).mode) == 0o700
+            assert stat.S_IMODE((await mounted.find("t/c/d/e")).mode) == 0o700
+            assert stat.S_IMODE((await mounted.find("t/c/d")).mode) == 0o755
+
+
+async def test_what_is_changed_during_a_walk_stays_changed(tmp_path: Path) -> None:
+    async with bucket(tmp_path) as store:
+        await fill(store, TREE)
+        async with mount(store, tmp_path / "cache", VfsConfig("")) as mounted:
+            await mounted.ls("tree")
+            await mounted.ls("tree/d00")
+            await mounted.write("tree/d39/e4/new", b"new")
+            await mounted.fs.unlink((await mounted.find("tree/d39/e4")).ino, b"f3", ANYBODY)
+            await mounted.drain()
+            found = await mounted.walk("tree")
+            assert "tree/d39/e4/new" in found
+            assert "tree/d39/e4/f3" not in found
+            assert len(found) == 2240

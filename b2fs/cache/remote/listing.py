@@ -68,7 +68,8 @@ class Listing:
     marker_seen: bool = True
     until: str | None = None
 
-    def __len__(self) -> int:
+    @property
+    def count(self) -> int:
         return len(self.files) + len(self.dirs)
 
     def info(self, component: str) -> ObjectInfo | None:

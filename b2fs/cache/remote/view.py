@@ -8,8 +8,10 @@ Prefixes are full keys that end in '/' (or the empty string); components are sin
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
+from functools import partial
 
 import trio
 from cachetools import LRUCache, TTLCache
@@ -17,6 +19,7 @@ from cachetools import LRUCache, TTLCache
 from b2fs.cache.parallel import open_flat_nursery
 from b2fs.cache.remote.known import KnownAttributes
 from b2fs.cache.remote.listing import NS, Found, Listing, pack
+from b2fs.cache.remote.walk import Patch, Walk
 from b2fs.core.keys import split_key
 from b2fs.core.types import ObjectInfo, ObjectRef
 from b2fs.errors import NotFound
@@ -24,6 +27,11 @@ from b2fs.store.protocol import ObjectStore
 
 #: How many versions of a key are looked through for one that was replaced.
 _VERSIONS = 1000
+#: A directory that is listed within this time after its parent is part of a tree walk, in seconds.
+_WALK_S = 10.0
+_WALKS = 4
+#: A page of a listing costs as much as this many single questions.
+_WORTH_A_PAGE = 10
 #: What an empty listing costs of the rows that are remembered.
 _LISTING_ROWS = 4
 
@@ -34,15 +42,14 @@ class RemoteConfig:
 
     max_rows: names in listings; a million of them take about 250 MB.
     max_points: answers for single names.  max_attributes: objects whose metadata is known.
+    reserved: the prefix of our own objects, which tree walks leave out.
     """
 
     ttl_s: float = 60.0
     max_rows: int = 1_200_000
     max_points: int = 50_000
     max_attributes: int = 200_000
-
-
-_Patch = Callable[[Listing], None]
+    reserved: str = ""
 
 
 @dataclass(slots=True)
@@ -52,7 +59,7 @@ class _Load:
     started_at: float
     whole: bool
     done: trio.Event = field(default_factory=trio.Event)
-    patches: list[_Patch] = field(default_factory=list)
+    patches: list[Patch] = field(default_factory=list)
 
 
 class RemoteView:
@@ -62,11 +69,14 @@ class RemoteView:
         self._store = store
         self._config = config
         self._listings: LRUCache[str, Listing] = LRUCache(
-            config.max_rows, getsizeof=lambda listing: min(len(listing) + _LISTING_ROWS, config.max_rows)
+            config.max_rows, getsizeof=lambda listing: min(listing.count + _LISTING_ROWS, config.max_rows)
         )
         self._points: TTLCache[str, Found] = TTLCache(config.max_points, config.ttl_s, timer=trio.current_time)
         self._known = KnownAttributes(config.max_attributes)
         self._loads: dict[str, _Load] = {}
+        #: Directories that were listed as a whole lately, and flat listings that may go on.
+        self._scanned: TTLCache[str, None] = TTLCache(4096, _WALK_S, timer=trio.current_time)
+        self._walks: deque[Walk] = deque(maxlen=_WALKS)
 
     # ---- questions ----------------------------------------------------------------------------------------------
 
@@ -99,11 +109,36 @@ class RemoteView:
         return await self._find_point(prefix, component)
 
     async def listing(self, prefix: str) -> Listing:
-        """The whole directory."""
+        """The whole directory.  When its parent was listed just before, a whole tree is probably being walked."""
         listing = self.peek(prefix)
+        top = self._walked_tree(prefix)
+        self._scanned[prefix] = None
         if listing is not None and listing.until is None:
             return listing
+        if top is not None:
+            listing = await self._walk_to(prefix, top)
+            if listing is not None:
+                return listing
         return await self._load(prefix, whole=True)
+
+    def marker(self, prefix: str) -> tuple[bool, ObjectInfo | None]:
+        """Whether it is known if a directory has an object of its own, and that object."""
+        listing = self.peek(prefix)
+        for walk in self._walks if listing is None else ():
+            listing = listing or walk.open_listing(prefix)
+        return (True, listing.marker) if listing is not None and listing.marker_seen else (False, None)
+
+    async def survey(self, prefix: str, markers: Collection[str]) -> None:
+        """Find out about the markers of many directories below prefix, as long as a flat listing tells of many."""
+        walk = Walk(prefix, prefix, self._config.reserved)
+        self._walks.append(walk)
+        unknown = set(markers)
+        while len(unknown) >= _WORTH_A_PAGE and not walk.done:
+            await self._advance(walk)
+            left = {key for key in unknown if not self.marker(key)[0]}
+            if len(unknown) - len(left) < _WORTH_A_PAGE:
+                break
+            unknown = left
 
     async def head(self, info: ObjectInfo) -> ObjectInfo:
         """The same version with its metadata; asks for it unless it is known.
@@ -132,15 +167,20 @@ class RemoteView:
         if info.metadata is not None:
             self._known.learn(info, uploaded=True)
         self._patch(info.key, lambda listing, component: listing.add(component, info))
+        if info.key.endswith("/"):
+            self._patch_listing(info.key, partial(_set_marker, info))
 
     def note_absent(self, key: str) -> None:
         """The key was hidden or removed by us."""
         self._known.forget(key)
         self._patch(key, Listing.drop)
+        if key.endswith("/"):
+            self._patch_listing(key, partial(_set_marker, None))
 
     def note_new_directory(self, prefix: str) -> None:
         """A directory that did not exist before was made here: nobody else's keys are below it."""
         self._listings[prefix] = Listing(prefix, trio.current_time())
+        self._walks.clear()
 
     def forget(self, prefix: str) -> None:
         """Trust nothing below prefix any more: the next question goes to the bucket."""
@@ -148,16 +188,22 @@ class RemoteView:
             del self._listings[known]
         for point in [p for p in self._points if p.startswith(prefix)]:
             del self._points[point]
+        self._walks.clear()
 
     def _patch(self, key: str, patch: Callable[[Listing, str], None]) -> None:
         prefix, component = split_key(key)
         self._points.pop(key.removesuffix("/"), None)
+        self._patch_listing(prefix, lambda listing: patch(listing, component))
+
+    def _patch_listing(self, prefix: str, patch: Patch) -> None:
         listing = self._listings.get(prefix)
         if listing is not None:
-            patch(listing, component)
+            patch(listing)
         load = self._loads.get(prefix)
         if load is not None:
-            load.patches.append(lambda listing: patch(listing, component))
+            load.patches.append(patch)
+        for walk in self._walks:
+            walk.patch(prefix, patch)
 
     # ---- asking the bucket --------------------------------------------------------------------------------------
 
@@ -203,6 +249,50 @@ class RemoteView:
                 listing.until = max(k[cut:] for k in (*(o.key for o in page.objects[-1:]), *page.prefixes[-1:]))
                 return listing
 
+    # ---- flat listings ------------------------------------------------------------------------------------------
+
+    def _walked_tree(self, prefix: str) -> str | None:
+        """The topmost of the directories above prefix that were listed lately one below the other."""
+        top: str | None = None
+        while prefix and self._config.ttl_s >= 1:
+            prefix = split_key(prefix)[0]
+            if prefix not in self._scanned:
+                break
+            top = prefix
+        return top
+
+    async def _walk_to(self, prefix: str, top: str) -> Listing | None:
+        """The listing of a directory by flat pages; None where another way is cheaper."""
+        walk = next((walk for walk in self._walks if self._goes_on(walk, prefix)), None)
+        if walk is None:
+            walk = Walk(top, prefix, self._config.reserved)
+            self._walks.append(walk)
+        while True:
+            if walk.loading is not None:
+                await walk.loading.wait()
+                listing = self.peek(prefix)
+            else:
+                listing = next((done for done in await self._advance(walk) if done.prefix == prefix), None)
+            if listing is not None and listing.until is None:
+                return listing
+            if walk.loading is None and (walk.open_listing(prefix) is None or walk.is_deep(prefix)):
+                return None
+
+    def _goes_on(self, walk: Walk, prefix: str) -> bool:
+        listing = walk.open_listing(prefix)
+        return listing is not None and self.ttl_left(listing.seen_at) > 0
+
+    async def _advance(self, walk: Walk) -> list[Listing]:
+        completed = await walk.advance(self._store)
+        if walk in self._walks:
+            for listing in completed:
+                known = self._listings.get(listing.prefix)
+                if known is None or known.seen_at <= listing.seen_at:
+                    self._listings[listing.prefix] = listing
+        return completed
+
+    # ---- single keys --------------------------------------------------------------------------------------------
+
     async def find_version(self, ref: ObjectRef, modified_ns: int) -> ObjectRef:
         """The version that a listing once showed as ref, which is not the current one any more.
 
@@ -246,3 +336,7 @@ class RemoteView:
         found = Found(file, is_dir, seen_at)
         self._points[key] = found
         return found
+
+
+def _set_marker(info: ObjectInfo | None, listing: Listing) -> None:
+    listing.marker, listing.marker_seen = info, True
