@@ -14,6 +14,7 @@ from pathlib import Path
 import boto3
 import pytest
 
+from b2fs.store.embedded.engine import Engine, EngineConfig
 from tests.server.harness import KEY_ID, SECRET, Authority, run_server
 
 B2FS = [sys.executable, "-m", "b2fs"]
@@ -90,6 +91,21 @@ def test_fsck_finds_and_repairs(tmp_path: Path, authority: Authority) -> None:
     content.write_bytes(b"y" * 100_000)
     damaged = run("fsck", str(store))
     assert (damaged.returncode, "md5" in damaged.stdout) == (1, True)
+
+
+def test_another_process_uses_the_same_store(tmp_path: Path, authority: Authority) -> None:
+    with run_server(tmp_path, authority) as running:
+        s3 = running.s3()
+        s3.create_bucket(Bucket="shared-bucket")
+        s3.put_object(Bucket="shared-bucket", Key="from-http", Body=b"http")
+        engine = Engine(EngineConfig(str(tmp_path / "store")))
+        try:
+            bucket = engine.bucket("shared-bucket")
+            assert engine.read(bucket.id, "from-http")[1] == b"http"
+            engine.put(bucket.id, "from-engine", b"engine")
+        finally:
+            engine.close()
+        assert s3.get_object(Bucket="shared-bucket", Key="from-engine")["Body"].read() == b"engine"
 
 
 def test_kill_leaves_a_readable_store(tmp_path: Path, authority: Authority) -> None:

@@ -84,6 +84,13 @@ def test_prefix_delimiter_and_start_after(s3: S3Client, filled: str) -> None:
     assert names(empty)[0] == KEYS
 
 
+def test_odd_prefixes_come_back_as_they_were_asked(s3: S3Client, filled: str) -> None:
+    for prefix in ("\n", "a b+c/%", "ü"):
+        assert s3.list_objects(Bucket=filled, Prefix=prefix)["Prefix"] == prefix
+        assert s3.list_objects_v2(Bucket=filled, Prefix=prefix)["Prefix"] == prefix
+        assert s3.list_object_versions(Bucket=filled, Prefix=prefix)["Prefix"] == prefix
+
+
 def test_page_sizes(s3: S3Client, filled: str) -> None:
     none = s3.list_objects_v2(Bucket=filled, MaxKeys=0)
     assert (none["KeyCount"], none["IsTruncated"]) == (0, False)

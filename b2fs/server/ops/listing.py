@@ -9,7 +9,7 @@ from b2fs.errors import InvalidRequest
 from b2fs.server.ops.call import Call, Reply
 from b2fs.server.wire.errors import S3Error
 from b2fs.server.wire.parse import Params
-from b2fs.server.wire.write import url_encode
+from b2fs.server.wire.write import is_plain_xml, url_encode
 from b2fs.store.embedded.rows import UploadRow, VersionRow
 
 MAX_PAGE = 1000
@@ -64,7 +64,10 @@ def list_objects(call: Call) -> Reply:
     params = call.params
     limit, encode = _limit(params, "MaxKeys"), _encoder(params)
     marker, delimiter = params.get("Marker") or "", params.get("Delimiter") or None
+    prefix = params.get("Prefix") or ""
     values = _frame(params, call, encode) | {
+        # Clients of version 1 (botocore among them) decode all names of the answer but this one.
+        "Prefix": prefix if is_plain_xml(prefix) else encode(prefix),
         "Name": call.bucket.name,
         "Marker": encode(marker),
         "MaxKeys": limit,

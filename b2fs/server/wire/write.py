@@ -12,6 +12,7 @@ from b2fs.server.wire.times import http_date, iso8601
 
 _DECLARATION: Final = '<?xml version="1.0" encoding="UTF-8"?>\n'
 _SPECIAL: Final = re.compile('[&<>"\r\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]')
+_UNREPRESENTABLE: Final = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 _NAMED: Final = {"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;"}
 
 
@@ -23,6 +24,11 @@ def _replace(match: re.Match[str]) -> str:
 def escape(text: str) -> str:
     """Text for an XML element; what XML 1.0 has no form for becomes a character reference, as S3 does."""
     return _SPECIAL.sub(_replace, text)
+
+
+def is_plain_xml(text: str) -> bool:
+    """Whether XML 1.0 has a form for every character."""
+    return _UNREPRESENTABLE.search(text) is None
 
 
 def url_encode(text: str) -> str:
