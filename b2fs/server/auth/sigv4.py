@@ -6,6 +6,7 @@ secrets are constant-time.  Signing keys are cached per key, day and region, sin
 
 from __future__ import annotations
 
+import calendar
 import hashlib
 import hmac
 import re
@@ -19,6 +20,7 @@ from urllib.parse import quote
 from b2fs.server.auth.keys import ApplicationKey, KeySource
 from b2fs.server.wire.errors import S3Error
 from b2fs.server.wire.request import Request
+from b2fs.server.wire.times import parse_time
 
 ALGORITHM: Final = "AWS4-HMAC-SHA256"
 UNSIGNED: Final = "UNSIGNED-PAYLOAD"
@@ -130,8 +132,6 @@ def _header_stamp(headers: Mapping[str, str]) -> str:
         raise S3Error("AccessDenied", "AWS authentication requires a valid Date or x-amz-date header")
     if _STAMP.fullmatch(stamp):
         return stamp
-    from b2fs.server.wire.times import parse_time  # only odd clients come here
-
     try:
         return time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(parse_time(stamp) // 1000))
     except (ValueError, OverflowError, OSError) as error:
@@ -244,8 +244,6 @@ def _check_time(signature: Signature, now_s: float) -> None:
 
 @lru_cache(maxsize=256)
 def _stamp_seconds(stamp: str) -> int:
-    import calendar
-
     return calendar.timegm(time.strptime(stamp, "%Y%m%dT%H%M%SZ"))
 
 

@@ -24,6 +24,7 @@ class Front:
         self._app = app
         self._limits = limits
         self._tls = tls
+        self._max_connections = limits.max_connections
         self._accepting = trio.CancelScope()
         #: Open connections in the order in which they came; the scope ends one.
         self._open: dict[int, tuple[Connection, trio.CancelScope]] = {}
@@ -43,7 +44,8 @@ class Front:
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Accept until stopped, serve until cancelled; never raises for what a client does."""
-        raise_file_limit()
+        # Open bodies and the store need descriptors too.
+        self._max_connections = min(self._limits.max_connections, raise_file_limit() * 3 // 4)
         async with trio.open_nursery() as connections:
             with self._accepting:
                 async with trio.open_nursery() as nursery:
@@ -65,7 +67,10 @@ class Front:
                     await socket_stream.aclose()
 
     async def _run(self, socket_stream: trio.SocketStream, scope: trio.CancelScope) -> None:
-        client = socket_stream.socket.getpeername()[:2]
+        try:
+            client = socket_stream.socket.getpeername()[:2]
+        except OSError:
+            return  # it has gone before it said anything
         if self._tls is None:
             await self._serve(Connection(socket_stream, self._app, self._limits, "http", client), scope)
             return
@@ -87,7 +92,7 @@ class Front:
             del self._open[id(connection)]
 
     def _make_room(self) -> None:
-        if len(self._open) < self._limits.max_connections:
+        if len(self._open) < self._max_connections:
             return
         for connection, scope in self._open.values():
             if connection.idle and not scope.cancel_called:
@@ -95,8 +100,9 @@ class Front:
                 return
 
 
-def raise_file_limit() -> None:
-    """As many descriptors as the system allows: each connection and each open body takes one."""
+def raise_file_limit() -> int:
+    """Ask for as many descriptors as the system allows: each connection and each open body takes one.  The limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard if hard != resource.RLIM_INFINITY else 1 << 20
