@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 
 import trio
 
+from b2fs.cache.attrindex import AttributeIndex, AttrIndexConfig
 from b2fs.cache.blocks import BlockCache, BlockCacheConfig
 from b2fs.cache.content import DirtyFiles
 from b2fs.cache.inode import Inode
@@ -21,7 +22,7 @@ from b2fs.cache.remote import RemoteConfig, RemoteView
 from b2fs.cache.writeback.engine import Engine, NoOneListens
 from b2fs.cache.writeback.transfer import Transfer
 from b2fs.core.types import Attr, Caller, DirEntry, HandleId, InodeId, OpenFile, SetAttr, StatFs, VersionId
-from b2fs.errors import B2fsError, FsError
+from b2fs.errors import B2fsError, FsError, StoreError
 from b2fs.store.protocol import ObjectStore
 from b2fs.vfs import permissions
 from b2fs.vfs.api import ROOT, KernelNotifier
@@ -39,6 +40,8 @@ from b2fs.vfs.xattrs import Xattrs
 
 log = logging.getLogger(__name__)
 
+#: At the end of a mount the attribute index may take this long, in seconds.
+_INDEX_S = 10.0
 _MAKEABLE = (stat.S_IFREG, stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK)
 
 
@@ -358,9 +361,13 @@ class B2Filesystem(NoOneListens):
                 handle.error = error
 
     def in_use(self, version: VersionId) -> bool:
-        # What has a name gets the new version as its base when that is stored; what lost its name has only the old one.
-        bases = (handle.inode.base for handle in self._handles.values() if not handle.inode.links)
-        return any(base is not None and base.version_id == version for base in bases)
+        """Whether an open file reads from the version; one that is still under its name moves on to the newer one."""
+        for handle in self._handles.values():
+            inode = handle.inode
+            whole = inode.content is not None and inode.content.complete
+            if not inode.links and not whole and inode.base is not None and inode.base.version_id == version:
+                return True
+        return False
 
     # ---- life ---------------------------------------------------------------------------------------------------
 
@@ -375,11 +382,23 @@ class B2Filesystem(NoOneListens):
                 self._names.learn(root, info)
                 root.marked = True
 
+    async def write_index(self) -> None:
+        """Write what is known of attributes and not in the bucket yet; without it they are only found more slowly."""
+        if self._core.index is None:
+            return
+        try:
+            with trio.move_on_after(_INDEX_S):
+                await self._core.index.flush()
+        except StoreError as error:
+            log.info("the attribute index is not up to date: %s", error)
+
     async def run(self) -> None:
         """Background work until cancelled."""
         async with trio.open_nursery() as nursery:
             await nursery.start(self._core.reader.run)
             nursery.start_soon(self._files.run)
+            if self._core.index is not None:
+                nursery.start_soon(self._core.index.run)
             if not self._core.config.read_only:
                 nursery.start_soon(self._recovery.abort_uploads)
                 nursery.start_soon(self._core.engine.run)
@@ -400,6 +419,9 @@ def build_core(store: ObjectStore, config: VfsConfig, notifier: KernelNotifier) 
     root.holds = 1
     core = Core(config, store, ledger, files, remote, transfer, engine, reader, blocks, notifier, root)
     core.inodes[ROOT] = root
+    if config.attr_index:
+        index = AttrIndexConfig(config.prefix, f"{config.prefix}.b2fs/attrs/", config.ttl_s, not config.read_only)
+        core.index = remote.attributes = AttributeIndex(store, remote.known, index)
     root.atime_ns = root.mtime_ns = root.ctime_ns = core.started_ns
     return core
 
@@ -418,6 +440,7 @@ async def open_filesystem(
             nursery.start_soon(filesystem.run)
             try:
                 yield filesystem
+                await filesystem.write_index()
             finally:
                 nursery.cancel_scope.cancel()
     finally:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from b2fs.cache.writeback.conflicts import ConflictPolicy
+
 MIB = 1 << 20
 
 
@@ -41,3 +43,6 @@ class WriteBackConfig:
     refused_retry_s: float = 30.0
     #: Own versions that were superseded within this time are removed, later ones are history to keep.
     supersede_s: float = 60.0
+    conflict: ConflictPolicy = ConflictPolicy.OURS_ON_TOP
+    #: Content that is not in the bucket yet: from three quarters of it on, writers are slowed.
+    unsent_bytes: int = 8 << 30

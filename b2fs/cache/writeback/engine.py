@@ -14,8 +14,7 @@ import heapq
 import itertools
 import logging
 import random
-from collections.abc import Awaitable, Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterable
 
 import trio
 
@@ -24,17 +23,18 @@ from b2fs.cache.ledger import EntryRow, Ledger, Remote
 from b2fs.cache.remote import RemoteView
 from b2fs.cache.status import FailedItem, WriteBackStatus
 from b2fs.cache.writeback.config import WriteBackConfig
+from b2fs.cache.writeback.conflicts import ConflictGuard
 from b2fs.cache.writeback.pace import IDLE_S, Pace
 from b2fs.cache.writeback.pending import Pending
+from b2fs.cache.writeback.table import PendingTable
 from b2fs.cache.writeback.transfer import Transfer
-from b2fs.core.keys import split_key
+from b2fs.cache.writeback.versions import REMOVE_BATCH, OwnVersions
 from b2fs.core.types import ObjectInfo, ObjectRef, VersionId
-from b2fs.errors import AccessDenied, B2fsError, RetryableError, StoreError, TimedOut, Unavailable
+from b2fs.errors import B2fsError, NotFound, RetryableError, StoreError, TimedOut, Unavailable
 from b2fs.store.protocol import ObjectStore
 
 log = logging.getLogger(__name__)
 
-_REMOVE_BATCH = 1000
 #: A write-ahead log larger than this is moved into the database, in a worker thread.
 _WAL_BYTES = 16 << 20
 
@@ -53,14 +53,6 @@ class NoOneListens:
         return False
 
 
-@dataclass(slots=True)
-class _Spacing:
-    """The last version-creating call on a key: when it was answered and what it made."""
-
-    at: float
-    version: VersionId | None
-
-
 class Engine:
     """See the module.  All methods belong to the trio thread."""
 
@@ -73,13 +65,9 @@ class Engine:
         self._transfer = transfer
         self._config = config
         self.listener: NoOneListens = NoOneListens()
-        self._pending: dict[str, Pending] = {}
-        self._by_prefix: dict[str, set[str]] = {}
-        #: Directory prefix -> how many pending keys are below it, at any depth, its own key not counted.
-        self._below: dict[str, int] = {}
-        #: Keys whose content is still to be copied to other pending keys: source key -> those keys.
-        self._users: dict[str, set[str]] = {}
-        self._spacing: dict[str, _Spacing] = {}
+        self._pending = PendingTable(self._schedule)
+        self._versions = OwnVersions(store, config, self._is_needed)
+        self._conflicts = ConflictGuard(store, config.conflict)
         self._queue: list[tuple[float, int, str]] = []
         self._order = itertools.count()
         self._wake = trio.Event()
@@ -88,7 +76,6 @@ class Engine:
         self.pace = Pace()
         self._bulk = False
         self._hurry = False
-        self._can_delete = True
         self._jitter = random.Random(0)
         self._checkpointing = False
         self._wal_check_at = 0.0
@@ -117,7 +104,7 @@ class Engine:
             self._schedule(p)
             return
         inode.pending += 1
-        self._use_source(p)
+        self._pending.use_source(p)
         inode.changed_at = trio.current_time()
         self._ledger.save_entry(key, inode.ino, p.remote)
         self._schedule(p)
@@ -130,7 +117,7 @@ class Engine:
         """
         self.pace.foreground()
         p = self._pending.get(key)
-        below = self._below.get(key, 0)
+        below = self._pending.count_below(key)
         if p is None:
             if remote.known and remote.ref is None and not below:
                 return
@@ -159,7 +146,7 @@ class Engine:
                 continue
             p = self._add(key, inode, remote)
             inode.pending += 1
-            self._use_source(p)
+            self._pending.use_source(p)
             saved.append(EntryRow(key, inode.ino, remote))
             self._schedule(p)
         self._ledger.save_entries(saved)
@@ -177,10 +164,8 @@ class Engine:
 
     def closed(self, inode: Inode) -> None:
         """The last writer closed the inode: it need not wait as long as an open one."""
-        for key in inode.all_keys():
-            p = self._pending.get(key)
-            if p is not None:
-                self._schedule(p)
+        for p in self._pending.of(inode):
+            self._schedule(p)
         if inode.upload is not None:
             inode.upload.grown.set()
 
@@ -206,11 +191,11 @@ class Engine:
 
     def count_below(self, prefix: str) -> int:
         """How many pending keys are below a directory, its own marker not counted."""
-        return self._below.get(prefix, 0)
+        return self._pending.count_below(prefix)
 
     def wanted_below(self, prefix: str) -> list[tuple[str, Inode | None]]:
         """Every pending key that starts with prefix and what it should hold."""
-        return [(key, p.inode) for key, p in self._pending.items() if key.startswith(prefix)]
+        return [(p.key, p.inode) for p in self._pending if p.key.startswith(prefix)]
 
     def restore(self, key: str, inode: Inode | None, remote: Remote) -> None:
         """Take up an entry of the ledger after a crash or an undrained end.
@@ -218,10 +203,10 @@ class Engine:
         What is under the key may be an upload of ours that was cut off before we heard of it, so nothing is assumed.
         """
         p = self._add(key, inode, Remote(False, remote.ref) if remote.known else remote)
-        self._spacing[key] = _Spacing(trio.current_time(), None)  # the last call may have been made just now
+        self._versions.answered(key, None)  # the last call may have been made just now
         if inode is not None:
             inode.pending += 1
-            self._use_source(p)
+            self._pending.use_source(p)
         self._schedule(p)
 
     # ---- waiting ------------------------------------------------------------------------------------------------
@@ -236,13 +221,14 @@ class Engine:
 
     async def wait_names(self, prefix: str) -> None:
         """Return when every change of names directly below prefix, and prefix's own marker, is in the bucket."""
-        keys = [*self._by_prefix.get(prefix, ()), prefix]
+        keys = [*self._pending.directly_below(prefix), prefix]
         await self._wait([(key, -1) for key in keys if key in self._pending])
 
     async def _wait(self, wanted: list[tuple[str, int]]) -> None:
         with trio.move_on_after(self._config.durable_timeout_s):
             for key, _ in wanted:
-                self._make_urgent(self._pending[key])
+                if (p := self._pending.get(key)) is not None:
+                    self._make_urgent(p)
             for key, target in wanted:
                 await self._wait_key(key, target)
             return
@@ -265,7 +251,7 @@ class Engine:
         Raises the error that keeps an entry from being stored, once every other one is done.
         """
         while True:
-            left = [p for key, p in self._pending.items() if path is None or key.startswith(path)]
+            left = [p for p in self._pending if path is None or p.key.startswith(path)]
             if not left:
                 return
             stuck = [p for p in left if p.error is not None and not p.running and p.attempts > 1]
@@ -283,15 +269,15 @@ class Engine:
     def hurry(self) -> None:
         """From now on nothing waits to coalesce: the mount is ending."""
         self._hurry = True
-        for p in self._pending.values():
+        for p in self._pending:
             self._schedule(p)
 
     def status(self) -> WriteBackStatus:
         now = trio.current_time()
-        inodes = {id(p.inode): p.inode for p in self._pending.values() if p.inode is not None}
+        inodes = {id(p.inode): p.inode for p in self._pending if p.inode is not None}
         dirty = sum(i.content.size for i in inodes.values() if i.content is not None)
-        failed = tuple(FailedItem(p.key, str(p.error)) for p in self._pending.values() if p.error is not None)
-        oldest = min((p.since for p in self._pending.values()), default=now)
+        failed = tuple(FailedItem(p.key, str(p.error)) for p in self._pending if p.error is not None)
+        oldest = min((p.since for p in self._pending), default=now)
         return WriteBackStatus(
             pending_files=len(self._pending),
             pending_bytes=dirty,
@@ -299,6 +285,7 @@ class Engine:
             uploaded_files=self._uploaded_files,
             uploaded_bytes=self._transfer.sent_bytes,
             failed=failed[:100],
+            conflicts=self._conflicts.count,
             dirty_bytes=dirty,
             oldest_pending_s=now - oldest,
             offline=self._offline_since is not None,
@@ -307,32 +294,15 @@ class Engine:
     # ---- entries ------------------------------------------------------------------------------------------------
 
     def _add(self, key: str, inode: Inode | None, remote: Remote) -> Pending:
-        now = trio.current_time()
-        p = self._pending[key] = Pending(key, inode, remote, remote, now, now)
-        self._by_prefix.setdefault(split_key(key)[0], set()).add(key)
-        for prefix in _ancestors(key):
-            self._below[prefix] = self._below.get(prefix, 0) + 1
+        p = self._pending.add(key, inode, remote)
         if len(self._pending) >= self._config.bulk_threshold and not self._bulk:
             self._bulk = True
-            for other in self._pending.values():
+            for other in self._pending:
                 self._schedule(other)
         return p
 
     def _remove(self, p: Pending) -> None:
-        del self._pending[p.key]
-        prefix = split_key(p.key)[0]
-        siblings = self._by_prefix[prefix]
-        siblings.discard(p.key)
-        if not siblings:
-            del self._by_prefix[prefix]
-        for prefix in _ancestors(p.key):
-            self._below[prefix] -= 1
-            if not self._below[prefix]:
-                del self._below[prefix]
-                above = self._pending.get(prefix)
-                if above is not None and above.inode is None:
-                    self._schedule(above)
-        self._free_source(p)
+        self._pending.remove(p)
         self._ledger.delete_entry(p.key)
         p.wake()
         if not self._pending:
@@ -343,30 +313,13 @@ class Engine:
 
     def _drop_inode(self, p: Pending) -> None:
         """The key no longer stands for the inode that it stood for."""
-        self._free_source(p)
+        self._pending.free_source(p)
         if p.inode is not None:
             p.inode.pending -= 1
             # A renamed file goes on: what is uploaded under the old name is copied to the new one in the bucket.
             if p.inode.upload is not None and p.inode.upload.key == p.key and p.inode.all_keys() in ([], [p.key]):
                 p.cancel_upload.cancel()
             p.inode = None
-
-    def _use_source(self, p: Pending) -> None:
-        if p.inode is not None and p.inode.base is not None and p.inode.base.key != p.key:
-            p.source = p.inode.base.key
-            self._users.setdefault(p.source, set()).add(p.key)
-
-    def _free_source(self, p: Pending) -> None:
-        source, p.source = p.source, None
-        if source is None:
-            return
-        users = self._users[source]
-        users.discard(p.key)
-        if not users:
-            del self._users[source]
-            waiting = self._pending.get(source)
-            if waiting is not None:
-                self._schedule(waiting)
 
     # ---- when ---------------------------------------------------------------------------------------------------
 
@@ -391,10 +344,7 @@ class Engine:
         if p.error is not None and p.attempts:
             return max(now, p.due)
         due = now if p.urgent or self._hurry else self._quiet_at(p)
-        last = self._spacing.get(p.key)
-        if last is not None and not self._may_hasten(p):
-            due = max(due, last.at + self._config.spacing_s)
-        return due
+        return max(due, self._versions.earliest(p))
 
     def _quiet_at(self, p: Pending) -> float:
         config, inode = self._config, p.inode
@@ -405,19 +355,6 @@ class Engine:
         if inode.writers and inode.content is not None:
             return min(inode.changed_at + config.open_quiet_s, p.since + config.open_max_s)
         return inode.changed_at + (config.bulk_quiet_s if self._bulk else config.quiet_s)
-
-    def _may_hasten(self, p: Pending) -> bool:
-        """A waiting fsync need not keep the second: our own tied version is removed by its ID."""
-        last = self._spacing.get(p.key)
-        return bool(
-            p.urgent
-            and p.inode is not None
-            and self._can_delete
-            and self._store.capabilities.versioning
-            and last is not None
-            and last.version is not None
-            and not self._is_needed(p.key, last.version)
-        ) or (p.inode is None and p.made_here and p.remote.known and self._can_delete)
 
     # ---- the loop -----------------------------------------------------------------------------------------------
 
@@ -460,9 +397,9 @@ class Engine:
             self._slots.release()
             if p is not None:
                 removals.append(p)
-        for i in range(0, len(removals), _REMOVE_BATCH):
+        for i in range(0, len(removals), REMOVE_BATCH):
             await self._slots.acquire()
-            nursery.start_soon(self._remove_many, removals[i : i + _REMOVE_BATCH])
+            nursery.start_soon(self._remove_many, removals[i : i + REMOVE_BATCH])
 
     def _take_due(self) -> Pending | None:
         """The next entry whose time has come, marked as running; None when the head of the queue was outdated."""
@@ -488,18 +425,17 @@ class Engine:
 
         They reschedule it when they are done.
         """
-        if p.inode is None and p.key in self._below:
+        if p.inode is None and self._pending.count_below(p.key):
             return True
         if p.inode is not None and p.inode.storing:
             return True  # one name at a time: the others are copied from it
-        if p.key not in self._users:
+        if not self._pending.is_source(p.key):
             return False
         return p.inode is None or not self._store.capabilities.versioning
 
     def _upkeep(self, nursery: trio.Nursery) -> None:
         now = trio.current_time()
-        if len(self._spacing) > 4096:
-            self._spacing = {k: s for k, s in self._spacing.items() if now - s.at < self._config.spacing_s}
+        self._versions.forget_old()
         if not self._checkpointing and now > self._wal_check_at:
             self._wal_check_at = now + 1.0
             if self._ledger.wal_bytes() <= _WAL_BYTES:
@@ -543,14 +479,15 @@ class Engine:
             # A call that failed may have made its version all the same: from now on we do not know what is there.
             p.remote = Remote(False, p.remote.ref)
             self._ledger.save_entry(p.key, p.inode.ino if p.inode is not None else None, p.remote)
-        if error is not None and p.inode is inode:
+        if isinstance(error, NotFound) and p.inode is inode and inode.content is None and inode.base is not None:
+            self._lost(p, inode, error)
+        elif error is not None and p.inode is inode:
             self._failed([p], error)
         else:
             # What went wrong with something that the key should not hold any more does not matter.
             self._settle_or_repeat(p, inode)
-        for key in inode.all_keys():
-            other = self._pending.get(key)
-            if other is not None and other is not p:
+        for other in self._pending.of(inode):
+            if other is not p:
                 self._schedule(other)  # it may have waited for this upload
 
     async def _bring_growing(self, p: Pending, inode: Inode) -> None:
@@ -572,12 +509,10 @@ class Engine:
         """One try to make the bucket hold the inode under the key."""
         seq, content_seq = inode.seq, inode.content_seq
         if not self._in_place(p, inode):
-            upload = inode.upload
-            info = await self._transfer.store(inode, p.key)
-            if upload is not None and upload.key == p.key:
-                seq = min(seq, upload.seq)  # its attributes are as old as its beginning
+            await self._conflicts.check(p, self._versions.seconds_ago(p.key))
+            info, seq = await self._transfer.store(inode, p.key)
             self._stored(p, inode, info, seq, content_seq)
-        await self._remove_superseded(p)
+        await self._versions.remove_superseded(p)
         if p.inode is inode:
             # Only now: what is tied with an older version of ours is not durable before that one is gone.
             p.stored_seq = seq
@@ -596,17 +531,8 @@ class Engine:
 
     def _stored(self, p: Pending, inode: Inode, info: ObjectInfo, seq: int, content_seq: int) -> None:
         """The bucket has confirmed a version.  No await: state is changed in one step."""
-        now = trio.current_time()
-        last = self._spacing.get(p.key)
-        if p.newest is not None and now - p.newest_at < self._config.supersede_s:
-            p.superseded.append(p.newest)
-        elif last is not None and last.version and now - last.at < 2 * self._config.spacing_s:
-            # Put in the same second or so as an earlier version of ours: leave no tie to be ordered wrongly.
-            p.superseded.append(last.version)
-        p.newest, p.newest_at = info.ref.version_id, now
-        p.remote = Remote(True, info.ref)
-        self._spacing[p.key] = _Spacing(now, info.ref.version_id)
-        self._adopt(p, inode, info.ref, seq, content_seq)
+        self._versions.made(p, info.ref)
+        self._adopt(inode, info.ref, seq, content_seq)
         inode.base_modified_ns = 0
         if inode.attrs_known or info.metadata is not None:
             self._remote.note_object(info)
@@ -617,39 +543,20 @@ class Engine:
         if p.superseded:
             self._ledger.commit()
 
-    def _adopt(self, p: Pending, inode: Inode, ref: ObjectRef, seq: int, content_seq: int) -> None:
+    def _adopt(self, inode: Inode, ref: ObjectRef, seq: int, content_seq: int) -> None:
         """The new version is the inode's base from now on."""
-        pending = [self._pending[key] for key in inode.all_keys() if key in self._pending]
-        for user in pending:
-            self._free_source(user)
+        names = self._pending.of(inode)
+        for p in names:
+            self._pending.free_source(p)
         inode.base = ref
         inode.base_content_seq = content_seq
         inode.base_seq = seq
-        for user in pending:
-            self._use_source(user)
-
-    async def _remove_superseded(self, p: Pending) -> None:
-        """Remove versions of ours that a newer one has replaced, unless somebody still needs their content."""
-        while p.superseded and self._can_delete:
-            version = p.superseded[0]
-            if not self._is_needed(p.key, version):
-                try:
-                    await self._store.delete_version(p.key, version)
-                except AccessDenied as error:
-                    self._may_not_delete(error)
-            p.superseded.pop(0)
+        for p in names:
+            self._pending.use_source(p)
 
     def _is_needed(self, key: str, version: VersionId) -> bool:
         """Whether a version is still to be copied from, or read by an open file."""
-        users = (self._pending[user].inode for user in self._users.get(key, ()))
-        bases = (inode.base for inode in users if inode is not None)
-        return any(base is not None and base.version_id == version for base in bases) or self.listener.in_use(version)
-
-    def _may_not_delete(self, error: AccessDenied) -> None:
-        """Object Lock, or a key without deleteFiles: from now on fsyncs keep the second and removals hide."""
-        if self._can_delete:
-            self._can_delete = False
-            log.warning("older versions of ours stay in the bucket: %s", error)
+        return self._pending.is_source_version(key, version) or self.listener.in_use(version)
 
     def _settle_or_repeat(self, p: Pending, inode: Inode | None) -> None:
         p.attempts, p.error = 0, None
@@ -675,7 +582,7 @@ class Engine:
     async def _remove_many(self, batch: list[Pending]) -> None:
         self._uploading += 1
         try:
-            failed = await self._remove_batch(batch)
+            failed = await self._versions.remove(batch, self._transfer.side_keys)
         except StoreError as error:
             self._failed(batch, error)
             return
@@ -690,31 +597,6 @@ class Engine:
                 self._failed([p], failed[p.key])
             else:
                 self._removed(p)
-
-    async def _remove_batch(self, batch: list[Pending]) -> dict[str, StoreError]:
-        targets: list[tuple[str, VersionId | None]] = []
-        for p in batch:
-            versions = [v for v in (*p.superseded, p.newest) if v is not None]
-            if p.made_here and self._can_delete and p.remote.known:
-                targets.extend((p.key, version) for version in versions)
-            else:
-                targets.append((p.key, None))
-            targets.extend((side, None) for side in self._transfer.side_keys(p.key))
-        failed: dict[str, StoreError] = {}
-        refused: set[str] = set()
-        for i in range(0, len(targets), _REMOVE_BATCH):
-            answers = await self._store.delete_many(targets[i : i + _REMOVE_BATCH])
-            for (key, version), answer in zip(targets[i : i + _REMOVE_BATCH], answers, strict=True):
-                if isinstance(answer, AccessDenied) and version is not None:
-                    self._may_not_delete(answer)
-                    refused.add(key)
-                elif isinstance(answer, StoreError):
-                    failed[key] = answer
-                elif answer is not None:
-                    self._spacing[key] = _Spacing(trio.current_time(), None)
-        if refused:
-            failed |= await self._remove_batch([p for p in batch if p.key in refused])
-        return failed
 
     def _removed(self, p: Pending) -> None:
         p.remote = Remote(True, None)
@@ -748,20 +630,18 @@ class Engine:
             p.wake()
         self._wake.set()
 
+    def _lost(self, p: Pending, inode: Inode, error: NotFound) -> None:
+        """What the key was to be copied from was removed by somebody else, and there is no local copy."""
+        log.error("%s: its content is gone from the bucket, somebody else removed it: %s", p.key, error)
+        p.stored_seq = inode.seq
+        self._settle_or_repeat(p, inode)
+
     def _retry_delay(self, p: Pending, error: B2fsError) -> float:
         if not _passes(error):
             return self._config.refused_retry_s
         most = min(self._config.retry_max_s, self._config.retry_min_s * 2 ** min(p.attempts - 1, 10))
         asked = error.retry_after_s if isinstance(error, RetryableError) else None
         return max(asked or 0.0, self._jitter.uniform(most / 2, most))
-
-
-def _ancestors(key: str) -> Iterator[str]:
-    """The prefixes of every directory above a key, nearest first, the root's "" left out."""
-    cut = key.rfind("/", 0, -1) + 1
-    while cut:
-        yield key[:cut]
-        cut = key.rfind("/", 0, cut - 1) + 1
 
 
 def _passes(error: B2fsError) -> bool:

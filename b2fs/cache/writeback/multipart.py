@@ -194,6 +194,12 @@ class MultipartUpload:
                 await self._slots.acquire_on_behalf_of(part)
                 nursery.start_soon(self._send_one, part)
 
+    def _check_short(self, part: Part) -> None:
+        """A part could not be read whole: the file was cut meanwhile, or its local copy is damaged."""
+        content = self.inode.content
+        if content is not None and part.end <= content.size:
+            raise StoreError(f"{self.key}: the local copy ends before the file does")
+
     async def _send_one(self, part: Part) -> None:
         try:
             assert self._upload_id is not None
@@ -206,8 +212,9 @@ class MultipartUpload:
             else:
                 async with self._budget.share(part.end - part.start):
                     body = await self._read(self.inode, part.start, part.end)
-                    if len(body) != part.end - part.start and self._generation.get(part.number, 0) == generation:
-                        raise StoreError(f"{self.key}: the local content ends before its size")
+                    if len(body) != part.end - part.start:
+                        self._check_short(part)
+                        return
                     info = await self._store.upload_part(self.key, self._upload_id, part.number, body)
                     self.sent_bytes += len(body)
             if self._generation.get(part.number, 0) == generation:

@@ -54,11 +54,22 @@ class Transfer:
 
     # ---- one key ------------------------------------------------------------------------------------------------
 
-    async def store(self, inode: Inode, key: str) -> ObjectInfo:
+    async def store(self, inode: Inode, key: str) -> tuple[ObjectInfo, int]:
         """Make key hold the inode as it is at some moment during the call.
 
-        The answer carries the metadata that the object was given.  Raises StoreError, OSError of the local disk.
+        The answer carries the metadata that the object was given, and the inode's seq that it holds at least.
+        Raises StoreError, OSError of the local disk.
         """
+        seq = inode.seq
+        upload = inode.upload
+        if upload is not None and (inode.content is None or inode.content.size <= self._config.put_max_bytes):
+            await self.give_up(upload)  # the file was cut short since it was begun
+            upload = None
+        info = await self._bring(inode, key)
+        # What was begun while the file was being written carries the attributes of that time.
+        return info, seq if upload is None else min(seq, upload.seq)
+
+    async def _bring(self, inode: Inode, key: str) -> ObjectInfo:
         if inode.is_dir:
             return await self._store_directory(inode, key)
         metadata = self.metadata(inode) if inode.attrs_known else None

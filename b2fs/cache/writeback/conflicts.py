@@ -1,0 +1,91 @@
+"""ConflictGuard: nobody's new version is replaced silently.
+
+Before a version that we know is replaced, the bucket is asked whether it is still the current one.  If somebody else
+has put another one on top, it stays in the bucket as a version, the log and the status say so, and with `keep-both`
+it is also copied to a name of its own beside ours.  What we ourselves put a moment ago is not asked for again.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import time
+from collections import deque
+from enum import Enum
+
+from b2fs.cache.ledger import Remote
+from b2fs.cache.writeback.pending import Pending
+from b2fs.core.types import ObjectRef
+from b2fs.errors import NotFound, StoreError
+from b2fs.store.protocol import ObjectStore
+
+log = logging.getLogger(__name__)
+
+#: Our own version of this age, in seconds, is taken to be the current one still.
+_TRUSTED_S = 5.0
+_REMEMBERED = 100
+#: On servers that cannot copy, the other version is kept by reading and writing it, up to this size.
+_THROUGH_HERE_BYTES = 64 << 20
+
+
+class ConflictPolicy(Enum):
+    """What becomes of the other version: it stays as an older version below ours, or gets a name of its own too."""
+
+    OURS_ON_TOP = "ours-on-top"
+    KEEP_BOTH = "keep-both"
+
+
+class ConflictGuard:
+    """See the module."""
+
+    def __init__(self, store: ObjectStore, policy: ConflictPolicy) -> None:
+        self._store = store
+        self._policy = policy
+        self.count = 0
+        #: The keys of the latest conflicts.
+        self.keys: deque[str] = deque(maxlen=_REMEMBERED)
+
+    async def check(self, p: Pending, ours_s_ago: float) -> None:
+        """Look before the key gets a new version.  Raises StoreError."""
+        expected = p.remote.ref
+        if expected is None or not p.remote.known or ours_s_ago < _TRUSTED_S:
+            return
+        try:
+            current = (await self._store.head(p.key)).ref
+        except NotFound:
+            p.remote = Remote(True, None)  # somebody removed it: ours is put in its place
+            return
+        if _same(expected, current):
+            return
+        await self._keep(current)
+        self.count += 1
+        self.keys.append(p.key)
+        log.warning("%s was changed by somebody else; both versions are kept, ours on top", p.key)
+        p.remote = Remote(True, current)
+
+    async def _keep(self, other: ObjectRef) -> None:
+        """See that the other version survives: by itself where there are versions, else as a copy."""
+        if self._policy is ConflictPolicy.KEEP_BOTH or not self._store.capabilities.versioning:
+            key = conflict_key(other.key, socket.gethostname(), time.gmtime())
+            if self._store.capabilities.copy:
+                await self._store.copy(other, key)
+                return
+            if other.size > _THROUGH_HERE_BYTES:
+                raise StoreError(f"{other.key} was changed by somebody else, and this server cannot keep both versions")
+            info, body = await self._store.get(other.key, version_id=other.version_id, if_match=other.etag)
+            await self._store.put(key, body, metadata=info.metadata, content_type=info.content_type)
+
+
+def conflict_key(key: str, host: str, when: time.struct_time) -> str:
+    """`dir/name (conflict HOST TIME).ext` for `dir/name.ext`."""
+    cut = key.rfind("/") + 1
+    stem, dot, ending = key[cut:].rpartition(".")
+    if not stem:
+        stem, dot, ending = key[cut:], "", ""
+    return f"{key[:cut]}{stem} (conflict {host} {time.strftime('%Y%m%dT%H%M%SZ', when)}){dot}{ending}"
+
+
+def _same(expected: ObjectRef, current: ObjectRef) -> bool:
+    if expected.version_id is not None and current.version_id is not None:
+        return expected.version_id == current.version_id
+    return expected.etag == current.etag and expected.size == current.size

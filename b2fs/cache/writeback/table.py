@@ -1,0 +1,119 @@
+"""PendingTable: all pending entries, and who waits for whom among them.
+
+Two kinds of order between keys: a key that others are still to be copied from is not removed before they are, and a
+removed directory's own key comes after everything below it.  The table says when a key must wait, and `freed` is told
+of a key that need not any more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import trio
+
+from b2fs.cache.inode import Inode
+from b2fs.cache.ledger import Remote
+from b2fs.cache.writeback.pending import Pending
+from b2fs.core.keys import split_key
+from b2fs.core.types import VersionId
+
+
+class PendingTable:
+    """See the module."""
+
+    def __init__(self, freed: Callable[[Pending], None]) -> None:
+        self._freed = freed
+        self._all: dict[str, Pending] = {}
+        self._by_prefix: dict[str, set[str]] = {}
+        #: Directory prefix -> how many pending keys are below it, at any depth, its own key not counted.
+        self._below: dict[str, int] = {}
+        #: Keys whose content is still to be copied to other pending keys: source key -> those keys.
+        self._users: dict[str, set[str]] = {}
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def __iter__(self) -> Iterator[Pending]:
+        return iter(self._all.values())
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._all
+
+    def get(self, key: str) -> Pending | None:
+        return self._all.get(key)
+
+    def of(self, inode: Inode) -> list[Pending]:
+        """The entries of all names of an inode."""
+        return [self._all[key] for key in inode.all_keys() if key in self._all]
+
+    def add(self, key: str, inode: Inode | None, remote: Remote) -> Pending:
+        now = trio.current_time()
+        p = self._all[key] = Pending(key, inode, remote, remote, now, now)
+        self._by_prefix.setdefault(split_key(key)[0], set()).add(key)
+        for prefix in _ancestors(key):
+            self._below[prefix] = self._below.get(prefix, 0) + 1
+        return p
+
+    def remove(self, p: Pending) -> None:
+        del self._all[p.key]
+        siblings = self._by_prefix[split_key(p.key)[0]]
+        siblings.discard(p.key)
+        if not siblings:
+            del self._by_prefix[split_key(p.key)[0]]
+        for prefix in _ancestors(p.key):
+            self._below[prefix] -= 1
+            if not self._below[prefix]:
+                del self._below[prefix]
+                above = self._all.get(prefix)
+                if above is not None and above.inode is None:
+                    self._freed(above)
+        self.free_source(p)
+
+    # ---- directories --------------------------------------------------------------------------------------------
+
+    def directly_below(self, prefix: str) -> set[str]:
+        """The pending keys of a directory's own entries."""
+        return self._by_prefix.get(prefix, set())
+
+    def count_below(self, prefix: str) -> int:
+        """How many pending keys are below a directory, its own not counted."""
+        return self._below.get(prefix, 0)
+
+    # ---- copies -------------------------------------------------------------------------------------------------
+
+    def use_source(self, p: Pending) -> None:
+        """The entry's content is to be copied from another key, if it is."""
+        if p.inode is not None and p.inode.base is not None and p.inode.base.key != p.key:
+            p.source = p.inode.base.key
+            self._users.setdefault(p.source, set()).add(p.key)
+
+    def free_source(self, p: Pending) -> None:
+        """The entry does not need the key any more that it was to be copied from."""
+        source, p.source = p.source, None
+        if source is None:
+            return
+        users = self._users[source]
+        users.discard(p.key)
+        if not users:
+            del self._users[source]
+            waiting = self._all.get(source)
+            if waiting is not None:
+                self._freed(waiting)
+
+    def is_source(self, key: str) -> bool:
+        """Whether other keys are still to be copied from this one."""
+        return key in self._users
+
+    def is_source_version(self, key: str, version: VersionId) -> bool:
+        """Whether this version of the key is still to be copied from."""
+        users = (self._all[user].inode for user in self._users.get(key, ()))
+        bases = (inode.base for inode in users if inode is not None)
+        return any(base is not None and base.version_id == version for base in bases)
+
+
+def _ancestors(key: str) -> Iterator[str]:
+    """The prefixes of every directory above a key, nearest first, the root's "" left out."""
+    cut = key.rfind("/", 0, -1) + 1
+    while cut:
+        yield key[:cut]
+        cut = key.rfind("/", 0, cut - 1) + 1

@@ -1,0 +1,135 @@
+"""OwnVersions: what we made under which key and when, and the removal of what nobody needs.
+
+Keeps B2's rule for successive calls (I10): versions of a key that are made within the same second may be ordered
+wrongly, so the next one waits, or the earlier one is removed by its ID before the later one is reported durable.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import trio
+
+from b2fs.cache.ledger import Remote
+from b2fs.cache.writeback.config import WriteBackConfig
+from b2fs.cache.writeback.pending import Pending
+from b2fs.core.types import ObjectRef, VersionId
+from b2fs.errors import AccessDenied, StoreError, Unavailable
+from b2fs.store.protocol import ObjectStore
+
+log = logging.getLogger(__name__)
+
+REMOVE_BATCH = 1000
+
+
+@dataclass(slots=True)
+class _Last:
+    """The last version-creating call on a key: when it was answered and what it made."""
+
+    at: float
+    version: VersionId | None
+
+
+class OwnVersions:
+    """See the module.  is_needed(key, version): whether somebody still needs that version's content."""
+
+    def __init__(
+        self, store: ObjectStore, config: WriteBackConfig, is_needed: Callable[[str, VersionId], bool]
+    ) -> None:
+        self._store = store
+        self._config = config
+        self._is_needed = is_needed
+        self._last: dict[str, _Last] = {}
+        self._can_delete = True
+
+    def answered(self, key: str, version: VersionId | None) -> None:
+        """A version-creating call on the key was answered now (or may have been, before a restart)."""
+        self._last[key] = _Last(trio.current_time(), version)
+
+    def made(self, p: Pending, ref: ObjectRef) -> None:
+        """Our new version is in the bucket; the ones that it replaces are to be removed if they are as young."""
+        now = trio.current_time()
+        last = self._last.get(p.key)
+        if p.newest is not None and now - p.newest_at < self._config.supersede_s:
+            p.superseded.append(p.newest)
+        elif last is not None and last.version and now - last.at < 2 * self._config.spacing_s:
+            # Put in the same second or so as an earlier version of ours: leave no tie to be ordered wrongly.
+            p.superseded.append(last.version)
+        p.newest, p.newest_at = ref.version_id, now
+        p.remote = Remote(True, ref)
+        self.answered(p.key, ref.version_id)
+
+    def seconds_ago(self, key: str) -> float:
+        """How long ago we made a version of this key; infinity if we did not."""
+        last = self._last.get(key)
+        return float("inf") if last is None or last.version is None else trio.current_time() - last.at
+
+    def earliest(self, p: Pending) -> float:
+        """When the next version-creating call on the key may be made, in trio time."""
+        last = self._last.get(p.key)
+        if last is None or self._may_hasten(p, last):
+            return float("-inf")
+        return last.at + self._config.spacing_s
+
+    def _may_hasten(self, p: Pending, last: _Last) -> bool:
+        """A waiting fsync need not keep the second: our own tied version is removed by its ID."""
+        if not self._can_delete or not self._store.capabilities.versioning:
+            return False
+        if p.inode is None:
+            return self.removes_by_version(p)
+        return p.urgent and last.version is not None and not self._is_needed(p.key, last.version)
+
+    def removes_by_version(self, p: Pending) -> bool:
+        """Whether making the key absent is to remove our versions rather than to hide: nothing else was ever there."""
+        return p.made_here and p.remote.known and self._can_delete
+
+    async def remove_superseded(self, p: Pending) -> None:
+        """Remove versions of ours that a newer one has replaced, unless somebody still needs their content."""
+        while p.superseded and self._can_delete:
+            version = p.superseded[0]
+            if not self._is_needed(p.key, version):
+                try:
+                    await self._store.delete_version(p.key, version)
+                except AccessDenied as error:
+                    self._may_not_delete(error)
+            p.superseded.pop(0)
+
+    async def remove(self, batch: list[Pending], side_keys: Callable[[str], list[str]]) -> dict[str, StoreError]:
+        """Make every key of the batch absent, with few calls; the errors of those that could not be.
+
+        side_keys(key): other keys that go away with it.
+        """
+        targets: list[tuple[str, VersionId | None]] = []
+        for p in batch:
+            if self.removes_by_version(p):
+                targets.extend((p.key, version) for version in (*p.superseded, p.newest) if version is not None)
+            else:
+                targets.append((p.key, None))
+            targets.extend((side, None) for side in side_keys(p.key))
+        failed: dict[str, StoreError] = {}
+        for i in range(0, len(targets), REMOVE_BATCH):
+            answers = await self._store.delete_many(targets[i : i + REMOVE_BATCH])
+            for (key, version), answer in zip(targets[i : i + REMOVE_BATCH], answers, strict=True):
+                if isinstance(answer, AccessDenied) and version is not None:
+                    # They are to be hidden instead, but not within a second of what we put.
+                    self._may_not_delete(answer)
+                    failed[key] = Unavailable("its versions may not be removed; it will be hidden")
+                elif isinstance(answer, StoreError):
+                    failed[key] = answer
+                elif version is None:
+                    self.answered(key, None)
+        return failed
+
+    def _may_not_delete(self, error: AccessDenied) -> None:
+        """Object Lock, or a key without deleteFiles: from now on fsyncs keep the second and removals hide."""
+        if self._can_delete:
+            self._can_delete = False
+            log.warning("older versions of ours stay in the bucket: %s", error)
+
+    def forget_old(self) -> None:
+        """Drop what no rule needs any more."""
+        if len(self._last) > 4096:
+            now = trio.current_time()
+            self._last = {k: s for k, s in self._last.items() if now - s.at < 5 * self._config.spacing_s}
