@@ -26,6 +26,10 @@ from tests.servers import Server
 #: Lines of a daemon's log that no test expects.
 _UNWANTED = re.compile(r"^\S+ \S+ (WARNING|ERROR|CRITICAL) |^Traceback ", re.MULTILINE)
 
+#: Whether the long forms of the tests are wanted.
+LONG = os.environ.get("B2FS_LONG") == "1"
+long_only = pytest.mark.skipif(not LONG, reason="part of the long form: B2FS_LONG=1")
+
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
@@ -186,14 +190,14 @@ def run(
     stdin: str | None = None,
     expect: Sequence[int] = (0,),
     timeout_s: float = 200.0,
-    **environ: str,
+    environ: Mapping[str, str] | None = None,
 ) -> str:
     """Run a program to its end and return its output; fails with all that it said unless it ended as expected."""
     done = subprocess.run(
         list(map(str, words)),
         cwd=cwd,
         input=stdin,
-        env={**os.environ, "LC_ALL": "C.UTF-8", **environ},
+        env={**os.environ, "LC_ALL": "C.UTF-8", **(environ or {})},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -64,19 +64,22 @@ def _vary(tree: Path) -> None:
     (tree / "empty file").touch()
 
 
+def attributes(path: Path) -> tuple[object, ...]:
+    """What is to be kept of one file: type and mode, owner, mtime, and by type the target or size, device and links."""
+    status = path.lstat()
+    kept: tuple[object, ...] = (stat.filemode(status.st_mode), status.st_uid, status.st_gid, status.st_mtime_ns)
+    if stat.S_ISLNK(status.st_mode):
+        return (*kept, os.readlink(path))
+    return kept if stat.S_ISDIR(status.st_mode) else (*kept, status.st_size, status.st_rdev, status.st_nlink)
+
+
 def described(tree: Path) -> dict[str, tuple[object, ...]]:
-    """What is to be kept of a tree: by path, type and mode, owner, mtime, size, target and the group of hard links."""
+    """What is to be kept of a tree: of each path its attributes, and the first of the names that are the same file."""
     found: dict[str, tuple[object, ...]] = {}
     linked: dict[int, str] = {}
     for path in sorted((tree, *tree.rglob("*"))):
-        status = path.lstat()
         name = str(path.relative_to(tree))
-        kept: tuple[object, ...] = (stat.filemode(status.st_mode), status.st_uid, status.st_gid, status.st_mtime_ns)
-        if stat.S_ISLNK(status.st_mode):
-            kept = (*kept, os.readlink(path))
-        elif not stat.S_ISDIR(status.st_mode):
-            kept = (*kept, status.st_size, status.st_rdev, status.st_nlink, linked.setdefault(status.st_ino, name))
-        found[name] = kept
+        found[name] = (*attributes(path), linked.setdefault(path.lstat().st_ino, name))
     return found
 
 
