@@ -1,4 +1,4 @@
-"""What all tests share: how thoroughly hypothesis looks, where control sockets are, and servers.
+"""What all tests share: servers, how thoroughly hypothesis looks, where control sockets are, the spread over processes.
 
 The ordinary run is the same every time; B2FS_LONG=1 looks further, with new random examples.
 """
@@ -6,11 +6,14 @@ The ordinary run is the same every time; B2FS_LONG=1 looks further, with new ran
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from b2fs.daemon.sockets import RUNTIME_VARIABLE
 from tests.servers import rclone_s3, seaweedfs
@@ -39,3 +42,24 @@ def _own_control_sockets() -> Iterator[None]:
     with tempfile.TemporaryDirectory(prefix="b2fs-run-") as directory, pytest.MonkeyPatch.context() as environment:
         environment.setenv(RUNTIME_VARIABLE, directory)
         yield
+
+
+#: What the tests of tests/vfs run on, as their names say it.
+_FILESYSTEM = re.compile(r"(memfs|b2fs)-(direct|mounted)")
+
+
+class _Spread(LoadScopeScheduling):  # type: ignore[misc]  # the plugin ships no types
+    """What shares something that is slow to start stays in one process: a filesystem's tests, else a module's."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        module = nodeid.partition("::")[0]
+        if module.startswith("tests/contract/"):
+            return "tests/contract"
+        found = _FILESYSTEM.search(nodeid) if module.startswith("tests/vfs/") else None
+        return found[0] if found else module
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> _Spread:
+    """Used when there is more than one process: pytest --numprocesses."""
+    return _Spread(config, log)
