@@ -36,7 +36,9 @@ _RETIRE_BATCH = 64
 _RETIRE_PATIENCE_S = 30.0
 _RETIRE_MOST = 10_000
 #: The disk is asked for its free space once in so many bytes written.
-_SPACE_CHECK_BYTES = 32 << 20
+_SPACE_CHECK_BYTES = 8 << 20
+#: What a writer waits, per so many bytes, when as much is unsent as may be.  A guess: 16 MiB/s.
+_DELAY_AT_LIMIT_S = 0.5
 #: Left free on the cache disk for the ledger and for everybody else.
 _RESERVE_BYTES = 64 << 20
 
@@ -134,7 +136,9 @@ class Files:
         end = offset + len(data)
         if end > core.store.capabilities.max_object_bytes:
             raise FsError(errno.EFBIG)
-        self._check_space(len(data))
+        self._until_space_check -= len(data)
+        if self._until_space_check <= 0:
+            await self._make_room(len(data))
         fresh = inode.content is None
         content = inode.content or await self.localize(inode)
         start = min(offset, content.size)
@@ -220,11 +224,18 @@ class Files:
                 return None
             raise FsError(errno.ESTALE, f"{base.key}: the version that was opened is gone") from error
 
+    async def _make_room(self, size: int) -> None:
+        """Now and then while bytes come in: refuse them when the disk is full, slow them when uploads fall behind."""
+        self._check_space(size)
+        limit = self._core.config.writeback.unsent_bytes
+        # From three quarters of the limit on the delay grows with what is too much, so there is no sudden stop.
+        excess = self._core.engine.unsent_bytes() / limit - 0.75
+        if excess > 0:
+            self._core.engine.hasten()
+            await trio.sleep(4 * excess * _DELAY_AT_LIMIT_S)
+
     def _check_space(self, size: int) -> None:
         """Refuse bytes before they are accepted when the cache disk is full."""
-        self._until_space_check -= size
-        if self._until_space_check > 0 and size:
-            return
         found = os.statvfs(self._core.files.directory)
         free = found.f_bavail * found.f_frsize
         if free < _RESERVE_BYTES + size:

@@ -272,10 +272,25 @@ class Engine:
         for p in self._pending:
             self._schedule(p)
 
+    def hasten(self) -> None:
+        """Too much waits: what could still coalesce goes now."""
+        if not self._bulk:
+            self._bulk = True
+            for p in self._pending:
+                self._schedule(p)
+
+    def unsent_bytes(self) -> int:
+        """Local content of pending files, less what is in the bucket as parts already."""
+        inodes = {id(p.inode): p.inode for p in self._pending if p.inode is not None and p.inode.content is not None}
+        return sum(
+            inode.content.size - (inode.upload.stored_bytes if inode.upload is not None else 0)
+            for inode in inodes.values()
+            if inode.content is not None
+        )
+
     def status(self) -> WriteBackStatus:
         now = trio.current_time()
-        inodes = {id(p.inode): p.inode for p in self._pending if p.inode is not None}
-        dirty = sum(i.content.size for i in inodes.values() if i.content is not None)
+        dirty = self.unsent_bytes()
         failed = tuple(FailedItem(p.key, str(p.error)) for p in self._pending if p.error is not None)
         oldest = min((p.since for p in self._pending), default=now)
         return WriteBackStatus(

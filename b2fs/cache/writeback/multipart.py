@@ -120,6 +120,11 @@ class MultipartUpload:
         self.grown = trio.Event()
         self._wake_at = 0
 
+    @property
+    def stored_bytes(self) -> int:
+        """How much of the file the bucket has as parts."""
+        return sum(part.size for part in self._parts.values())
+
     async def start(self, metadata: Mapping[str, str], content_type: str | None) -> None:
         self.seq = self.inode.seq
         self.metadata, self.content_type = metadata, content_type

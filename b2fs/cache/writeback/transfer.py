@@ -30,6 +30,7 @@ from b2fs.store.protocol import ObjectStore
 _INLINE_READ = 1 << 18
 #: Local content up to this size is sent again rather than copied in the bucket: a PUT is free, a copy is not.
 _RESEND_BYTES = 1 << 18
+_SIDE_LEAF = ".attrs"
 
 
 class BaseReader(Protocol):
@@ -109,12 +110,16 @@ class Transfer:
         return await self._put(key, b"", metadata, attrs.DIRECTORY_TYPE)
 
     def side_key(self, directory_key: str) -> str:
-        """Where a directory's attributes are kept when its marker cannot carry them."""
-        return (
-            f"{self._side_prefix}dirs/{directory_key.removesuffix('/')}"
-            if directory_key
-            else self._side_prefix + "root"
-        )
+        """Where a directory's attributes are kept when its marker cannot carry them.
+
+        A leaf below a copy of the path, so that no key is both an object and a directory to programs that copy the
+        bucket; components that look like the leaf get another dot.
+        """
+        if not directory_key:
+            return f"{self._side_prefix}root"
+        components = directory_key.removesuffix("/").split("/")
+        path = "/".join(f"{c}." if c.startswith(_SIDE_LEAF) else c for c in components)
+        return f"{self._side_prefix}dirs/{path}/{_SIDE_LEAF}"
 
     def side_keys(self, key: str) -> list[str]:
         """Keys that go away with this one."""

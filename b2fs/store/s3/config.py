@@ -71,7 +71,7 @@ class S3Config:
     #: with 8 MiB bodies, the process grows by about three times this.
     max_buffered_bytes: int = 64 << 20
     #: What the CRT may buffer on its side.
-    memory_limit_bytes: int = 512 << 20
+    memory_limit_bytes: int = 256 << 20
     connect_timeout_s: float = 5.0
     #: A request without progress for so long has failed.  The CRT itself gives up on a silent connection after 30 s.
     stall_timeout_s: float = 30.0
