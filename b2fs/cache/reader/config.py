@@ -12,7 +12,7 @@ class ReaderConfig:
     """Sizes in bytes, times in seconds."""
 
     #: Everything that reading holds in memory: fetches on their way, read-ahead, and what was read lately.
-    memory_bytes: int = 64 << 20
+    memory_bytes: int = 128 << 20
     prefetch: PrefetchConfig = field(default_factory=PrefetchConfig)
     #: Objects up to this size are fetched whole by `warm`.
     warm_bytes: int = 1 << 20
