@@ -46,6 +46,7 @@ def vfs_config(settings: MountSettings, directory: Path) -> VfsConfig:
         sync_on_close=settings.sync_on_close,
         ttl_s=settings.metadata_ttl,
         foreign_attrs=settings.foreign_attrs,
+        attr_index=not settings.no_attr_index,
         defaults=Defaults(
             uid=os.getuid() if settings.uid is None else settings.uid,
             gid=os.getgid() if settings.gid is None else settings.gid,

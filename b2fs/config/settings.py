@@ -62,6 +62,7 @@ class MountSettings:
     sync_on_close: bool = False
     metadata_ttl: float = 60.0
     foreign_attrs: ForeignAttrs = "sample"
+    no_attr_index: bool = False
     log_file: str | None = None
     log_level: str = "info"
 
@@ -149,6 +150,10 @@ OPTIONS: tuple[Option, ...] = (
         "How mode, owner and time of objects that other programs stored are found: asked of a sample where there are "
         "many (default), or of every one.",
         _choice("sample", "head"),
+    ),
+    _flag(
+        "no_attr_index",
+        "Keep no index of attributes in the bucket, where nothing may appear but what you store yourself.",
     ),
     Option("log_file", "FILE", "Write the log to FILE.", os.path.abspath),
     Option(

@@ -20,6 +20,7 @@ class VfsConfig:
     foreign_attrs: how objects that other programs stored get their attributes.  'head' asks for every single one.
     'sample' asks for some of a directory with many unknown objects, and if none of these carries mode, owner or time,
     the others are shown with defaults until they are read or changed.
+    attr_index: keep the attributes of many objects in few objects below `.b2fs/` in the bucket, and use those.
     check_permissions: for front doors that do not check themselves; a FUSE mount has the kernel do it.
     """
 
@@ -31,6 +32,7 @@ class VfsConfig:
     sync_on_close: bool = False
     ttl_s: float = 60.0
     foreign_attrs: str = "sample"
+    attr_index: bool = True
     check_permissions: bool = False
     #: What statvfs reports as the size of the filesystem: a bucket has no end.
     statfs_bytes: int = 1 << 50

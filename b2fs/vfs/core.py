@@ -10,6 +10,7 @@ from hashlib import blake2b
 import trio
 from cachetools import LRUCache
 
+from b2fs.cache.attrindex import AttributeIndex
 from b2fs.cache.blocks import BlockCache
 from b2fs.cache.content import DirtyFiles
 from b2fs.cache.inode import Inode
@@ -51,6 +52,7 @@ class Core:
     started_ns: int = field(default_factory=time.time_ns)
     #: Where jobs go that outlive the request that begins them.
     nursery: trio.Nursery | None = None
+    index: AttributeIndex | None = None
 
     def inode(self, ino: InodeId) -> Inode:
         try:

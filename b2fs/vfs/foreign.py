@@ -51,6 +51,7 @@ class ForeignAttributes:
 
     async def one(self, prefix: str, info: ObjectInfo) -> ObjectInfo | None:
         """One object of a directory: with metadata, or without if it is taken as plain; None if it is gone by now."""
+        await self._core.remote.attributes.load(prefix)
         known = self._core.remote.head_nowait(info)
         if known is not None or self._is_plain(prefix):
             return known or info
@@ -58,16 +59,19 @@ class ForeignAttributes:
 
     async def all(self, prefix: str, infos: Iterable[ObjectInfo]) -> dict[str, ObjectInfo]:
         """The objects of a directory, by key, as `one` gives them; those that are gone by now are left out."""
+        await self._core.remote.attributes.load(prefix)
         found: dict[str, ObjectInfo] = {}
         unknown: list[ObjectInfo] = []
+        carrying = False
         for info in infos:
             known = self._core.remote.head_nowait(info)
             if known is None:
                 unknown.append(info)
             else:
                 found[info.key] = known
-                if carries_posix(known.metadata or {}):
-                    self._note(prefix, carrying=True)
+                carrying = carrying or carries_posix(known.metadata or {})
+        if carrying:
+            self._note(prefix, carrying=True)
         found.update(await self._learn(prefix, unknown))
         return found
 

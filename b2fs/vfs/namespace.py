@@ -88,6 +88,7 @@ class Namespace:
             is_dir = found.is_dir and not self._core.engine.is_gone(key + "/")
             info = found.file if found.file is not None and not self._core.engine.is_gone(key) else None
             if is_dir:
+                await self._core.remote.enter(key + "/")
                 fresh: ObjectInfo | None = await self.directory_info(key + "/")
             elif info is not None:
                 fresh = await self._foreign.one(parent.prefix, info)
@@ -172,7 +173,7 @@ class Namespace:
         if known:
             return info
         try:
-            if core.store.capabilities.marker_metadata:
+            if core.store.capabilities.marker_metadata and key:
                 info = await core.store.head(key)
                 core.remote.learned(info)
                 return info

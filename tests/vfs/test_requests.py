@@ -72,7 +72,7 @@ async def test_a_large_plain_directory_is_judged_by_a_sample(tmp_path: Path) -> 
             assert len(found) == 1500
             assert {attr.mode for attr in found.values()} == {stat.S_IFREG | 0o644}
             assert mounted.count(Method.HEAD) == 24
-            assert mounted.count(Method.LIST_OBJECTS) == 2
+            assert mounted.count(Method.LIST_OBJECTS) == 1  # the second page; the first came with the directory
             mounted.store.reset_counts()
             await mounted.find("d/f0777")
             assert mounted.count() == 0
@@ -191,7 +191,7 @@ async def test_listing_one_directory_costs_one_page(tmp_path: Path) -> None:
     async with bucket(tmp_path) as store:
         await fill(store, TREE)
         async with mount(store, tmp_path / "cache", VfsConfig("")) as mounted:
-            await mounted.find("tree/d07")
+            await mounted.find("tree")
             mounted.store.reset_counts()
             assert sorted(await mounted.ls("tree/d07")) == ["e0", "e1", "e2", "e3", "e4"]
             assert mounted.count(Method.LIST_OBJECTS) == 1
@@ -225,3 +225,13 @@ async def test_what_is_changed_during_a_walk_stays_changed(tmp_path: Path) -> No
             assert "tree/d39/e4/new" in found
             assert "tree/d39/e4/f3" not in found
             assert len(found) == 2240
+
+
+async def test_a_deep_path_costs_one_listing_for_each_directory(tmp_path: Path) -> None:
+    async with bucket(tmp_path) as store:
+        await fill(store, ["a/b/c/d/f"])
+        async with mount(store, tmp_path / "cache", VfsConfig("", attr_index=False)) as mounted:
+            mounted.store.reset_counts()
+            await mounted.find("a/b/c/d/f")
+            assert mounted.count(Method.LIST_OBJECTS) == 5
+            assert mounted.count(Method.HEAD) == 1

@@ -57,7 +57,7 @@ class Listing:
 
     Where `until` is set the listing was too long for one page, and only names whose object and directory both sort
     up to it are known (the object `a` and the directory `a/` may be pages apart).
-    marker is the directory's own object, if `marker_seen` says that it was looked for.
+    token continues such a listing.  marker is the directory's own object, if `marker_seen` says that it was looked for.
     """
 
     prefix: str
@@ -67,6 +67,7 @@ class Listing:
     marker: ObjectInfo | None = None
     marker_seen: bool = True
     until: str | None = None
+    token: str | None = None
 
     @property
     def count(self) -> int:

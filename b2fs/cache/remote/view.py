@@ -12,14 +12,16 @@ from collections import deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Protocol
 
 import trio
 from cachetools import LRUCache, TTLCache
 
 from b2fs.cache.parallel import open_flat_nursery
-from b2fs.cache.remote.known import KnownAttributes
+from b2fs.cache.remote.known import KnownAttributes, Row
 from b2fs.cache.remote.listing import NS, Found, Listing, pack
 from b2fs.cache.remote.walk import Patch, Walk
+from b2fs.core.attrs import carries_posix
 from b2fs.core.keys import split_key
 from b2fs.core.types import ObjectInfo, ObjectRef
 from b2fs.errors import NotFound
@@ -62,6 +64,28 @@ class _Load:
     patches: list[Patch] = field(default_factory=list)
 
 
+class AttributeSource(Protocol):
+    """Where attributes come from beside the objects themselves."""
+
+    async def load(self, prefix: str) -> None:
+        """Make what is there about a directory's entries known; never fails."""
+        ...
+
+    def note(self, key: str, row: Row | None) -> None:
+        """An object is known to carry this, or (None) is gone."""
+        ...
+
+
+class NoAttributes:
+    """There is nothing but the objects."""
+
+    async def load(self, prefix: str) -> None:
+        """Nothing is known."""
+
+    def note(self, key: str, row: Row | None) -> None:
+        """Nobody wants to know."""
+
+
 class RemoteView:
     """See the module."""
 
@@ -72,7 +96,8 @@ class RemoteView:
             config.max_rows, getsizeof=lambda listing: min(listing.count + _LISTING_ROWS, config.max_rows)
         )
         self._points: TTLCache[str, Found] = TTLCache(config.max_points, config.ttl_s, timer=trio.current_time)
-        self._known = KnownAttributes(config.max_attributes)
+        self.known = KnownAttributes(config.max_attributes)
+        self.attributes: AttributeSource = NoAttributes()
         self._loads: dict[str, _Load] = {}
         #: Directories that were listed as a whole lately, and flat listings that may go on.
         self._scanned: TTLCache[str, None] = TTLCache(4096, _WALK_S, timer=trio.current_time)
@@ -121,6 +146,11 @@ class RemoteView:
                 return listing
         return await self._load(prefix, whole=True)
 
+    async def enter(self, prefix: str) -> None:
+        """Find out about a directory's marker, and its first names along with it: who enters it needs them next."""
+        if not self.marker(prefix)[0]:
+            await self._load(prefix, whole=False)
+
     def marker(self, prefix: str) -> tuple[bool, ObjectInfo | None]:
         """Whether it is known if a directory has an object of its own, and that object."""
         listing = self.peek(prefix)
@@ -149,30 +179,33 @@ class RemoteView:
         if known is not None:
             return known
         full = await self._store.head(info.key, version_id=info.ref.version_id)
-        self._known.learn(full)
+        self.learned(full)
         return full
 
     def learned(self, info: ObjectInfo) -> None:
-        """An answer other than to `head` told an object's metadata."""
-        self._known.learn(info)
+        """An answer told an object's metadata, which is not None."""
+        row = self.known.learn(info)
+        if carries_posix(info.metadata or {}):
+            self.attributes.note(info.key, row)
 
     def head_nowait(self, info: ObjectInfo) -> ObjectInfo | None:
         """The same version with its metadata if that is known."""
-        return info if info.metadata is not None else self._known.complete(info)
+        return info if info.metadata is not None else self.known.complete(info)
 
     # ---- our own finished changes -------------------------------------------------------------------------------
 
     def note_object(self, info: ObjectInfo) -> None:
         """The bucket holds this version now: our upload or copy has been confirmed."""
         if info.metadata is not None:
-            self._known.learn(info, uploaded=True)
+            self.attributes.note(info.key, self.known.learn(info, uploaded=True))
         self._patch(info.key, lambda listing, component: listing.add(component, info))
         if info.key.endswith("/"):
             self._patch_listing(info.key, partial(_set_marker, info))
 
     def note_absent(self, key: str) -> None:
         """The key was hidden or removed by us."""
-        self._known.forget(key)
+        self.known.forget(key)
+        self.attributes.note(key, None)
         self._patch(key, Listing.drop)
         if key.endswith("/"):
             self._patch_listing(key, partial(_set_marker, None))
@@ -211,8 +244,8 @@ class RemoteView:
         load = self._loads.get(prefix)
         if load is not None and (load.whole or not whole):
             await load.done.wait()
-            listing = self._listings.get(prefix)
-            if listing is not None and listing.seen_at >= load.started_at:
+            listing = self.peek(prefix)
+            if listing is not None and (listing.until is None or not whole):
                 return listing
         return await self._load_alone(prefix, whole)
 
@@ -220,7 +253,9 @@ class RemoteView:
         load = _Load(trio.current_time(), whole)
         self._loads[prefix] = load
         try:
-            listing = await self._fetch(prefix, load, whole)
+            async with open_flat_nursery() as nursery:
+                nursery.start_soon(self.attributes.load, prefix)
+                listing = await self._fetch(prefix, load, whole)
             for patch in load.patches:
                 patch(listing)
             self._listings[prefix] = listing
@@ -231,22 +266,24 @@ class RemoteView:
             load.done.set()
 
     async def _fetch(self, prefix: str, load: _Load, whole: bool) -> Listing:
-        listing = Listing(prefix, load.started_at)
-        token: str | None = None
+        known = self.peek(prefix)
+        goes_on = whole and known is not None and known.token is not None
+        listing = known if goes_on and known is not None else Listing(prefix, load.started_at)
         cut = len(prefix)
         while True:
-            page = await self._store.list_objects(prefix, delimiter="/", token=token)
+            page = await self._store.list_objects(prefix, delimiter="/", token=listing.token)
             for info in page.objects:
                 if info.key == prefix:
                     listing.marker = info
                 else:
                     listing.files[info.key[cut:]] = pack(info)
             listing.dirs.update(p[cut:-1] for p in page.prefixes)
-            token = page.next_token
-            if token is None:
+            listing.token = page.next_token
+            if page.next_token is None:
+                listing.until = None
                 return listing
+            listing.until = max(k[cut:] for k in (*(o.key for o in page.objects[-1:]), *page.prefixes[-1:]))
             if not whole:
-                listing.until = max(k[cut:] for k in (*(o.key for o in page.objects[-1:]), *page.prefixes[-1:]))
                 return listing
 
     # ---- flat listings ------------------------------------------------------------------------------------------
