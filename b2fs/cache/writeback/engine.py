@@ -10,10 +10,7 @@ entry, the local content and the old version as they are (I5) and is tried again
 
 from __future__ import annotations
 
-import heapq
-import itertools
 import logging
-import random
 from collections.abc import Awaitable, Callable, Iterable
 
 import trio
@@ -26,15 +23,21 @@ from b2fs.cache.writeback.config import WriteBackConfig
 from b2fs.cache.writeback.conflicts import ConflictGuard
 from b2fs.cache.writeback.pace import IDLE_S, Pace
 from b2fs.cache.writeback.pending import Pending
+from b2fs.cache.writeback.queue import DueQueue
+from b2fs.cache.writeback.retry import Retries, passes
 from b2fs.cache.writeback.table import PendingTable
 from b2fs.cache.writeback.transfer import Transfer
 from b2fs.cache.writeback.versions import REMOVE_BATCH, OwnVersions
+from b2fs.cache.writeback.waiting import Waiting
 from b2fs.core.types import ObjectInfo, ObjectRef, VersionId
-from b2fs.errors import B2fsError, NotFound, RetryableError, StoreError, TimedOut, Unavailable
+from b2fs.errors import B2fsError, NotFound, StoreError
 from b2fs.store.protocol import ObjectStore
 
 log = logging.getLogger(__name__)
 
+#: Changes that acknowledge nothing are committed within this time, in seconds.
+_LAZY_COMMIT_S = 0.05
+_LONG_S = 3600.0
 #: A write-ahead log larger than this is moved into the database, in a worker thread.
 _WAL_BYTES = 16 << 20
 
@@ -68,22 +71,19 @@ class Engine:
         self._pending = PendingTable(self._schedule)
         self._versions = OwnVersions(store, config, self._is_needed)
         self._conflicts = ConflictGuard(store, config.conflict)
-        self._queue: list[tuple[float, int, str]] = []
-        self._order = itertools.count()
-        self._wake = trio.Event()
-        self._idle: list[trio.Event] = []
+        self._waiting = Waiting(self._pending, self._make_urgent, config.durable_timeout_s)
+        self._retries = Retries(config)
+        self._queue = DueQueue()
         self._slots = trio.Semaphore(config.requests)
         self.pace = Pace()
         self._bulk = False
         self._hurry = False
-        self._jitter = random.Random(0)
         self._checkpointing = False
         self._wal_check_at = 0.0
         self._nursery: trio.Nursery | None = None
         # Counters for the status.
         self._uploading = 0
         self._uploaded_files = 0
-        self._offline_since: float | None = None
 
     # ---- what should be -----------------------------------------------------------------------------------------
 
@@ -212,59 +212,16 @@ class Engine:
     # ---- waiting ------------------------------------------------------------------------------------------------
 
     async def wait_stored(self, inode: Inode) -> None:
-        """Return when the bucket holds the inode as it is now, under all its names.
-
-        Raises the StoreError of a refused upload, TimedOut after durable_timeout_s.
-        """
-        target = inode.seq
-        await self._wait([(key, target) for key in inode.all_keys() if key in self._pending])
+        """As Waiting.stored: fsync."""
+        await self._waiting.stored(inode)
 
     async def wait_names(self, prefix: str) -> None:
-        """Return when every change of names directly below prefix, and prefix's own marker, is in the bucket."""
-        keys = [*self._pending.directly_below(prefix), prefix]
-        await self._wait([(key, -1) for key in keys if key in self._pending])
-
-    async def _wait(self, wanted: list[tuple[str, int]]) -> None:
-        with trio.move_on_after(self._config.durable_timeout_s):
-            for key, _ in wanted:
-                if (p := self._pending.get(key)) is not None:
-                    self._make_urgent(p)
-            for key, target in wanted:
-                await self._wait_key(key, target)
-            return
-        raise TimedOut(f"the bucket did not confirm within {self._config.durable_timeout_s:.0f} s")
-
-    async def _wait_key(self, key: str, target: int) -> None:
-        tries = None
-        while (p := self._pending.get(key)) is not None and not 0 <= target <= p.stored_seq:
-            if tries is not None and p.attempts > tries and p.error is not None and not _passes(p.error):
-                raise p.error
-            tries = p.attempts if tries is None else tries
-            self._make_urgent(p)
-            done = trio.Event()
-            p.waiters.append(done)
-            await done.wait()
+        """As Waiting.names: fsync of a directory."""
+        await self._waiting.names(prefix)
 
     async def wait_drained(self, path: str | None = None) -> None:
-        """Return when nothing is pending below the key prefix `path` (None: anywhere).
-
-        Raises the error that keeps an entry from being stored, once every other one is done.
-        """
-        while True:
-            left = [p for p in self._pending if path is None or p.key.startswith(path)]
-            if not left:
-                return
-            stuck = [p for p in left if p.error is not None and not p.running and p.attempts > 1]
-            if len(stuck) == len(left):
-                error = stuck[0].error
-                assert error is not None
-                raise error
-            for p in left:
-                self._make_urgent(p)
-            event = trio.Event()
-            self._idle.append(event)
-            with trio.move_on_after(1.0):
-                await event.wait()
+        """As Waiting.drained: sync and the end of a mount."""
+        await self._waiting.drained(path)
 
     def hurry(self) -> None:
         """From now on nothing waits to coalesce: the mount is ending."""
@@ -303,7 +260,7 @@ class Engine:
             conflicts=self._conflicts.count,
             dirty_bytes=dirty,
             oldest_pending_s=now - oldest,
-            offline=self._offline_since is not None,
+            offline=self._retries.offline,
         )
 
     # ---- entries ------------------------------------------------------------------------------------------------
@@ -322,9 +279,7 @@ class Engine:
         p.wake()
         if not self._pending:
             self._bulk = False
-        for event in self._idle:
-            event.set()
-        self._idle.clear()
+        self._waiting.settled()
 
     def _drop_inode(self, p: Pending) -> None:
         """The key no longer stands for the inode that it stood for."""
@@ -346,13 +301,8 @@ class Engine:
                 p.inode.upload.grown.set()
 
     def _schedule(self, p: Pending) -> None:
-        due = self._due(p)
-        p.due = due
-        # What a program waits for comes before everything that is late.
-        rank = 0.0 if p.urgent and due <= trio.current_time() else due
-        heapq.heappush(self._queue, (rank, next(self._order), p.key))
-        if self._queue[0][0] >= rank:
-            self._wake.set()
+        p.due = self._due(p)
+        self._queue.push(p.key, p.due, first=p.urgent)
 
     def _due(self, p: Pending) -> float:
         now = trio.current_time()
@@ -384,24 +334,16 @@ class Engine:
                 self._upkeep(nursery)
 
     async def _wait_due(self) -> None:
-        while not self._queue or self._queue[0][0] > trio.current_time():
-            self._wake = trio.Event()
-            until = self._queue[0][0] if self._queue else trio.current_time() + 3600
-            if self._ledger.uncommitted:
-                until = min(until, trio.current_time() + 0.05)
-            with trio.move_on_at(until):
-                await self._wake.wait()
+        while self._queue.head() is None:
+            await self._queue.wait(_LAZY_COMMIT_S if self._ledger.uncommitted else _LONG_S)
             self._ledger.commit()
         await trio.lowlevel.checkpoint()
 
     async def _start_due(self, nursery: trio.Nursery) -> None:
         removals: list[Pending] = []
-        while self._queue and self._queue[0][0] <= trio.current_time():
-            due = self._queue[0][0]
+        while (due := self._queue.head()) is not None:
             if due and not self._hurry and not self.pace.may_start(due, self._uploading):
-                self._wake = trio.Event()
-                with trio.move_on_after(IDLE_S / 2):
-                    await self._wake.wait()
+                await self._queue.pause(IDLE_S / 2)
                 continue
             # The slot comes first: between taking an entry and starting its task nothing may change.
             await self._slots.acquire()
@@ -418,15 +360,14 @@ class Engine:
 
     def _take_due(self) -> Pending | None:
         """The next entry whose time has come, marked as running; None when the head of the queue was outdated."""
-        if not self._queue or self._queue[0][0] > trio.current_time():
+        if self._queue.head() is None:
             return None
-        _, _, key = heapq.heappop(self._queue)
-        p = self._pending.get(key)
+        p = self._pending.get(self._queue.pop())
         if p is None or p.running or p.due > trio.current_time():
             return None
         p.due = self._due(p)
         if p.due > trio.current_time():
-            heapq.heappush(self._queue, (p.due, next(self._order), key))
+            self._queue.push(p.key, p.due)
             return None
         if self._must_wait(p):
             return None
@@ -483,7 +424,7 @@ class Engine:
         try:
             with p.cancel_upload:
                 await bring(p, inode)
-            self._succeeded()
+            self._retries.succeeded()
         except (B2fsError, OSError) as failure:
             error = failure
         finally:
@@ -606,7 +547,7 @@ class Engine:
             self._slots.release()
             for p in batch:
                 p.running = False
-        self._succeeded()
+        self._retries.succeeded()
         for p in batch:
             if p.key in failed:
                 self._failed([p], failed[p.key])
@@ -622,43 +563,21 @@ class Engine:
 
     # ---- failures -----------------------------------------------------------------------------------------------
 
-    def _succeeded(self) -> None:
-        if self._offline_since is not None:
-            log.warning("the bucket answers again; uploads go on")
-            self._offline_since = None
-
     def _failed(self, batch: list[Pending], error: B2fsError | OSError) -> None:
         reason = error if isinstance(error, B2fsError) else StoreError(f"local disk: {error}")
-        now = trio.current_time()
-        if isinstance(reason, Unavailable | TimedOut) and self._offline_since is None:
-            self._offline_since = now
-            log.warning("the bucket cannot be reached; changes are kept here until it can: %s", reason)
         for p in batch:
             p.attempts += 1
             p.error = reason
             p.running = False
-            p.due = now + self._retry_delay(p, reason)
-            heapq.heappush(self._queue, (p.due, next(self._order), p.key))
-            if not _passes(reason):
+            p.due = trio.current_time() + self._retries.delay(reason, p.attempts)
+            self._queue.push(p.key, p.due)
+            if not passes(reason):
                 log.error("%s cannot be stored and will be tried again: %s", p.key, reason)
                 self.listener.failed(p.key, p.inode, reason)
             p.wake()
-        self._wake.set()
 
     def _lost(self, p: Pending, inode: Inode, error: NotFound) -> None:
         """What the key was to be copied from was removed by somebody else, and there is no local copy."""
         log.error("%s: its content is gone from the bucket, somebody else removed it: %s", p.key, error)
         p.stored_seq = inode.seq
         self._settle_or_repeat(p, inode)
-
-    def _retry_delay(self, p: Pending, error: B2fsError) -> float:
-        if not _passes(error):
-            return self._config.refused_retry_s
-        most = min(self._config.retry_max_s, self._config.retry_min_s * 2 ** min(p.attempts - 1, 10))
-        asked = error.retry_after_s if isinstance(error, RetryableError) else None
-        return max(asked or 0.0, self._jitter.uniform(most / 2, most))
-
-
-def _passes(error: B2fsError) -> bool:
-    """Whether trying again is likely to help without anybody doing something."""
-    return isinstance(error, RetryableError)

@@ -1,0 +1,74 @@
+"""Waiting: fsync, fsync of a directory, and drains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import trio
+
+from b2fs.cache.inode import Inode
+from b2fs.cache.writeback.pending import Pending
+from b2fs.cache.writeback.retry import passes
+from b2fs.cache.writeback.table import PendingTable
+from b2fs.errors import TimedOut
+
+
+class Waiting:
+    """See the module.  make_urgent(entry): bring it in at once, somebody waits."""
+
+    def __init__(self, pending: PendingTable, make_urgent: Callable[[Pending], None], timeout_s: float) -> None:
+        self._pending = pending
+        self._make_urgent = make_urgent
+        self._timeout_s = timeout_s
+        self._settled = trio.Event()
+
+    def settled(self) -> None:
+        """An entry is gone from the table."""
+        self._settled.set()
+        self._settled = trio.Event()
+
+    async def stored(self, inode: Inode) -> None:
+        """Return when the bucket holds the inode as it is now, under all its names.
+
+        Raises the StoreError of a refused upload, TimedOut after timeout_s.
+        """
+        await self._all([(p.key, inode.seq) for p in self._pending.of(inode)])
+
+    async def names(self, prefix: str) -> None:
+        """Return when every change of names directly below prefix, and prefix's own marker, is in the bucket."""
+        await self._all([(key, -1) for key in (*self._pending.directly_below(prefix), prefix)])
+
+    async def _all(self, wanted: list[tuple[str, int]]) -> None:
+        with trio.move_on_after(self._timeout_s):
+            for key, _ in wanted:
+                if (p := self._pending.get(key)) is not None:
+                    self._make_urgent(p)
+            for key, target in wanted:
+                await self._one(key, target)
+            return
+        raise TimedOut(f"the bucket did not confirm within {self._timeout_s:.0f} s")
+
+    async def _one(self, key: str, target: int) -> None:
+        tries = None
+        while (p := self._pending.get(key)) is not None and not 0 <= target <= p.stored_seq:
+            if tries is not None and p.attempts > tries and p.error is not None and not passes(p.error):
+                raise p.error
+            tries = p.attempts if tries is None else tries
+            self._make_urgent(p)
+            done = trio.Event()
+            p.waiters.append(done)
+            await done.wait()
+
+    async def drained(self, path: str | None) -> None:
+        """Return when nothing is pending below the key prefix `path` (None: anywhere).
+
+        Raises the error that keeps an entry from being stored, once every other one is done.
+        """
+        while left := [p for p in self._pending if path is None or p.key.startswith(path)]:
+            stuck = [p.error for p in left if p.error is not None and not p.running and p.attempts > 1]
+            if len(stuck) == len(left):
+                raise stuck[0]
+            for p in left:
+                self._make_urgent(p)
+            with trio.move_on_after(1.0):
+                await self._settled.wait()
