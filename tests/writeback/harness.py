@@ -101,7 +101,7 @@ class Place:
     async def mount(self, *, config: WriteBackConfig | None = None, **options: object) -> AsyncIterator[Mount]:
         """A running filesystem; leaving does not drain.  The config's delays are the true ones unless given."""
         self.cache.mkdir(mode=0o700, exist_ok=True)
-        vfs = replace(VfsConfig(str(self.cache), writeback=config or WriteBackConfig()), **options)  # type: ignore[arg-type]  # fields by name
+        vfs = replace(VfsConfig(str(self.cache), attr_index=False, writeback=config or WriteBackConfig()), **options)  # type: ignore[arg-type]  # fields by name
         store = TimedStore(MemStore(self.bucket, self.capabilities))
         async with store, open_filesystem(store, vfs, NoKernel()) as fs:
             mount = Mount(fs, store, self.bucket)
