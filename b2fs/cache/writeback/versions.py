@@ -52,6 +52,10 @@ class OwnVersions:
         """Our new version is in the bucket; the ones that it replaces are to be removed if they are as young."""
         now = trio.current_time()
         last = self._last.get(p.key)
+        if not p.key:
+            # The root of a bucket has no key; its attributes are in a side object, whose versions do not matter.
+            p.remote = Remote(True, ref)
+            return
         if p.newest is not None and now - p.newest_at < self._config.supersede_s:
             p.superseded.append(p.newest)
         elif last is not None and last.version and now - last.at < 2 * self._config.spacing_s:

@@ -35,8 +35,15 @@ class Waiting:
         await self._all([(p.key, inode.seq) for p in self._pending.of(inode)])
 
     async def names(self, prefix: str) -> None:
-        """Return when every change of names directly below prefix, and prefix's own marker, is in the bucket."""
-        await self._all([(key, -1) for key in (*self._pending.directly_below(prefix), prefix)])
+        """Return when every change of names directly below prefix is in the bucket, and prefix itself if it is new.
+
+        The directory's times change with every name; they are stored soon after, but nobody waits for them.
+        """
+        keys = list(self._pending.directly_below(prefix))
+        own = self._pending.get(prefix)
+        if own is not None and prefix and own.remote.ref is None:
+            keys.append(prefix)
+        await self._all([(key, -1) for key in keys])
 
     async def _all(self, wanted: list[tuple[str, int]]) -> None:
         with trio.move_on_after(self._timeout_s):
