@@ -70,7 +70,12 @@ class B2Filesystem(NoOneListens):
     # ---- lookups and attributes ---------------------------------------------------------------------------------
 
     async def lookup(self, parent: InodeId, name: bytes, caller: Caller) -> Attr:
-        return self._core.entry(await self._names.existing(self._searched(parent, caller), name))
+        directory = self._searched(parent, caller)
+        while True:
+            inode = await self._names.existing(directory, name)
+            if self._core.inodes.get(inode.ino) is inode:
+                return self._core.entry(inode)
+            # It was stored while we asked, and forgotten, since nobody held it yet: what is in the bucket is it now.
 
     def _searched(self, ino: InodeId, caller: Caller) -> Inode:
         """A directory that the caller may look names up in."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from b2fs.cache.inode import Inode
 from b2fs.cache.parallel import for_each
 from b2fs.cache.remote import Found, Listing
@@ -10,6 +13,19 @@ from b2fs.core.types import ObjectInfo
 from b2fs.vfs.core import Core
 from b2fs.vfs.foreign import ForeignAttributes
 from b2fs.vfs.namespace import RESERVED, Namespace
+
+
+@contextmanager
+def _held(children: dict[bytes, Inode]) -> Iterator[None]:
+    """Keep the inodes that are there now, even if they are stored or given back while we wait: they are listed."""
+    held = list(children.values())
+    for inode in held:
+        inode.holds += 1
+    try:
+        yield
+    finally:
+        for inode in held:
+            inode.holds -= 1
 
 
 class Scanner:
@@ -24,21 +40,26 @@ class Scanner:
         """Every name of a directory with its inode, attributes known, in byte order of the names."""
         children = directory.children
         assert children is not None
-        if directory.links or directory is self._core.root:
-            listing = await self._core.remote.listing(directory.prefix)
-            new = self._new_rows(directory, listing)
-            infos = await self._foreign.all(directory.prefix, (found.file for _, _, found in new if found.file))
-            infos.update(await self._markers(directory.prefix, [key for _, key, found in new if found.is_dir]))
-            self._take(directory, listing, new, infos)
-            self._drop_vanished(directory, listing)
-        await for_each([c for c in children.values() if not c.attrs_known and not c.presumed], self._names.known)
-        return sorted(children.items())
+        with _held(children):
+            if directory.links or directory is self._core.root:
+                listing = await self._core.remote.listing(directory.prefix)
+                new = self._new_rows(directory, listing)
+                infos = await self._foreign.all(directory.prefix, (found.file for _, _, found in new if found.file))
+                infos.update(await self._markers(directory.prefix, [key for _, key, found in new if found.is_dir]))
+                self._take(directory, listing, new, infos)
+                self._drop_vanished(directory, listing)
+        with _held(children):
+            await for_each([c for c in children.values() if not c.attrs_known and not c.presumed], self._names.known)
+            return sorted(children.items())
 
     async def is_empty(self, directory: Inode) -> bool:
         assert directory.children is not None
         if any(self._names.is_local(child) for child in directory.children.values()):
             return False
-        return not await self.entries(directory)
+        entries = await self.entries(directory)
+        for _, inode in entries:
+            self._core.drop_if_unused(inode)
+        return not entries
 
     def _new_rows(self, directory: Inode, listing: Listing) -> list[tuple[bytes, str, Found]]:
         """(name, key, row) of what the bucket shows and we do not have; the others are marked as seen."""

@@ -109,13 +109,17 @@ class MemBucket:
         return versions[-1] if versions and versions[-1].body is not None else None
 
     def contents(self) -> dict[str, bytes]:
-        """Every visible key and its content."""
-        found = {key: self.latest(key) for key in sorted(self.versions)}
+        """Every visible key and its content, without what b2fs keeps for itself."""
+        found = {key: self.latest(key) for key in sorted(self.versions) if not key.startswith(".b2fs/")}
         return {key: version.body or b"" for key, version in found.items() if version is not None}
 
     def hidden(self) -> list[str]:
         """Keys that have a hide marker anywhere among their versions."""
         return [key for key, versions in self.versions.items() if any(v.body is None for v in versions)]
+
+    def held(self) -> set[str]:
+        """Keys that have any version or marker, without what b2fs keeps for itself."""
+        return {key for key in self.versions if not key.startswith(".b2fs/")}
 
     # -- changes, all of them in one step
 

@@ -51,7 +51,7 @@ async def test_created_and_unlinked_is_no_call(place: Place, autojump_clock: Moc
             await mount.drain()
             await trio.sleep(10)
     assert calls == []
-    assert place.bucket.versions == {}
+    assert place.bucket.held() == set()
 
 
 async def test_a_tree_that_is_made_and_removed_is_no_call(place: Place, autojump_clock: MockClock) -> None:
@@ -78,7 +78,7 @@ async def test_unlinked_while_its_upload_runs_it_is_removed_by_version_without_a
         await mount.store.resume()
         await mount.drain()
     assert place.bucket.shown["a"] == [b"content", None]
-    assert place.bucket.versions == {}
+    assert place.bucket.held() == set()
 
 
 async def test_unlinked_while_it_is_still_written_after_an_upload_it_is_removed_by_version(
@@ -95,7 +95,7 @@ async def test_unlinked_while_it_is_still_written_after_an_upload_it_is_removed_
         await mount.unlink("a")
         await mount.close(handle)
         await mount.drain()
-    assert place.bucket.versions == {}
+    assert place.bucket.held() == set()
 
 
 async def test_what_was_in_the_bucket_before_is_hidden_and_its_versions_stay(
