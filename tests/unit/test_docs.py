@@ -22,6 +22,8 @@ _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 _HEADING = re.compile(r"^#+ +(.+?) *$", re.MULTILINE)
 #: A path of the repository between backquotes; what has a placeholder or a wildcard is none.
 _PATH = re.compile(r"`((?:b2fs|tests|docs|benchmarks|scripts|contrib)/[\w./@-]*)`")
+#: `Class.method` between backquotes, behind its module or not.
+_METHOD = re.compile(r"`(?:[a-z_]\w*\.)*([A-Z]\w+)\.(\w+)`")
 _CLAIM = re.compile(r"^- \*\*([A-Z]+\d+)\*\* (.*?)(?=^- |^#|\Z)", re.MULTILINE | re.DOTALL)
 
 
@@ -110,6 +112,15 @@ def test_every_dependency_has_its_reason() -> None:
     explained = set(re.findall(r"^\| ([\w.-]+) \| \S", text, re.MULTILINE))
     assert set(dependencies()) - explained == set()
     assert len(dependencies()) > 5
+
+
+def test_every_method_on_the_way_of_a_read_and_a_write_exists() -> None:
+    source = "\n".join(path.read_text() for path in (ROOT / "b2fs").rglob("*.py"))
+    named = set(_METHOD.findall((ROOT / "docs" / "architecture.md").read_text()))
+    assert len(named) > 15
+    classes, functions = (set(re.findall(rf"^ *{word} (\w+)", source, re.M)) for word in ("class", "(?:async )?def"))
+    fields = set(re.findall(r"^    (\w+):", source, re.M))
+    assert {(owner, name) for owner, name in named if owner not in classes or name not in functions | fields} == set()
 
 
 def test_what_does_not_exist_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
