@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from b2fs.cache.reader import ReaderConfig
+from b2fs.cache.writeback.config import WriteBackConfig
+from b2fs.cache.writeback.conflicts import ConflictPolicy
 from b2fs.config.location import FileLocation, RemoteLocation
 from b2fs.config.settings import MountSettings
 from b2fs.core.attrs import Defaults
@@ -47,6 +50,12 @@ def vfs_config(settings: MountSettings, directory: Path) -> VfsConfig:
         ttl_s=settings.metadata_ttl,
         foreign_attrs=settings.foreign_attrs,
         attr_index=not settings.no_attr_index,
+        writeback=WriteBackConfig(
+            conflict=ConflictPolicy(settings.conflict),
+            memory_bytes=settings.memory_limit * 3 // 8,
+            unsent_bytes=settings.cache_size,
+        ),
+        reader=ReaderConfig(memory_bytes=settings.memory_limit // 2),
         defaults=Defaults(
             uid=os.getuid() if settings.uid is None else settings.uid,
             gid=os.getgid() if settings.gid is None else settings.gid,

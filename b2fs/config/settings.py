@@ -27,8 +27,11 @@ from b2fs.config.units import (
 from b2fs.errors import ConfigError
 
 FsyncLevel = Literal["bucket", "local"]
+Conflict = Literal["ours-on-top", "keep-both"]
 ForeignAttrs = Literal["sample", "head"]
 
+#: Less would not hold the parts of one large file in flight.
+MIN_MEMORY_BYTES = 64 << 20
 MIN_CACHE_BYTES = 64 << 20
 
 
@@ -60,6 +63,8 @@ class MountSettings:
     insecure_http: bool = False
     fsync: FsyncLevel = "bucket"
     sync_on_close: bool = False
+    conflict: Conflict = "ours-on-top"
+    memory_limit: int = 256 << 20
     metadata_ttl: float = 60.0
     foreign_attrs: ForeignAttrs = "sample"
     no_attr_index: bool = False
@@ -138,6 +143,20 @@ OPTIONS: tuple[Option, ...] = (
     ),
     _flag("sync_on_close", "Let close wait for the bucket too, for programs that never call fsync."),
     Option(
+        "conflict",
+        "ours-on-top|keep-both",
+        "When somebody else has changed a file too: put ours on top of theirs, which stays as an older version "
+        "(default), or give theirs a name of its own as well.",
+        _choice("ours-on-top", "keep-both"),
+    ),
+    Option(
+        "memory_limit",
+        "SIZE",
+        "Memory for reading ahead and for uploads together (default: 256M, at least 64M).",
+        parse_size,
+        render_size,
+    ),
+    Option(
         "metadata_ttl",
         "TIME",
         "How long a listing is trusted before other clients' changes are looked for (default: 60s).",
@@ -199,6 +218,8 @@ def _check(settings: MountSettings) -> None:
     """The rules that tie fields together."""
     if settings.cache_size < MIN_CACHE_BYTES:
         raise ConfigError(f"--cache-size: at least {render_size(MIN_CACHE_BYTES)} are needed")
+    if settings.memory_limit < MIN_MEMORY_BYTES:
+        raise ConfigError(f"--memory-limit: at least {render_size(MIN_MEMORY_BYTES)} are needed")
     if isinstance(settings.location, FileLocation):
         for name in ("endpoint", "region", "profile"):
             if getattr(settings, name) is not None:

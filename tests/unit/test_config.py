@@ -149,6 +149,8 @@ def test_defaults() -> None:
         (FILE_URL, {"colour": "red"}, "colour is not an option"),
         (FILE_URL, {"cache_size": "ten"}, "--cache-size: 'ten' is not a size"),
         (FILE_URL, {"cache_size": "1M"}, "--cache-size: at least 64M"),
+        (FILE_URL, {"memory_limit": "1M"}, "--memory-limit: at least 64M"),
+        (FILE_URL, {"conflict": "mine"}, "none of ours-on-top, keep-both"),
         (FILE_URL, {"cache_dir": ""}, "--cache-dir needs a value"),
         (FILE_URL, {"fsync": "sometimes"}, "--fsync: 'sometimes' is none of bucket, local"),
         (FILE_URL, {"endpoint": "https://x"}, "--endpoint is for s3:// and b2://"),

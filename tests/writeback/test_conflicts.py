@@ -1,0 +1,88 @@
+"""Somebody else's new version is never replaced silently."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from b2fs.cache.writeback.config import WriteBackConfig
+from b2fs.cache.writeback.conflicts import ConflictPolicy, conflict_key
+from b2fs.core.types import Capabilities
+from tests.writeback.harness import Mount, Place
+from tests.writeback.memstore import MemStore
+
+
+async def _both_change(place: Place, mount: Mount, theirs: bytes) -> None:
+    """A file that is in the bucket is changed there and here, a while after it was stored."""
+    await mount.save("dir.a.txt", b"old")
+    await mount.drain()
+    await trio.sleep(10)
+    async with MemStore(place.bucket, place.capabilities) as other:
+        await other.put("dir.a.txt", theirs)
+    await mount.save("dir.a.txt", b"ours")
+    await mount.drain()
+
+
+async def test_ours_goes_on_top_of_theirs_which_stays_as_a_version(place: Place, autojump_clock: MockClock) -> None:
+    async with place.mount() as mount:
+        await _both_change(place, mount, b"theirs")
+        assert mount.fs.writeback.status().conflicts == 1
+    assert [v.body for v in place.bucket.versions["dir.a.txt"]][-2:] == [b"theirs", b"ours"]
+    assert place.bucket.contents() == {"dir.a.txt": b"ours"}
+
+
+async def test_theirs_gets_a_name_of_its_own_if_asked_for(place: Place, autojump_clock: MockClock) -> None:
+    async with place.mount(config=WriteBackConfig(conflict=ConflictPolicy.KEEP_BOTH)) as mount:
+        await _both_change(place, mount, b"theirs")
+        assert mount.fs.writeback.status().conflicts == 1
+    contents = place.bucket.contents()
+    (kept,) = set(contents) - {"dir.a.txt"}
+    assert kept.startswith("dir.a (conflict ")
+    assert kept.endswith(").txt")
+    assert (contents["dir.a.txt"], contents[kept]) == (b"ours", b"theirs")
+
+
+async def test_without_versions_theirs_is_always_kept_under_a_name(place: Place, autojump_clock: MockClock) -> None:
+    place.capabilities = Capabilities(versioning=False, copy_from_version=False)
+    async with place.mount() as mount:
+        await _both_change(place, mount, b"theirs")
+        assert mount.fs.writeback.status().conflicts == 1
+    assert sorted(place.bucket.contents().values()) == [b"ours", b"theirs"]
+
+
+async def test_nobody_else_is_no_conflict(place: Place, autojump_clock: MockClock) -> None:
+    async with place.mount() as mount:
+        for body in (b"1", b"2", b"3"):
+            await mount.save("a", body)
+            await mount.drain()
+            await trio.sleep(10)
+        assert mount.fs.writeback.status().conflicts == 0
+
+
+async def test_what_somebody_else_removed_is_put_back(place: Place, autojump_clock: MockClock) -> None:
+    async with place.mount() as mount:
+        await mount.save("a", b"old")
+        await mount.drain()
+        await trio.sleep(10)
+        async with MemStore(place.bucket, place.capabilities) as other:
+            await other.hide("a")
+        await mount.save("a", b"ours")
+        await mount.drain()
+        assert mount.fs.writeback.status().conflicts == 0
+    assert place.bucket.contents() == {"a": b"ours"}
+
+
+@pytest.mark.parametrize(
+    ("key", "name"),
+    [
+        ("d/a.txt", "d/a (conflict host 20260102T030405Z).txt"),
+        ("a", "a (conflict host 20260102T030405Z)"),
+        (".bashrc", ".bashrc (conflict host 20260102T030405Z)"),
+        ("a.tar.gz", "a.tar (conflict host 20260102T030405Z).gz"),
+    ],
+)
+def test_the_name_of_the_other_version(key: str, name: str) -> None:
+    assert conflict_key(key, "host", time.struct_time((2026, 1, 2, 3, 4, 5, 4, 2, 0))) == name
