@@ -50,6 +50,7 @@ class Inode:
         "holds",
         "ino",
         "link_id",
+        "linked",
         "links",
         "marked",
         "mode",
@@ -83,7 +84,9 @@ class Inode:
         self.ctime_ns = 0
         self.target: bytes | None = None
         self.xattrs: dict[bytes, bytes] = {}
+        #: Hard links: the identity that all names share, and what the bucket holds under each of them.
         self.link_id: str | None = None
+        self.linked: dict[str, tuple[ObjectRef, int]] = {}
         #: False while only a listing was seen, so that mode, owner and times are guesses.
         self.attrs_known = True
         #: The guesses may be shown: where this object is, objects carry nothing of their own.

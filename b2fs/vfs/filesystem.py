@@ -21,6 +21,7 @@ from b2fs.cache.reader import Reader
 from b2fs.cache.remote import RemoteConfig, RemoteView
 from b2fs.cache.writeback.engine import Engine, NoOneListens
 from b2fs.cache.writeback.transfer import Transfer
+from b2fs.core.keys import component_of
 from b2fs.core.types import Attr, Caller, DirEntry, HandleId, InodeId, OpenFile, SetAttr, StatFs, VersionId
 from b2fs.errors import B2fsError, FsError, StoreError
 from b2fs.store.protocol import ObjectStore
@@ -50,7 +51,7 @@ class B2Filesystem(NoOneListens):
 
     def __init__(self, core: Core) -> None:
         self._core = core
-        foreign = ForeignAttributes(core)
+        foreign = self._foreign = ForeignAttributes(core)
         self._names = Namespace(core, foreign)
         self._scanner = Scanner(core, self._names, foreign)
         self._files = Files(core, self._names)
@@ -356,6 +357,8 @@ class B2Filesystem(NoOneListens):
         if inode is None:
             return
         inode.validated_at = trio.current_time()
+        if inode.link_id is not None and inode.base is not None:
+            inode.linked[key] = inode.base, 0
         if not inode.pending:
             self._files.retire(inode)
             self._core.drop_if_unused(inode)
@@ -373,6 +376,49 @@ class B2Filesystem(NoOneListens):
             if not inode.links and not whole and inode.base is not None and inode.base.version_id == version:
                 return True
         return False
+
+    # ---- what others change -------------------------------------------------------------------------------------
+
+    async def refresh(self, path: bytes = b"") -> None:
+        """Look at the bucket anew for everything at and below a path (relative to the mount), and let the kernel too.
+
+        Makes no request itself.  Local changes stay what they are, and open files keep their version.
+        """
+        core, names = self._core, [name for name in path.split(b"/") if name]
+        self._foreign.forget()
+        if core.index is not None:
+            core.index.refresh()
+        if not names:
+            core.remote.forget(core.root.prefix)
+            await self._forget_below(core.root)
+            return
+        prefix = "".join(f"{component_of(name)}/" for name in names[:-1])
+        core.remote.forget_name(core.root.prefix + prefix, component_of(names[-1]))
+        parent: Inode | None = core.root
+        for name in names[:-1]:
+            parent = parent.children.get(name) if parent is not None and parent.children is not None else None
+        if parent is None or parent.children is None:
+            return
+        self._forget_entry(parent, names[-1])
+        child = parent.children.get(names[-1])
+        if child is not None and child.is_dir:
+            await self._forget_below(child)
+
+    async def _forget_below(self, directory: Inode) -> None:
+        stack = [directory]
+        while stack:
+            parent = stack.pop()
+            for name, child in list((parent.children or {}).items()):
+                self._forget_entry(parent, name)
+                if child.is_dir:
+                    stack.append(child)
+            await trio.lowlevel.checkpoint()
+
+    def _forget_entry(self, parent: Inode, name: bytes) -> None:
+        child = parent.children.get(name) if parent.children is not None else None
+        if child is not None:
+            child.validated_at = float("-inf")
+        self._core.notifier.invalidate_entry(parent.ino, name)
 
     # ---- life ---------------------------------------------------------------------------------------------------
 

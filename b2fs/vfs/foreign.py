@@ -75,6 +75,10 @@ class ForeignAttributes:
         found.update(await self._learn(prefix, unknown))
         return found
 
+    def forget(self) -> None:
+        """Judge every directory anew."""
+        self._seen.clear()
+
     def noted(self, info: ObjectInfo) -> None:
         """An object that was taken as plain turned out to carry this."""
         self._note(split_key(info.key)[0], carrying=carries_posix(info.metadata or {}))

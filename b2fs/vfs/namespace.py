@@ -16,6 +16,7 @@ import trio
 
 from b2fs.cache.inode import Inode
 from b2fs.cache.remote import Found
+from b2fs.cache.remote.listing import NS
 from b2fs.core import attrs
 from b2fs.core.keys import KEY_MAX, NAME_MAX, component_of
 from b2fs.core.types import ObjectInfo
@@ -83,6 +84,8 @@ class Namespace:
             child = parent.children.get(name)
             if child is not None and (child.pending or self.same(child, found)):
                 child.validated_at = max(child.validated_at, found.seen_at)
+                if child.is_dir:
+                    await self._recheck_directory(child)
                 return await self.shown(child)
             key = parent.prefix + component
             is_dir = found.is_dir and not self._core.engine.is_gone(key + "/")
@@ -101,6 +104,22 @@ class Namespace:
             if parent.children.get(name) is child and not self._gone_meanwhile(key, is_dir):
                 return self.adopt(parent, name, is_dir, fresh, found.seen_at)
 
+    async def _recheck_directory(self, child: Inode) -> None:
+        """See whether somebody else changed a directory's attributes: its marker has another time then."""
+        remote = self._core.remote
+        if child.pending:
+            return
+        await remote.enter(child.prefix)
+        marker = remote.marker(child.prefix)[1] if child.links else None
+        if marker is None:
+            return
+        if child.base_modified_ns and child.base_modified_ns // NS != marker.modified_ns // NS:
+            info = await self.directory_info(marker.key)
+            if info is None or child.pending or not child.links:
+                return
+            self.learn(child, info)
+        child.base_modified_ns = marker.modified_ns
+
     def _gone_meanwhile(self, key: str, is_dir: bool) -> bool:
         return self._core.engine.is_gone(key + "/" if is_dir else key)
 
@@ -108,17 +127,24 @@ class Namespace:
         """Whether the bucket still shows the version that this clean inode stands for."""
         if child.is_dir:
             return found.is_dir
-        info, base = found.file, child.base
-        if found.is_dir or info is None or base is None:
+        info = found.file
+        if found.is_dir or info is None:
+            return False
+        base, modified_ns = child.linked.get(info.key) or (child.base, child.base_modified_ns)
+        if base is None:
             return False
         if info.ref.version_id is not None and base.version_id is not None:
             return info.ref.version_id == base.version_id
         if info.ref.etag != base.etag or info.size != base.size:
             return False
-        seconds = info.modified_ns // 1_000_000_000
-        if child.base_modified_ns == 0:
-            child.base_modified_ns = info.modified_ns
-        return child.base_modified_ns // 1_000_000_000 == seconds
+        if modified_ns == 0:
+            # Ours: the answer to an upload does not tell when the bucket says that it was made.
+            modified_ns = info.modified_ns
+            if info.key in child.linked:
+                child.linked[info.key] = base, modified_ns
+            else:
+                child.base_modified_ns = modified_ns
+        return modified_ns // 1_000_000_000 == info.modified_ns // 1_000_000_000
 
     def detach_gone(self, parent: Inode, name: bytes, child: Inode | None) -> None:
         """Somebody else removed what this clean inode stood for; open handles keep it."""
@@ -142,19 +168,39 @@ class Namespace:
         metadata = (info.metadata if info is not None else None) or {}
         modified = info.modified_ns if info is not None else core.started_ns
         posix = attrs.decode(metadata, is_dir=is_dir, modified_ns=modified, defaults=core.config.defaults)
+        twin = self._other_name(posix, info)
+        if twin is not None and info is not None:
+            twin.linked[info.key] = info.ref, info.modified_ns
+            twin.validated_at = max(twin.validated_at, seen_at)
+            twin.link(parent, name)
+            return twin
         component = component_of(name)
-        inode = core.new_inode(posix.mode, f"{parent.prefix}{component}/" if is_dir else parent.prefix + component)
+        key = f"{parent.prefix}{component}/" if is_dir else parent.prefix + component
+        # All names of a hard-linked file get one number, also when they are looked at one after the other.
+        inode = core.new_inode(posix.mode, posix.link_id or key)
         inode.adopt(posix)
         if info is not None:
             inode.adopt_metadata(metadata, info.content_type)
         if is_dir:
             inode.marked = info is not None
+            inode.base_modified_ns = info.modified_ns if info is not None else 0
         else:
             assert info is not None
             inode.base, inode.size, inode.base_modified_ns = info.ref, info.size, info.modified_ns
+            if posix.link_id is not None:
+                inode.linked[info.key] = info.ref, info.modified_ns
+                core.link_ids[posix.link_id] = inode
         inode.validated_at = seen_at
         inode.link(parent, name)
         return inode
+
+    def _other_name(self, posix: attrs.Posix, info: ObjectInfo | None) -> Inode | None:
+        """The inode of which this object is another name: a hard link with the same identity and the same content."""
+        twin = self._core.link_ids.get(posix.link_id) if posix.link_id is not None else None
+        if twin is None or info is None or twin.detached or stat.S_IFMT(twin.mode) != stat.S_IFMT(posix.mode):
+            return None
+        base = twin.base
+        return twin if base is not None and (base.etag, base.size) == (info.ref.etag, info.size) else None
 
     # ---- attributes ---------------------------------------------------------------------------------------------
 
@@ -162,7 +208,9 @@ class Namespace:
         """Whether it is known what carries a directory's attributes, and the object that does."""
         seen, marker = self._core.remote.marker(key)
         if not seen or marker is None:
-            return seen, None
+            # A server that drops the metadata of markers may leave markers out of listings as well (SeaweedFS does,
+            # now and then): there only the side object says whether a directory has attributes.
+            return seen and self._core.store.capabilities.marker_metadata, None
         info = self._core.remote.head_nowait(marker)
         return info is not None, info
 
