@@ -106,6 +106,10 @@ class AttributeIndex:
             else:
                 self._loaded.move_to_end(directory)
 
+    def refresh(self) -> None:
+        """Look for newer indexes with the next question."""
+        self._listed_at = -self._config.ttl_s
+
     async def _once(self, what: str, work: Callable[[], Awaitable[None]]) -> None:
         """Do a piece of reading that several may want at the same time; its failure means having no index."""
         done = self._loading.get(what)

@@ -215,6 +215,12 @@ class RemoteView:
         self._listings[prefix] = Listing(prefix, trio.current_time())
         self._walks.clear()
 
+    def forget_name(self, prefix: str, component: str) -> None:
+        """Trust nothing about one name and what is below it any more."""
+        self._listings.pop(prefix, None)
+        self._points.pop(prefix + component, None)
+        self.forget(f"{prefix}{component}/")
+
     def forget(self, prefix: str) -> None:
         """Trust nothing below prefix any more: the next question goes to the bucket."""
         for known in [p for p in self._listings if p.startswith(prefix)]:
