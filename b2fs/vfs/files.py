@@ -254,7 +254,7 @@ class Files:
             await self._sync_local([inode])
             return
         try:
-            await self._core.engine.wait_stored(inode)
+            await self._core.engine.waiting.stored(inode)
         except StoreError:
             handle.error = None  # this call tells it
             raise
@@ -270,7 +270,7 @@ class Files:
         if self._core.config.fsync_level == "local":
             await self._sync_local([])
         elif directory.links or directory is self._core.root:
-            await self._core.engine.wait_names(directory.prefix)
+            await self._core.engine.waiting.names(directory.prefix)
 
     def report(self, handle: FileHandle) -> None:
         """Raise a failed upload that this handle has not been told of, once."""

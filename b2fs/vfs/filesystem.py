@@ -19,7 +19,8 @@ from b2fs.cache.inode import Inode
 from b2fs.cache.ledger import Ledger
 from b2fs.cache.reader import Reader
 from b2fs.cache.remote import RemoteConfig, RemoteView
-from b2fs.cache.writeback.engine import Engine, NoOneListens
+from b2fs.cache.writeback.engine import Engine
+from b2fs.cache.writeback.listener import Listener
 from b2fs.cache.writeback.transfer import Transfer
 from b2fs.core.keys import component_of
 from b2fs.core.types import Attr, Caller, DirEntry, HandleId, InodeId, OpenFile, SetAttr, StatFs, VersionId
@@ -46,7 +47,7 @@ _INDEX_S = 10.0
 _MAKEABLE = (stat.S_IFREG, stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK)
 
 
-class B2Filesystem(NoOneListens):
+class B2Filesystem(Listener):
     """See the module and vfs.api.FileSystem, which has the meaning of every operation."""
 
     def __init__(self, core: Core) -> None:

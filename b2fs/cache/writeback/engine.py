@@ -18,12 +18,15 @@ import trio
 from b2fs.cache.inode import Inode
 from b2fs.cache.ledger import EntryRow, Ledger, Remote
 from b2fs.cache.remote import RemoteView
-from b2fs.cache.status import FailedItem, WriteBackStatus
+from b2fs.cache.status import WriteBackStatus
 from b2fs.cache.writeback.config import WriteBackConfig
 from b2fs.cache.writeback.conflicts import ConflictGuard
+from b2fs.cache.writeback.keeper import LedgerKeeper
+from b2fs.cache.writeback.listener import Listener
 from b2fs.cache.writeback.pace import IDLE_S, Pace
 from b2fs.cache.writeback.pending import Pending
 from b2fs.cache.writeback.queue import DueQueue
+from b2fs.cache.writeback.report import status, unsent_bytes
 from b2fs.cache.writeback.retry import Retries, passes
 from b2fs.cache.writeback.table import PendingTable
 from b2fs.cache.writeback.transfer import Transfer
@@ -38,22 +41,6 @@ log = logging.getLogger(__name__)
 #: Changes that acknowledge nothing are committed within this time, in seconds.
 _LAZY_COMMIT_S = 0.05
 _LONG_S = 3600.0
-#: A write-ahead log larger than this is moved into the database, in a worker thread.
-_WAL_BYTES = 16 << 20
-
-
-class NoOneListens:
-    """The default for `Engine.listener`."""
-
-    def settled(self, key: str, inode: Inode | None) -> None:
-        """The bucket holds what it should under this key."""
-
-    def failed(self, key: str, inode: Inode | None, error: B2fsError) -> None:
-        """A try failed in a way that a user must hear of; it will be tried again."""
-
-    def in_use(self, version: VersionId) -> bool:
-        """Whether an open file reads from this version."""
-        return False
 
 
 class Engine:
@@ -67,19 +54,17 @@ class Engine:
         self._remote = remote
         self._transfer = transfer
         self._config = config
-        self.listener: NoOneListens = NoOneListens()
+        self.listener = Listener()
         self._pending = PendingTable(self._schedule)
         self._versions = OwnVersions(store, config, self._is_needed)
         self._conflicts = ConflictGuard(store, config.conflict)
-        self._waiting = Waiting(self._pending, self._make_urgent, config.durable_timeout_s)
+        self.waiting = Waiting(self._pending, self._make_urgent, config.durable_timeout_s)
         self._retries = Retries(config)
         self._queue = DueQueue()
         self._slots = trio.Semaphore(config.requests)
         self.pace = Pace()
         self._bulk = False
         self._hurry = False
-        self._checkpointing = False
-        self._wal_check_at = 0.0
         self._nursery: trio.Nursery | None = None
         # Counters for the status.
         self._uploading = 0
@@ -211,17 +196,9 @@ class Engine:
 
     # ---- waiting ------------------------------------------------------------------------------------------------
 
-    async def wait_stored(self, inode: Inode) -> None:
-        """As Waiting.stored: fsync."""
-        await self._waiting.stored(inode)
-
-    async def wait_names(self, prefix: str) -> None:
-        """As Waiting.names: fsync of a directory."""
-        await self._waiting.names(prefix)
-
     async def wait_drained(self, path: str | None = None) -> None:
-        """As Waiting.drained: sync and the end of a mount."""
-        await self._waiting.drained(path)
+        """As Waiting.drained, which has fsync too: sync and the end of a mount."""
+        await self.waiting.drained(path)
 
     def hurry(self) -> None:
         """From now on nothing waits to coalesce: the mount is ending."""
@@ -237,31 +214,13 @@ class Engine:
                 self._schedule(p)
 
     def unsent_bytes(self) -> int:
-        """Local content of pending files, less what is in the bucket as parts already."""
-        inodes = {id(p.inode): p.inode for p in self._pending if p.inode is not None and p.inode.content is not None}
-        return sum(
-            inode.content.size - (inode.upload.stored_bytes if inode.upload is not None else 0)
-            for inode in inodes.values()
-            if inode.content is not None
-        )
+        """As report.unsent_bytes."""
+        return unsent_bytes(self._pending)
 
     def status(self) -> WriteBackStatus:
-        now = trio.current_time()
-        dirty = self.unsent_bytes()
-        failed = tuple(FailedItem(p.key, str(p.error)) for p in self._pending if p.error is not None)
-        oldest = min((p.since for p in self._pending), default=now)
-        return WriteBackStatus(
-            pending_files=len(self._pending),
-            pending_bytes=dirty,
-            uploading=self._uploading,
-            uploaded_files=self._uploaded_files,
-            uploaded_bytes=self._transfer.sent_bytes,
-            failed=failed[:100],
-            conflicts=self._conflicts.count,
-            dirty_bytes=dirty,
-            oldest_pending_s=now - oldest,
-            offline=self._retries.offline,
-        )
+        """As report.status."""
+        sent = (self._uploading, self._uploaded_files, self._transfer.sent_bytes)
+        return status(self._pending, sent, self._conflicts.count, self._retries.offline)
 
     # ---- entries ------------------------------------------------------------------------------------------------
 
@@ -279,7 +238,7 @@ class Engine:
         p.wake()
         if not self._pending:
             self._bulk = False
-        self._waiting.settled()
+        self.waiting.settled()
 
     def _drop_inode(self, p: Pending) -> None:
         """The key no longer stands for the inode that it stood for."""
@@ -327,11 +286,12 @@ class Engine:
         """Work until cancelled."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
+            nursery.start_soon(LedgerKeeper(self._ledger, self.pace).run)
             task_status.started()
             while True:
                 await self._wait_due()
                 await self._start_due(nursery)
-                self._upkeep(nursery)
+                self._versions.forget_old()
 
     async def _wait_due(self) -> None:
         while self._queue.head() is None:
@@ -369,42 +329,12 @@ class Engine:
         if p.due > trio.current_time():
             self._queue.push(p.key, p.due)
             return None
-        if self._must_wait(p):
+        if self._pending.must_wait(p, versioning=self._store.capabilities.versioning):
             return None
         p.running = True
         if p.inode is not None:
             p.inode.storing = True
         return p
-
-    def _must_wait(self, p: Pending) -> bool:
-        """Whether other keys come first: those copied from this one, those below a removed directory.
-
-        They reschedule it when they are done.
-        """
-        if p.inode is None and self._pending.count_below(p.key):
-            return True
-        if p.inode is not None and p.inode.storing:
-            return True  # one name at a time: the others are copied from it
-        if not self._pending.is_source(p.key):
-            return False
-        return p.inode is None or not self._store.capabilities.versioning
-
-    def _upkeep(self, nursery: trio.Nursery) -> None:
-        now = trio.current_time()
-        self._versions.forget_old()
-        if not self._checkpointing and now > self._wal_check_at:
-            self._wal_check_at = now + 1.0
-            if self._ledger.wal_bytes() <= _WAL_BYTES:
-                return
-            self._checkpointing = True
-            nursery.start_soon(self._checkpoint)
-
-    async def _checkpoint(self) -> None:
-        try:
-            await self.pace.wait_idle(5.0)
-            await trio.to_thread.run_sync(self._ledger.checkpoint)
-        finally:
-            self._checkpointing = False
 
     # ---- storing ------------------------------------------------------------------------------------------------
 
@@ -464,7 +394,7 @@ class Engine:
     async def _bring(self, p: Pending, inode: Inode) -> None:
         """One try to make the bucket hold the inode under the key."""
         seq, content_seq = inode.seq, inode.content_seq
-        if not self._in_place(p, inode):
+        if not p.holds(inode):
             await self._conflicts.check(p, self._versions.seconds_ago(p.key))
             info, seq = await self._transfer.store(inode, p.key)
             self._stored(p, inode, info, seq, content_seq)
@@ -472,18 +402,6 @@ class Engine:
         if p.inode is inode:
             # Only now: what is tied with an older version of ours is not durable before that one is gone.
             p.stored_seq = seq
-
-    @staticmethod
-    def _in_place(p: Pending, inode: Inode) -> bool:
-        """The bucket already holds this inode, unchanged, under this key: a rename that was undone."""
-        base = inode.base
-        return (
-            base is not None
-            and base.key == p.key
-            and p.remote.known
-            and p.remote.ref == base
-            and inode.base_seq == inode.seq
-        )
 
     def _stored(self, p: Pending, inode: Inode, info: ObjectInfo, seq: int, content_seq: int) -> None:
         """The bucket has confirmed a version.  No await: state is changed in one step."""

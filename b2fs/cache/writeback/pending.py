@@ -52,3 +52,9 @@ class Pending:
     def made_here(self) -> bool:
         """Nothing was under this key before us: removing our versions leaves no trace and hides nothing."""
         return self.before.known and self.before.ref is None
+
+    def holds(self, inode: Inode) -> bool:
+        """Whether the bucket has this inode, unchanged, under this key already: a rename that was undone."""
+        base = inode.base
+        known = base is not None and base.key == self.key and self.remote.known and self.remote.ref == base
+        return known and inode.base_seq == inode.seq

@@ -69,6 +69,16 @@ class PendingTable:
                     self._freed(above)
         self.free_source(p)
 
+    def must_wait(self, p: Pending, *, versioning: bool) -> bool:
+        """Whether other keys come first; `freed` is told when they are done.
+
+        One name of a file goes up at a time: the others are copied from it.  Without versions a key that others are to
+        be copied from may not even be replaced.
+        """
+        if p.inode is None:
+            return self.count_below(p.key) > 0 or p.key in self._users
+        return p.inode.storing or (p.key in self._users and not versioning)
+
     # ---- directories --------------------------------------------------------------------------------------------
 
     def directly_below(self, prefix: str) -> set[str]:
@@ -99,10 +109,6 @@ class PendingTable:
             waiting = self._all.get(source)
             if waiting is not None:
                 self._freed(waiting)
-
-    def is_source(self, key: str) -> bool:
-        """Whether other keys are still to be copied from this one."""
-        return key in self._users
 
     def is_source_version(self, key: str, version: VersionId) -> bool:
         """Whether this version of the key is still to be copied from."""
