@@ -225,13 +225,28 @@ class Namespace:
                 info = await core.store.head(key)
                 core.remote.learned(info)
                 return info
-            info = await core.store.head(core.transfer.side_key(key))
+            info = await self._side_info(key)
         except NotFound:
+            return None
+        if info is None:
             return None
         _, marker = core.remote.marker(key)
         if marker is not None:
             # Both are written together, so the marker's version stands for the side object's too.
             core.remote.learned(replace(info, ref=marker.ref, modified_ns=marker.modified_ns))
+        return info
+
+    async def _side_info(self, key: str) -> ObjectInfo | None:
+        """The side object of a directory; None if it is known that there is none, NotFound if asking showed it."""
+        core = self._core
+        side_key = core.transfer.side_key(key)
+        if key:
+            known, side = await core.remote.sides.find(side_key)
+            info = core.remote.head_nowait(side) if side is not None else None
+            if info is not None or (known and side is None):
+                return info
+        info = await core.store.head(side_key)
+        core.remote.learned(info)
         return info
 
     async def shown(self, inode: Inode) -> Inode:

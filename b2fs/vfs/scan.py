@@ -83,7 +83,7 @@ class Scanner:
         """The objects that carry the attributes of directories, by the directories' keys; many have none."""
         markers: dict[str, ObjectInfo] = {}
         unknown = self._known_markers(keys, markers)
-        if unknown:
+        if unknown and self._core.store.capabilities.marker_metadata:
             await self._core.remote.survey(prefix, unknown)
             unknown = self._known_markers(unknown, markers)
 

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import trio
 
-from b2fs.core.types import Attr, Caller, HandleId, InodeId, OpenFile
+from b2fs.core.types import Attr, Caller, Capabilities, ETag, HandleId, InodeId, ObjectInfo, OpenFile
 from b2fs.errors import FsError
 from b2fs.store.embedded.store import EmbeddedConfig, EmbeddedStore
 from b2fs.store.faults import FaultyStore
-from b2fs.store.forward import Method
+from b2fs.store.forward import ForwardingStore, Method
+from b2fs.store.protocol import Body, ObjectStore
 from b2fs.vfs.api import ROOT, KernelNotifier
 from b2fs.vfs.config import VfsConfig
 from b2fs.vfs.filesystem import B2Filesystem, open_filesystem
@@ -110,12 +111,35 @@ async def bucket(directory: Path) -> AsyncIterator[EmbeddedStore]:
         yield store
 
 
+class MarkersWithoutMetadata(ForwardingStore):
+    """A server that drops the metadata of keys that end in '/', as SeaweedFS does."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return replace(self.inner.capabilities, marker_metadata=False)
+
+    async def put(
+        self,
+        key: str,
+        body: Body,
+        *,
+        metadata: Mapping[str, str] | None = None,
+        content_type: str | None = None,
+        if_match: ETag | None = None,
+        if_none_match: bool = False,
+    ) -> ObjectInfo:
+        kept = None if key.endswith("/") else metadata
+        return await self.inner.put(
+            key, body, metadata=kept, content_type=content_type, if_match=if_match, if_none_match=if_none_match
+        )
+
+
 _OPTIONS = VfsConfig("")
 
 
 @asynccontextmanager
 async def mount(
-    store: EmbeddedStore, cache: Path, config: VfsConfig = _OPTIONS, notifier: KernelNotifier | None = None
+    store: ObjectStore, cache: Path, config: VfsConfig = _OPTIONS, notifier: KernelNotifier | None = None
 ) -> AsyncIterator[Mount]:
     """A filesystem of its own on the bucket; it is not drained at the end."""
     await trio.to_thread.run_sync(partial(cache.mkdir, exist_ok=True))

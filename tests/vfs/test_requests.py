@@ -10,7 +10,7 @@ from b2fs.core.types import InodeId, SetAttr
 from b2fs.store.forward import Method
 from b2fs.vfs.config import VfsConfig
 from tests.mounting import NoKernel
-from tests.vfs.bucket import ANYBODY, bucket, fill, mount
+from tests.vfs.bucket import ANYBODY, MarkersWithoutMetadata, bucket, fill, mount
 
 #: Attributes as s3fs stores them.
 S3FS = {"mode": str(stat.S_IFREG | 0o600), "uid": "4711", "mtime": "1000000000"}
@@ -235,3 +235,44 @@ async def test_a_deep_path_costs_one_listing_for_each_directory(tmp_path: Path) 
             await mounted.find("a/b/c/d/f")
             assert mounted.count(Method.LIST_OBJECTS) == 5
             assert mounted.count(Method.HEAD) == 1
+
+
+# ---- servers that drop the metadata of markers ----------------------------------------------------------------------
+
+
+async def test_a_tree_without_markers_needs_no_question_for_each_directory(tmp_path: Path) -> None:
+    async with bucket(tmp_path) as store:
+        await fill(store, TREE)
+        async with mount(MarkersWithoutMetadata(store), tmp_path / "cache", VfsConfig("")) as mounted:
+            assert len(await mounted.walk("tree")) == 2240
+            assert mounted.count(Method.LIST_OBJECTS) <= 8
+            assert mounted.count() <= 50
+
+
+async def test_directories_beside_markers_have_their_modes(tmp_path: Path) -> None:
+    async with bucket(tmp_path) as embedded:
+        store = MarkersWithoutMetadata(embedded)
+        async with mount(store, tmp_path / "one") as mounted:
+            for number in range(20):
+                await mounted.mkdir(f"d{number:02}", 0o700 + number % 8)
+            await mounted.drain()
+            await mounted.fs.refresh()
+            assert stat.S_IMODE((await mounted.find("d03")).mode) == 0o703
+        modes = [0o700 + number % 8 for number in range(20)]
+        for cache, heads in (("two", 21), ("three", 1)):
+            async with mount(store, tmp_path / cache) as mounted:
+                found = await mounted.ls()
+                assert [stat.S_IMODE(attr.mode) for attr in found.values()] == modes
+                assert mounted.count(Method.HEAD) <= heads  # one of them is of the root
+
+
+async def test_a_directory_is_asked_for_after_it_was_changed_here(tmp_path: Path) -> None:
+    async with bucket(tmp_path) as embedded:
+        store = MarkersWithoutMetadata(embedded)
+        await fill(embedded, ["d/f"])
+        async with mount(store, tmp_path / "one") as mounted:
+            ino = (await mounted.find("d")).ino
+            await mounted.fs.setattr(ino, SetAttr(mode=0o711), None, ANYBODY)
+            await mounted.drain()
+            mounted.fs.forget([(ino, 1)])
+            assert stat.S_IMODE((await mounted.find("d")).mode) == 0o711

@@ -20,6 +20,7 @@ from cachetools import LRUCache, TTLCache
 from b2fs.cache.parallel import open_flat_nursery
 from b2fs.cache.remote.known import KnownAttributes, Row
 from b2fs.cache.remote.listing import NS, Found, Listing, pack
+from b2fs.cache.remote.sides import SideObjects
 from b2fs.cache.remote.walk import Patch, Walk
 from b2fs.core.attrs import carries_posix
 from b2fs.core.keys import split_key
@@ -98,6 +99,7 @@ class RemoteView:
         self._points: TTLCache[str, Found] = TTLCache(config.max_points, config.ttl_s, timer=trio.current_time)
         self.known = KnownAttributes(config.max_attributes)
         self.attributes: AttributeSource = NoAttributes()
+        self.sides = SideObjects(store, f"{config.reserved}dirs/", config.ttl_s)
         self._loads: dict[str, _Load] = {}
         #: Directories that were listed as a whole lately, and flat listings that may go on.
         self._scanned: TTLCache[str, None] = TTLCache(4096, _WALK_S, timer=trio.current_time)
@@ -201,6 +203,7 @@ class RemoteView:
         self._patch(info.key, lambda listing, component: listing.add(component, info))
         if info.key.endswith("/"):
             self._patch_listing(info.key, partial(_set_marker, info))
+            self._touch_side(info.key)
 
     def note_absent(self, key: str) -> None:
         """The key was hidden or removed by us."""
@@ -209,6 +212,7 @@ class RemoteView:
         self._patch(key, Listing.drop)
         if key.endswith("/"):
             self._patch_listing(key, partial(_set_marker, None))
+            self._touch_side(key)
 
     def note_new_directory(self, prefix: str) -> None:
         """A directory that did not exist before was made here: nobody else's keys are below it."""
@@ -227,12 +231,16 @@ class RemoteView:
             del self._listings[known]
         for point in [p for p in self._points if p.startswith(prefix)]:
             del self._points[point]
+        self.sides.refresh()
         self._walks.clear()
 
     def _patch(self, key: str, patch: Callable[[Listing, str], None]) -> None:
         prefix, component = split_key(key)
         self._points.pop(key.removesuffix("/"), None)
         self._patch_listing(prefix, lambda listing: patch(listing, component))
+
+    def _touch_side(self, key: str) -> None:
+        self.sides.touched(f"{self._config.reserved}dirs/{key[:-1]}")
 
     def _patch_listing(self, prefix: str, patch: Patch) -> None:
         listing = self._listings.get(prefix)

@@ -1,0 +1,72 @@
+"""SideObjects: which directories have their attributes beside them, on servers that drop them from markers.
+
+One listing of the place of side objects tells it for all directories, where the alternative is a HEAD for each.
+"""
+
+from __future__ import annotations
+
+import trio
+
+from b2fs.cache.remote.listing import pack, unpack
+from b2fs.core.types import ObjectInfo
+from b2fs.store.protocol import ObjectStore
+
+#: With more side objects than fit on so many pages, the keys behind them are asked for one by one.
+_PAGES = 4
+
+
+class SideObjects:
+    """See the module.  place is the prefix of all side objects."""
+
+    def __init__(self, store: ObjectStore, place: str, ttl_s: float) -> None:
+        self._store = store
+        self._place = place
+        self._ttl_s = ttl_s
+        self._rows: dict[str, bytes] = {}
+        #: Keys up to this one are known; "" if none, None if all are.
+        self._until: str | None = ""
+        self._listed_at = float("-inf")
+        #: Written here since the listing was asked for.
+        self._touched: set[str] = set()
+        self._lock = trio.Lock()
+
+    async def find(self, key: str) -> tuple[bool, ObjectInfo | None]:
+        """Whether it is known what is under a key, and the object there.  Checkpoint: only if it asks."""
+        if self._is_old():
+            async with self._lock:  # held over the request: who waits wants this very answer
+                if self._is_old():
+                    await self._list()
+        if key in self._touched or (self._until is not None and key > self._until):
+            return False, None
+        row = self._rows.get(key)
+        return True, unpack(key, row) if row is not None else None
+
+    def touched(self, key: str) -> None:
+        """We wrote or removed this side object."""
+        self._touched.add(key)
+
+    def refresh(self) -> None:
+        """Look anew with the next question."""
+        self._listed_at = float("-inf")
+
+    def _is_old(self) -> bool:
+        return trio.current_time() - self._listed_at > self._ttl_s
+
+    async def _list(self) -> None:
+        asked_at = trio.current_time()
+        touched, self._touched = self._touched, set()
+        rows: dict[str, bytes] = {}
+        token: str | None = None
+        until: str | None = ""
+        try:
+            for _ in range(_PAGES):
+                page = await self._store.list_objects(self._place, token=token)
+                rows.update((info.key, pack(info)) for info in page.objects)
+                token = page.next_token
+                until = page.objects[-1].key if token is not None and page.objects else None
+                if token is None:
+                    break
+        except BaseException:
+            self._touched |= touched
+            raise
+        self._rows, self._until, self._listed_at = rows, until, asked_at
