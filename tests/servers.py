@@ -224,7 +224,7 @@ def _weed_command(directory: str, ports: Sequence[int]) -> list[str]:
         f"-master.port.grpc={master_grpc}",
         "-master.telemetry=false",
         "-master.volumeSizeLimitMB=1024",
-        "-volume.max=50",
+        "-volume.max=2000",  # every bucket takes seven, and a volume costs nothing until it is written
         f"-volume.port={volume}",
         f"-volume.port.grpc={volume_grpc}",
         "-volume.preStopSeconds=0",
