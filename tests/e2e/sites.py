@@ -26,6 +26,8 @@ from tests.servers import Server
 #: Lines of a daemon's log that no test expects.
 _UNWANTED = re.compile(r"^\S+ \S+ (WARNING|ERROR|CRITICAL) |^Traceback ", re.MULTILINE)
 
+#: Where b2fs keeps in a bucket what is not a user's.
+RESERVED = ".b2fs/"
 #: Whether the long forms of the tests are wanted.
 LONG = os.environ.get("B2FS_LONG") == "1"
 long_only = pytest.mark.skipif(not LONG, reason="part of the long form: B2FS_LONG=1")
@@ -39,7 +41,7 @@ class Bucket:
     #: Options of b2fs mount.
     words: tuple[str, ...]
     environ: Mapping[str, str]
-    #: Every object by its key.  An embedded bucket must not be mounted.
+    #: Every object by its key, b2fs's own below `.b2fs/` left out.  An embedded bucket must not be mounted.
     contents: Callable[[], dict[str, bytes]]
 
 
@@ -55,6 +57,8 @@ async def _embedded_contents(directory: str) -> dict[str, bytes]:
         while True:
             page = await store.list_objects("", token=token)
             for info in page.objects:
+                if info.key.startswith(RESERVED):
+                    continue
                 found[info.key] = (await store.get(info.key))[1]
             token = page.next_token
             if token is None:
@@ -69,11 +73,13 @@ def server_bucket(server: Server) -> Bucket:
 
 
 def server_contents(server: Server, bucket: str) -> dict[str, bytes]:
-    """Every object of a bucket by its key, as boto3 sees it."""
+    """As `Bucket.contents`, as boto3 sees it."""
     found: dict[str, bytes] = {}
     with closing(server.client()) as client:
         for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket):
             for row in page.get("Contents", ()):
+                if row["Key"].startswith(RESERVED):
+                    continue
                 with client.get_object(Bucket=bucket, Key=row["Key"])["Body"] as body:
                     found[row["Key"]] = body.read()
     return found

@@ -84,11 +84,11 @@ def described(tree: Path) -> dict[str, tuple[object, ...]]:
 
 
 def file_contents(tree: Path) -> dict[str, bytes]:
-    """The content of every regular file, by its path below the tree."""
+    """The content of every regular file, by its path below the tree, but what b2fs keeps for itself in a bucket."""
     return {
         str(path.relative_to(tree)): path.read_bytes()
         for path in tree.rglob("*")
-        if path.is_file() and not path.is_symlink()
+        if path.is_file() and not path.is_symlink() and path.relative_to(tree).parts[0] != ".b2fs"
     }
 
 
