@@ -118,7 +118,14 @@ class LocalContent:
 
         Raises OSError (ENOSPC, EIO) with nothing recorded.
         """
-        end = offset + _pwrite_all(self._files.fd(self.ino), data, offset)
+        fd = self._files.fd(self.ino)
+        try:
+            end = offset + _pwrite_all(fd, data, offset)
+        except OSError:
+            # What fitted behind the end would come to light when the file grows, or after a crash.
+            if os.fstat(fd).st_size > self.size:
+                os.ftruncate(fd, self.size)
+            raise
         changed = False
         if not self.complete:
             if offset > self.size:

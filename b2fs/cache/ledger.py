@@ -245,8 +245,11 @@ def _load_content(inode: Inode, files: DirtyFiles, local: bytes) -> LocalContent
     content = LocalContent(files, inode.ino, found.st_size)
     if local != _COMPLETE:
         content.complete = False
-        content.base_limit = struct.unpack_from("<Q", local)[0]
+        content.base_limit = min(struct.unpack_from("<Q", local)[0], found.st_size)
         content.local = Extents(_RANGE.iter_unpack(local[8:]))
+        # Killed between changing the file and committing that: behind the base all bytes are local, behind the end none.
+        content.local.add(content.base_limit, found.st_size)
+        content.local.remove(found.st_size, max(found.st_size, content.local.end))
     inode.size = found.st_size
     if found.st_mtime_ns > inode.ctime_ns:
         inode.mtime_ns = inode.ctime_ns = found.st_mtime_ns

@@ -1,0 +1,112 @@
+"""LocalContent and DirtyFiles: the bytes of dirty files on the disk."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from b2fs.cache.content import DirtyFiles, LocalContent
+from b2fs.core.types import InodeId
+
+ONE, TWO = InodeId(1), InodeId(2)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> DirtyFiles:
+    return DirtyFiles(str(tmp_path / "dirty"))
+
+
+def seen(content: LocalContent, base: bytes) -> bytes:
+    """The file as a reader sees it: local bytes over those of the base."""
+    body = bytearray(content.read_local(0, content.size).ljust(content.size, b"?"))
+    for start, end in content.missing(0, content.size):
+        body[start:end] = base[start:end]
+    return bytes(body)
+
+
+writes = st.tuples(st.just("write"), st.integers(0, 60), st.binary(min_size=1, max_size=20))
+truncates = st.tuples(st.just("truncate"), st.integers(0, 60), st.just(b""))
+fills = st.tuples(st.just("fill"), st.integers(0, 60), st.just(b"x" * 15))
+
+
+@given(base=st.binary(max_size=40), changes=st.lists(st.one_of(writes, truncates, fills), max_size=12))
+def test_partial_content_reads_as_the_whole_file_would(
+    base: bytes, changes: list[tuple[str, int, bytes]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    files = DirtyFiles(str(tmp_path_factory.mktemp("dirty")))
+    content, model = LocalContent.over_base(files, ONE, len(base)), bytearray(base)
+    for kind, at, data in changes:
+        if kind == "write":
+            content.write(at, data)
+            model.extend(bytes(max(0, at - len(model))))
+            model[at : at + len(data)] = data
+        elif kind == "truncate":
+            content.truncate(at)
+            model = model[:at].ljust(at, b"\0")
+        elif not content.complete:
+            content.fill(at, base[at : min(at + len(data), content.base_limit)])
+        assert content.size == len(model)
+        assert seen(content, base) == bytes(model)
+        for _, end in content.missing(0, content.size):
+            assert end <= content.base_limit <= len(base)
+    files.close()
+
+
+def test_few_descriptors_are_kept_open(tmp_path: Path) -> None:
+    files = DirtyFiles(str(tmp_path / "dirty"), max_open=3)
+    before = len(os.listdir("/proc/self/fd"))
+    for number in range(1, 20):
+        LocalContent(files, InodeId(number)).write(0, b"%d" % number)
+    assert len(os.listdir("/proc/self/fd")) == before + 3
+    assert [LocalContent(files, InodeId(n)).read_local(0, 9) for n in (1, 19)] == [b"1", b"19"]
+    files.close()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_retired_file_makes_room_for_a_new_one(files: DirtyFiles) -> None:
+    LocalContent(files, ONE).write(0, b"old")
+    retired = files.retire(ONE)
+    LocalContent(files, ONE).write(0, b"new")
+    assert Path(retired).read_bytes() == b"old"
+    assert Path(files.path(ONE)).read_bytes() == b"new"
+    assert files.existing() == [ONE]
+    files.remove_retired()
+    assert not Path(retired).exists()
+    files.close()
+
+
+def test_what_made_a_file_superfluous_is_made_durable_before_it_goes(tmp_path: Path) -> None:
+    there: list[list[InodeId]] = []
+    dirty = DirtyFiles(str(tmp_path / "dirty"), before_removal=lambda: there.append(sorted(dirty.existing())))
+    for ino in (ONE, TWO):
+        LocalContent(dirty, ino).write(0, b"x")
+    dirty.remove(ONE)
+    dirty.retire(TWO)
+    assert there == [[ONE, TWO], [TWO]]
+    dirty.remove(ONE)  # a second time is no error
+    dirty.close()
+
+
+def test_what_fitted_of_a_refused_write_is_taken_back(files: DirtyFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = LocalContent(files, ONE)
+    content.write(0, b"good")
+    real = os.pwrite
+
+    def full_disk(fd: int, data: bytes, offset: int) -> int:
+        if offset > 4:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(fd, bytes(data)[:3], offset)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", full_disk)
+        with pytest.raises(OSError, match="No space"):
+            content.write(4, b"too much")
+    assert content.size == os.path.getsize(files.path(ONE)) == 4
+    content.truncate(8)
+    assert content.read_local(0, 8) == b"good\0\0\0\0"
+    files.close()
