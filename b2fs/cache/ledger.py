@@ -247,7 +247,8 @@ def _load_content(inode: Inode, files: DirtyFiles, local: bytes) -> LocalContent
         content.complete = False
         content.base_limit = min(struct.unpack_from("<Q", local)[0], found.st_size)
         content.local = Extents(_RANGE.iter_unpack(local[8:]))
-        # Killed between changing the file and committing that: behind the base all bytes are local, behind the end none.
+        # Killed between changing the file and committing that: behind the base all bytes are local, behind the end
+        # none.
         content.local.add(content.base_limit, found.st_size)
         content.local.remove(found.st_size, max(found.st_size, content.local.end))
     inode.size = found.st_size

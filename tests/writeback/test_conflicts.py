@@ -11,6 +11,8 @@ from trio.testing import MockClock
 from b2fs.cache.writeback.config import WriteBackConfig
 from b2fs.cache.writeback.conflicts import ConflictPolicy, conflict_key
 from b2fs.core.types import Capabilities
+from b2fs.errors import Unavailable
+from b2fs.store.forward import Method
 from tests.writeback.harness import Mount, Place
 from tests.writeback.memstore import MemStore
 
@@ -86,3 +88,42 @@ async def test_what_somebody_else_removed_is_put_back(place: Place, autojump_clo
 )
 def test_the_name_of_the_other_version(key: str, name: str) -> None:
     assert conflict_key(key, "host", time.struct_time((2026, 1, 2, 3, 4, 5, 4, 2, 0))) == name
+
+
+async def test_a_change_by_others_while_the_bucket_was_out_of_reach(place: Place, autojump_clock: MockClock) -> None:
+    async with place.mount() as mount:
+        await mount.save("a", b"old")
+        await mount.drain()
+        await trio.sleep(10)
+        mount.store.fail(Method.PUT, Unavailable("reset"), times=3)
+        await mount.save("a", b"ours")
+        await trio.sleep(2)
+        async with MemStore(place.bucket, place.capabilities) as other:
+            await other.put("a", b"theirs")
+        await trio.sleep(60)
+        await mount.drain()
+        assert mount.fs.writeback.status().conflicts == 1
+    assert [v.body for v in place.bucket.versions["a"]][-2:] == [b"theirs", b"ours"]
+
+
+async def test_our_own_put_whose_answer_was_lost_is_no_conflict(place: Place, autojump_clock: MockClock) -> None:
+    async with place.mount() as mount:
+        await mount.save("a", b"old")
+        await mount.drain()
+        await trio.sleep(10)
+        mount.store.fail(Method.PUT, Unavailable("reset"), times=1, answer_lost=True)
+        await mount.save("a", b"ours")
+        await trio.sleep(60)
+        await mount.drain()
+        assert mount.fs.writeback.status().conflicts == 0
+    assert place.bucket.contents() == {"a": b"ours"}
+
+
+async def test_a_file_that_is_saved_all_the_time_is_stored_now_and_then(
+    place: Place, autojump_clock: MockClock
+) -> None:
+    async with place.mount() as mount:
+        for number in range(100):
+            await mount.save("a", b"%d" % number)
+            await trio.sleep(0.5)
+        assert place.bucket.contents()

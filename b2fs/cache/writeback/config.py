@@ -16,7 +16,8 @@ class WriteBackConfig:
     quiet_s: a closed file is uploaded when it has not changed for this long, so that saves within a second become one
     version and a temporary file that is renamed is sent once, under its last name.
     bulk_quiet_s, bulk_threshold: with this many keys waiting, throughput counts for more than the saved versions.
-    open_quiet_s, open_max_s: a file that is still open for writing waits longer, but not for ever.
+    open_quiet_s: a file that is still open for writing waits longer.
+    open_max_s: no file waits longer, however often it changes.
     spacing_s: between two version-creating calls on one key (B2's rule for successive calls).
     put_max_bytes: larger files are sent in parts.
     stream_bytes: files that grow beyond this are uploaded while they are being written.

@@ -7,11 +7,15 @@ it is also copied to a name of its own beside ours.  What we ourselves put a mom
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import re
 import socket
 import time
 from collections import deque
 from enum import Enum
+
+import trio
 
 from b2fs.cache.ledger import Remote
 from b2fs.cache.writeback.pending import Pending
@@ -24,6 +28,7 @@ log = logging.getLogger(__name__)
 #: Our own version of this age, in seconds, is taken to be the current one still.
 _TRUSTED_S = 5.0
 _REMEMBERED = 100
+_PLAIN_MD5 = re.compile("[0-9a-f]{32}")
 #: On servers that cannot copy, the other version is kept by reading and writing it, up to this size.
 _THROUGH_HERE_BYTES = 64 << 20
 
@@ -48,14 +53,14 @@ class ConflictGuard:
     async def check(self, p: Pending, ours_s_ago: float) -> None:
         """Look before the key gets a new version.  Raises StoreError."""
         expected = p.remote.ref
-        if expected is None or not p.remote.known or ours_s_ago < _TRUSTED_S:
+        if expected is None or ours_s_ago < _TRUSTED_S:
             return
         try:
             current = (await self._store.head(p.key)).ref
         except NotFound:
             p.remote = Remote(True, None)  # somebody removed it: ours is put in its place
             return
-        if _same(expected, current):
+        if _same(expected, current) or (not p.remote.known and await _is_ours(p, current)):
             return
         await self._keep(current)
         self.count += 1
@@ -83,6 +88,24 @@ def conflict_key(key: str, host: str, when: time.struct_time) -> str:
     if not stem:
         stem, dot, ending = key[cut:], "", ""
     return f"{key[:cut]}{stem} (conflict {host} {time.strftime('%Y%m%dT%H%M%SZ', when)}){dot}{ending}"
+
+
+async def _is_ours(p: Pending, current: ObjectRef) -> bool:
+    """Whether the bucket has what we tried to put before, when the answer to that was lost, or a crash came before it.
+
+    An ETag that is no plain MD5 cannot be compared; then the size decides.
+    """
+    content = p.inode.content if p.inode is not None else None
+    if content is None or not content.complete or content.size != current.size:
+        return False
+    if not _PLAIN_MD5.fullmatch(current.etag):
+        return True
+    return await trio.to_thread.run_sync(_md5_of_file, content.path()) == current.etag
+
+
+def _md5_of_file(path: str) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
 def _same(expected: ObjectRef, current: ObjectRef) -> bool:

@@ -23,6 +23,7 @@ from b2fs.cache.writeback.config import WriteBackConfig
 from b2fs.cache.writeback.conflicts import ConflictGuard
 from b2fs.cache.writeback.keeper import LedgerKeeper
 from b2fs.cache.writeback.listener import Listener
+from b2fs.cache.writeback.multipart import PlanChanged
 from b2fs.cache.writeback.pace import IDLE_S, Pace
 from b2fs.cache.writeback.pending import Pending
 from b2fs.cache.writeback.queue import DueQueue
@@ -278,7 +279,8 @@ class Engine:
             return inode.changed_at + config.dir_quiet_s
         if inode.writers and inode.content is not None:
             return min(inode.changed_at + config.open_quiet_s, p.since + config.open_max_s)
-        return inode.changed_at + (config.bulk_quiet_s if self._bulk else config.quiet_s)
+        quiet = config.bulk_quiet_s if self._bulk else config.quiet_s
+        return min(inode.changed_at + quiet, p.since + config.open_max_s)
 
     # ---- the loop -----------------------------------------------------------------------------------------------
 
@@ -355,6 +357,8 @@ class Engine:
             with p.cancel_upload:
                 await bring(p, inode)
             self._retries.succeeded()
+        except PlanChanged as change:
+            log.debug("%s: %s", p.key, change)  # no failure: it goes up anew when it is quiet
         except (B2fsError, OSError) as failure:
             error = failure
         finally:
