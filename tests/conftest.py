@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -42,6 +42,36 @@ def _own_control_sockets() -> Iterator[None]:
     with tempfile.TemporaryDirectory(prefix="b2fs-run-") as directory, pytest.MonkeyPatch.context() as environment:
         environment.setenv(RUNTIME_VARIABLE, directory)
         yield
+
+
+#: Beyond this pytest's own account of a difference takes minutes to make, and no one reads it.
+_LEGIBLE_BYTES = 4096
+
+
+def pytest_assertrepr_compare(op: str, left: object, right: object) -> list[str] | None:
+    """What differs between large contents: names, sizes and the first place, not the bytes."""
+    if op != "==":
+        return None
+    if isinstance(left, bytes) and isinstance(right, bytes) and len(left) + len(right) > _LEGIBLE_BYTES:
+        return ["large contents are equal", _difference(left, right)]
+    if isinstance(left, Mapping) and isinstance(right, Mapping) and _bytes_in(left) + _bytes_in(right) > _LEGIBLE_BYTES:
+        names = sorted(map(str, (name for name in {*left, *right} if left.get(name) != right.get(name))))
+        lines = [f"{name}: {_difference(left.get(name), right.get(name))}" for name in names[:20]]
+        return [f"large contents are equal; {len(names)} differ", *lines]
+    return None
+
+
+def _bytes_in(contents: Mapping[object, object]) -> int:
+    return sum(len(value) for value in contents.values() if isinstance(value, bytes))
+
+
+def _difference(left: object, right: object) -> str:
+    if not isinstance(left, bytes) or not isinstance(right, bytes):
+        sides = (f"{len(side)} bytes" if isinstance(side, bytes) else repr(side)[:200] for side in (left, right))
+        return " != ".join(sides)
+    shorter = min(len(left), len(right))
+    at = next((place for place, (ours, theirs) in enumerate(zip(left, right, strict=False)) if ours != theirs), shorter)
+    return f"{len(left)} != {len(right)} bytes, from {at} on: {left[at : at + 40]!r} != {right[at : at + 40]!r}"
 
 
 #: What the tests of tests/vfs run on, as their names say it.
