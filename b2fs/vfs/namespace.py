@@ -39,6 +39,15 @@ class Namespace:
     async def child(self, parent: Inode, name: bytes) -> Inode | None:
         """The inode under a name, with its attributes known; None if there is none.  Checkpoints unless known."""
         assert parent.children is not None
+        for _ in range(10):
+            child = await self._look(parent, name)
+            if child is None or parent.children.get(name) is child:
+                return child
+            # It was stored and let go, or replaced, while its attributes were asked for: look again.
+        raise FsError(errno.ESTALE, "the name keeps changing")
+
+    async def _look(self, parent: Inode, name: bytes) -> Inode | None:
+        assert parent.children is not None
         if len(name) > NAME_MAX:
             raise FsError(errno.ENAMETOOLONG)
         child = parent.children.get(name)

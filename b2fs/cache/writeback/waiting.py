@@ -71,6 +71,7 @@ class Waiting:
 
         Raises the error that keeps an entry from being stored, once every other one is done.
         """
+        await trio.lowlevel.checkpoint()  # whoever asks again and again must not keep others from working
         while left := [p for p in self._pending if path is None or p.key.startswith(path)]:
             stuck = [p.error for p in left if p.error is not None and not p.running and p.attempts > 1]
             if len(stuck) == len(left):
