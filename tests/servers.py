@@ -115,7 +115,7 @@ def temporary_directory(prefix: str, *beside: str) -> Iterator[str]:
     """A directory that is removed at the end, and files beside it, also when this process is killed."""
     path = tempfile.mkdtemp(prefix=prefix)
     janitor = subprocess.Popen(
-        ["/bin/sh", "-c", 'read -r _; sleep 0.2; rm -rf -- "$@"', "janitor", path, *beside],
+        ["/bin/sh", "-c", 'trap "" TERM; read -r _; sleep 0.2; rm -rf -- "$@"', "janitor", path, *beside],
         stdin=subprocess.PIPE,
         start_new_session=True,  # a Ctrl-C at the terminal must not reach it
     )
