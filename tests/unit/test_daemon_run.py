@@ -203,12 +203,16 @@ async def test_sync_reports_the_error_that_stops_it(tmp_path: Path) -> None:
 async def test_whoever_follows_hears_the_end_and_what_is_left(tmp_path: Path) -> None:
     world = World(tmp_path, pending_files=2)
     replies: list[Reply] = []
-    async with running(world) as mount, trio.open_nursery() as nursery:
+    following = trio.Event()
 
-        async def follow() -> None:
-            replies.extend(await mount.ask("follow"))
+    def follow() -> None:
+        for reply in ask(world.settings.mountpoint, UID, Request("follow", "")):
+            replies.append(reply)
+            trio.from_thread.run_sync(following.set)
 
-        nursery.start_soon(follow)
+    async with running(world), trio.open_nursery() as nursery:
+        nursery.start_soon(trio.to_thread.run_sync, follow)
+        await following.wait()
         os.kill(os.getpid(), signal.SIGTERM)
         await world.writeback.waiting.wait()
         os.kill(os.getpid(), signal.SIGTERM)
