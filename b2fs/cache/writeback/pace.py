@@ -14,7 +14,7 @@ IDLE_S = 0.02
 #: An upload that is due waits this long for an idle moment, in seconds; from then on a busy mount has one more upload
 #: in flight for every 1 / _STARTS_PER_S seconds of lateness.  Both are tuned by measurement.
 _PATIENCE_S = 1.0
-_STARTS_PER_S = 8.0
+_STARTS_PER_S = 2.0
 
 
 class Pace:
