@@ -42,6 +42,7 @@ log = logging.getLogger(__name__)
 #: Changes that acknowledge nothing are committed within this time, in seconds.
 _LAZY_COMMIT_S = 0.05
 _LONG_S = 3600.0
+_REPLAN_S = 0.5
 
 
 class Engine:
@@ -358,7 +359,9 @@ class Engine:
                 await bring(p, inode)
             self._retries.succeeded()
         except PlanChanged as change:
-            log.debug("%s: %s", p.key, change)  # no failure: it goes up anew when it is quiet
+            # No failure, but it goes up anew: not at once, or a busy writer would have us begin without end.
+            log.debug("%s: %s", p.key, change)
+            await trio.sleep(_REPLAN_S)
         except (B2fsError, OSError) as failure:
             error = failure
         finally:
