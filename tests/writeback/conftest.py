@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,10 @@ import trio
 from trio.testing import MockClock
 
 from tests.writeback.harness import Place
+
+
+#: While a worker thread works the clock stands still, but a wait that no thread will end may not hold a test for ever.
+_PATIENCE_S = 1.0
 
 
 @pytest.fixture
@@ -24,7 +27,7 @@ def autojump_clock(monkeypatch: pytest.MonkeyPatch) -> MockClock:
     async def run_sync(*args: Any, **options: Any) -> object:
         nonlocal busy
         busy += 1
-        clock.autojump_threshold = math.inf
+        clock.autojump_threshold = _PATIENCE_S
         try:
             return await in_thread(*args, **options)
         finally:
