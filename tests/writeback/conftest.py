@@ -11,7 +11,6 @@ from trio.testing import MockClock
 
 from tests.writeback.harness import Place
 
-
 #: While a worker thread works the clock stands still, but a wait that no thread will end may not hold a test for ever.
 _PATIENCE_S = 1.0
 
