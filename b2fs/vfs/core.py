@@ -7,7 +7,6 @@ import time
 from dataclasses import dataclass, field
 from hashlib import blake2b
 
-import trio
 from cachetools import LRUCache
 
 from b2fs.cache.attrindex import AttributeIndex
@@ -50,8 +49,6 @@ class Core:
     #: The numbers of forgotten inodes whose key is not the one that they were made under.
     renamed: LRUCache[str, InodeId] = field(default_factory=lambda: LRUCache(100_000))
     started_ns: int = field(default_factory=time.time_ns)
-    #: Where jobs go that outlive the request that begins them.
-    nursery: trio.Nursery | None = None
     index: AttributeIndex | None = None
 
     def inode(self, ino: InodeId) -> Inode:

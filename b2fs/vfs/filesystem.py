@@ -22,7 +22,6 @@ from b2fs.cache.remote import RemoteConfig, RemoteView
 from b2fs.cache.writeback.engine import Engine
 from b2fs.cache.writeback.listener import Listener
 from b2fs.cache.writeback.transfer import Transfer
-from b2fs.core.keys import component_of
 from b2fs.core.types import Attr, Caller, DirEntry, HandleId, InodeId, OpenFile, SetAttr, StatFs, VersionId
 from b2fs.errors import B2fsError, FsError, StoreError
 from b2fs.store.protocol import ObjectStore
@@ -36,6 +35,7 @@ from b2fs.vfs.handles import DirHandle, FileHandle
 from b2fs.vfs.mutations import Mutations, check_target, symlink_mode
 from b2fs.vfs.namespace import Namespace
 from b2fs.vfs.recovery import Recovery
+from b2fs.vfs.refresh import Refresher
 from b2fs.vfs.renames import Renames
 from b2fs.vfs.scan import Scanner
 from b2fs.vfs.xattrs import Xattrs
@@ -52,7 +52,8 @@ class B2Filesystem(Listener):
 
     def __init__(self, core: Core) -> None:
         self._core = core
-        foreign = self._foreign = ForeignAttributes(core)
+        foreign = ForeignAttributes(core)
+        self._refresher = Refresher(core, foreign)
         self._names = Namespace(core, foreign)
         self._scanner = Scanner(core, self._names, foreign)
         self._files = Files(core, self._names)
@@ -381,45 +382,8 @@ class B2Filesystem(Listener):
     # ---- what others change -------------------------------------------------------------------------------------
 
     async def refresh(self, path: bytes = b"") -> None:
-        """Look at the bucket anew for everything at and below a path (relative to the mount), and let the kernel too.
-
-        Makes no request itself.  Local changes stay what they are, and open files keep their version.
-        """
-        core, names = self._core, [name for name in path.split(b"/") if name]
-        self._foreign.forget()
-        if core.index is not None:
-            core.index.refresh()
-        if not names:
-            core.remote.forget(core.root.prefix)
-            await self._forget_below(core.root)
-            return
-        prefix = "".join(f"{component_of(name)}/" for name in names[:-1])
-        core.remote.forget_name(core.root.prefix + prefix, component_of(names[-1]))
-        parent: Inode | None = core.root
-        for name in names[:-1]:
-            parent = parent.children.get(name) if parent is not None and parent.children is not None else None
-        if parent is None or parent.children is None:
-            return
-        self._forget_entry(parent, names[-1])
-        child = parent.children.get(names[-1])
-        if child is not None and child.is_dir:
-            await self._forget_below(child)
-
-    async def _forget_below(self, directory: Inode) -> None:
-        stack = [directory]
-        while stack:
-            parent = stack.pop()
-            for name, child in list((parent.children or {}).items()):
-                self._forget_entry(parent, name)
-                if child.is_dir:
-                    stack.append(child)
-            await trio.lowlevel.checkpoint()
-
-    def _forget_entry(self, parent: Inode, name: bytes) -> None:
-        child = parent.children.get(name) if parent.children is not None else None
-        if child is not None:
-            child.validated_at = float("-inf")
-        self._core.notifier.invalidate_entry(parent.ino, name)
+        """As Refresher.refresh."""
+        await self._refresher.refresh(path)
 
     # ---- life ---------------------------------------------------------------------------------------------------
 
@@ -488,7 +452,6 @@ async def open_filesystem(
         filesystem = B2Filesystem(core)
         await filesystem.prepare()
         async with trio.open_nursery() as nursery:
-            core.nursery = nursery
             nursery.start_soon(filesystem.run)
             try:
                 yield filesystem

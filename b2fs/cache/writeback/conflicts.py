@@ -12,7 +12,6 @@ import logging
 import re
 import socket
 import time
-from collections import deque
 from enum import Enum
 
 import trio
@@ -27,7 +26,6 @@ log = logging.getLogger(__name__)
 
 #: Our own version of this age, in seconds, is taken to be the current one still.
 _TRUSTED_S = 5.0
-_REMEMBERED = 100
 _PLAIN_MD5 = re.compile("[0-9a-f]{32}")
 #: On servers that cannot copy, the other version is kept by reading and writing it, up to this size.
 _THROUGH_HERE_BYTES = 64 << 20
@@ -47,8 +45,6 @@ class ConflictGuard:
         self._store = store
         self._policy = policy
         self.count = 0
-        #: The keys of the latest conflicts.
-        self.keys: deque[str] = deque(maxlen=_REMEMBERED)
 
     async def check(self, p: Pending, ours_s_ago: float) -> None:
         """Look before the key gets a new version.  Raises StoreError."""
@@ -64,7 +60,6 @@ class ConflictGuard:
             return
         await self._keep(current)
         self.count += 1
-        self.keys.append(p.key)
         log.warning("%s was changed by somebody else; both versions are kept, ours on top", p.key)
         p.remote = Remote(True, current)
 

@@ -90,8 +90,7 @@ class Engine:
         else:
             self._schedule(p)
             return
-        inode.pending += 1
-        self._pending.use_source(p)
+        self._hold(p, inode)
         inode.changed_at = trio.current_time()
         self._ledger.save_entry(key, inode.ino, p.remote)
         self._schedule(p)
@@ -124,18 +123,13 @@ class Engine:
         """As want and want_absent for many new keys, in one journal call: a directory's rename."""
         saved: list[EntryRow] = []
         for key, inode, remote in rows:
-            p = self._pending.get(key)
-            if p is not None or inode is None:
-                if inode is None:
-                    self.want_absent(key, remote)
-                else:
-                    self.want(key, inode, remote)
-                continue
-            p = self._add(key, inode, remote)
-            inode.pending += 1
-            self._pending.use_source(p)
-            saved.append(EntryRow(key, inode.ino, remote))
-            self._schedule(p)
+            if inode is None:
+                self.want_absent(key, remote)
+            elif key in self._pending:
+                self.want(key, inode, remote)
+            else:
+                self._schedule(self._hold(self._add(key, inode, remote), inode))
+                saved.append(EntryRow(key, inode.ino, remote))
         self._ledger.save_entries(saved)
 
     def changed(self, inode: Inode) -> None:
@@ -164,20 +158,18 @@ class Engine:
             return
         if not inode.storing and content is not None and content.complete:
             p.running = inode.storing = True
-            self._nursery.start_soon(self._stream, p, inode)
+            self._nursery.start_soon(self._try, p, inode, self._bring_growing)
 
     def remote_of(self, key: str) -> Remote | None:
         """What the bucket holds under a pending key; None if the key is not pending."""
-        p = self._pending.get(key)
-        return p.remote if p is not None else None
+        return p.remote if (p := self._pending.get(key)) is not None else None
 
     def is_gone(self, key: str) -> bool:
         """Whether the key was removed here and the bucket may still hold it."""
-        p = self._pending.get(key)
-        return p is not None and p.inode is None
+        return (p := self._pending.get(key)) is not None and p.inode is None
 
     def count_below(self, prefix: str) -> int:
-        """How many pending keys are below a directory, its own marker not counted."""
+        """As PendingTable.count_below."""
         return self._pending.count_below(prefix)
 
     def wanted_below(self, prefix: str) -> list[tuple[str, Inode | None]]:
@@ -189,11 +181,10 @@ class Engine:
 
         What is under the key may be an upload of ours that was cut off before we heard of it, so nothing is assumed.
         """
-        p = self._add(key, inode, Remote(False, remote.ref) if remote.known else remote)
+        p = self._add(key, inode, Remote(False, remote.ref))
         self._versions.answered(key, None)  # the last call may have been made just now
         if inode is not None:
-            inode.pending += 1
-            self._pending.use_source(p)
+            self._hold(p, inode)
         self._schedule(p)
 
     # ---- waiting ------------------------------------------------------------------------------------------------
@@ -241,6 +232,12 @@ class Engine:
         if not self._pending:
             self._bulk = False
         self.waiting.settled()
+
+    def _hold(self, p: Pending, inode: Inode) -> Pending:
+        """The key stands for the inode from now on; undone by _drop_inode or _settle."""
+        inode.pending += 1
+        self._pending.use_source(p)
+        return p
 
     def _drop_inode(self, p: Pending) -> None:
         """The key no longer stands for the inode that it stood for."""
@@ -347,9 +344,6 @@ class Engine:
         finally:
             self._slots.release()
 
-    async def _stream(self, p: Pending, inode: Inode) -> None:
-        await self._try(p, inode, self._bring_growing)
-
     async def _try(self, p: Pending, inode: Inode, bring: Callable[[Pending, Inode], Awaitable[None]]) -> None:
         """One try to make the bucket hold the inode under the key, and what follows from its outcome."""
         self._uploading += 1
@@ -389,10 +383,8 @@ class Engine:
         try:
             while inode.writers and inode.content is not None and not p.urgent and not self._hurry:
                 await upload.send_full(inode.content.size)
-                with trio.move_on_after(self._config.open_quiet_s) as scope:
+                with trio.move_on_after(self._config.open_quiet_s):
                     await upload.grown.wait()
-                if scope.cancelled_caught and not inode.writers:
-                    break
         except BaseException:
             await self._transfer.give_up(upload)
             raise
