@@ -64,7 +64,7 @@ class B2Filesystem(Listener):
         self._handles: dict[HandleId, FileHandle] = {}
         self._dirs: dict[HandleId, DirHandle] = {}
         self._next_handle = itertools.count(1)
-        core.engine.listener = self
+        core.engine.listen(self)
 
     @property
     def writeback(self) -> Engine:

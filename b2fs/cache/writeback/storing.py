@@ -1,0 +1,236 @@
+"""Storing: the tries to bring entries into the bucket, and what follows from their outcome.
+
+A failure leaves the entry, the local content and the old version as they are (I5); the entry is tried again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+
+import trio
+
+from b2fs.cache.inode import Inode
+from b2fs.cache.ledger import Ledger, Remote
+from b2fs.cache.remote import RemoteView
+from b2fs.cache.writeback.config import WriteBackConfig
+from b2fs.cache.writeback.conflicts import ConflictGuard
+from b2fs.cache.writeback.listener import Listener
+from b2fs.cache.writeback.multipart import PlanChanged
+from b2fs.cache.writeback.pending import Pending
+from b2fs.cache.writeback.retry import Retries, passes
+from b2fs.cache.writeback.schedule import Schedule
+from b2fs.cache.writeback.table import PendingTable
+from b2fs.cache.writeback.transfer import Transfer
+from b2fs.cache.writeback.versions import OwnVersions
+from b2fs.cache.writeback.waiting import Waiting
+from b2fs.core.types import ObjectInfo, ObjectRef
+from b2fs.errors import B2fsError, NotFound, StoreError
+
+log = logging.getLogger(__name__)
+
+_REPLAN_S = 0.5
+
+
+class Storing:
+    """See the module.  All methods belong to the trio thread."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        remote: RemoteView,
+        transfer: Transfer,
+        config: WriteBackConfig,
+        pending: PendingTable,
+        schedule: Schedule,
+        versions: OwnVersions,
+        conflicts: ConflictGuard,
+        waiting: Waiting,
+    ) -> None:
+        self._ledger = ledger
+        self._remote = remote
+        self._transfer = transfer
+        self._config = config
+        self._pending = pending
+        self._schedule = schedule
+        self._versions = versions
+        self._conflicts = conflicts
+        self._waiting = waiting
+        self._retries = Retries(config)
+        self.listener = Listener()
+        # Figures for the status.
+        self.under_way = 0
+        self.stored_files = 0
+
+    @property
+    def offline(self) -> bool:
+        """The bucket cannot be reached."""
+        return self._retries.offline
+
+    def drop(self, p: Pending) -> None:
+        """The entry is done."""
+        self._pending.remove(p)
+        self._ledger.delete_entry(p.key)
+        p.wake()
+        self._schedule.removed()
+        self._waiting.settled()
+
+    # ---- storing ------------------------------------------------------------------------------------------------
+
+    async def attempt(self, p: Pending, inode: Inode) -> None:
+        """One try to make the bucket hold the inode under the key, and what follows from its outcome."""
+        await self._try(p, inode, self._bring)
+
+    async def attempt_growing(self, p: Pending, inode: Inode) -> None:
+        """As attempt, of a file that is still being written: part by part."""
+        await self._try(p, inode, self._bring_growing)
+
+    async def _try(self, p: Pending, inode: Inode, bring: Callable[[Pending, Inode], Awaitable[None]]) -> None:
+        """One try to make the bucket hold the inode under the key, and what follows from its outcome."""
+        self.under_way += 1
+        error: B2fsError | OSError | None = None
+        try:
+            with p.cancel_upload:
+                await bring(p, inode)
+            self._retries.succeeded()
+        except PlanChanged as change:
+            # No failure, but it goes up anew: not at once, or a busy writer would have us begin without end.
+            log.debug("%s: %s", p.key, change)
+            await trio.sleep(_REPLAN_S)
+        except (B2fsError, OSError) as failure:
+            error = failure
+        finally:
+            self.under_way -= 1
+            p.running = inode.storing = False
+            p.cancel_upload = trio.CancelScope()
+        if error is not None:
+            # A call that failed may have made its version all the same: from now on we do not know what is there.
+            p.remote = Remote(False, p.remote.ref)
+            self._ledger.save_entry(p.key, p.inode.ino if p.inode is not None else None, p.remote)
+        if isinstance(error, NotFound) and p.inode is inode and inode.content is None and inode.base is not None:
+            self._lost(p, inode, error)
+        elif error is not None and p.inode is inode:
+            self._failed([p], error)
+        else:
+            # What went wrong with something that the key should not hold any more does not matter.
+            self._settle_or_repeat(p, inode)
+        for other in self._pending.of(inode):
+            if other is not p:
+                self._schedule.put(other)  # it may have waited for this upload
+
+    async def _bring_growing(self, p: Pending, inode: Inode) -> None:
+        """Upload part by part while the file is written; then as any other."""
+        upload = await self._transfer.begin_stream(inode, p.key)
+        try:
+            while inode.writers and inode.content is not None and not p.urgent and not self._schedule.hurrying:
+                await upload.send_full(inode.content.size)
+                with trio.move_on_after(self._config.open_quiet_s):
+                    await upload.grown.wait()
+        except BaseException:
+            await self._transfer.give_up(upload)
+            raise
+        await self._bring(p, inode)
+
+    async def _bring(self, p: Pending, inode: Inode) -> None:
+        """One try to make the bucket hold the inode under the key."""
+        seq, content_seq = inode.seq, inode.content_seq
+        if not p.holds(inode):
+            await self._conflicts.check(p, self._versions.seconds_ago(p.key))
+            info, seq = await self._transfer.store(inode, p.key)
+            self._stored(p, inode, info, seq, content_seq)
+        await self._versions.remove_superseded(p)
+        if p.inode is inode:
+            # Only now: what is tied with an older version of ours is not durable before that one is gone.
+            p.stored_seq = seq
+
+    def _stored(self, p: Pending, inode: Inode, info: ObjectInfo, seq: int, content_seq: int) -> None:
+        """The bucket has confirmed a version.  No await: state is changed in one step."""
+        self._versions.made(p, info.ref)
+        self._adopt(inode, info.ref, seq, content_seq)
+        inode.base_modified_ns = 0
+        if inode.attrs_known or info.metadata is not None:
+            self._remote.note_object(info)
+        self.stored_files += 1
+        if inode.pending:
+            # Before any older version goes: after a crash the local changes must find the base that they are on.
+            self._ledger.save_inode(inode)
+        if p.superseded:
+            self._ledger.commit()
+
+    def _adopt(self, inode: Inode, ref: ObjectRef, seq: int, content_seq: int) -> None:
+        """The new version is the inode's base from now on."""
+        names = self._pending.of(inode)
+        for p in names:
+            self._pending.free_source(p)
+        inode.base = ref
+        inode.base_content_seq = content_seq
+        inode.base_seq = seq
+        for p in names:
+            self._pending.use_source(p)
+
+    def _settle_or_repeat(self, p: Pending, inode: Inode | None) -> None:
+        p.attempts, p.error = 0, None
+        if p.inode is inode and (inode is None or p.stored_seq >= inode.seq):
+            self._settle(p, inode)
+            return
+        self._ledger.save_entry(p.key, p.inode.ino if p.inode else None, p.remote)
+        p.urgent = p.urgent and bool(p.waiters)
+        p.wake()
+        p.since = trio.current_time()
+        self._schedule.put(p)
+
+    def _settle(self, p: Pending, inode: Inode | None) -> None:
+        if inode is not None:
+            inode.pending -= 1
+            if not inode.pending:
+                self._ledger.delete_inode(inode.ino)
+        self.drop(p)
+        self.listener.settled(p.key, inode)
+
+    # ---- removing -----------------------------------------------------------------------------------------------
+
+    async def remove(self, batch: list[Pending]) -> None:
+        self.under_way += 1
+        try:
+            failed = await self._versions.remove(batch, self._transfer.side_keys)
+        except StoreError as error:
+            self._failed(batch, error)
+            return
+        finally:
+            self.under_way -= 1
+            for p in batch:
+                p.running = False
+        self._retries.succeeded()
+        for p in batch:
+            if p.key in failed:
+                self._failed([p], failed[p.key])
+            else:
+                self._removed(p)
+
+    def _removed(self, p: Pending) -> None:
+        p.remote = Remote(True, None)
+        p.newest = None
+        p.superseded.clear()
+        self._remote.note_absent(p.key)
+        self._settle_or_repeat(p, None)
+
+    # ---- failures -----------------------------------------------------------------------------------------------
+
+    def _failed(self, batch: list[Pending], error: B2fsError | OSError) -> None:
+        reason = error if isinstance(error, B2fsError) else StoreError(f"local disk: {error}")
+        for p in batch:
+            p.attempts += 1
+            p.error = reason
+            p.running = False
+            p.due = trio.current_time() + self._retries.delay(reason, p.attempts)
+            self._schedule.queue.push(p.key, p.due)
+            if not passes(reason):
+                log.error("%s cannot be stored and will be tried again: %s", p.key, reason)
+                self.listener.failed(p.key, p.inode, reason)
+            p.wake()
+
+    def _lost(self, p: Pending, inode: Inode, error: NotFound) -> None:
+        """What the key was to be copied from was removed by somebody else, and there is no local copy."""
+        log.error("%s: its content is gone from the bucket, somebody else removed it: %s", p.key, error)
+        p.stored_seq = inode.seq
+        self._settle_or_repeat(p, inode)
