@@ -145,8 +145,9 @@ class Files:
         journal = content.write(offset, data) or not inode.pending or (fresh and inode.base is not None)
         inode.size = content.size
         inode.mtime_ns = inode.ctime_ns = now_ns()
-        if inode.mode & 0o6000 and core.config.check_permissions:
-            inode.mode = mode_after_write(inode.mode, handle.caller)
+        if inode.mode & 0o6000:
+            # The kernel takes most of these bits away before it writes, but not those of a stranger to the group.
+            inode.mode = mode_after_write(inode.mode, inode.gid, handle.caller)
         handle.wrote = True
         if inode.upload is not None:
             inode.upload.touched(start, end)

@@ -237,7 +237,7 @@ class B2Filesystem(Listener):
         self._core.check(self._may(inode, caller, wanted))
         if flags & os.O_TRUNC and inode.is_regular:
             await self._files.truncate(inode, 0)
-            inode.mode = permissions.mode_after_write(inode.mode, caller)
+            inode.mode = permissions.mode_after_write(inode.mode, inode.gid, caller)
             self._core.ledger.commit()
         return self._opened(inode, flags, caller)
 

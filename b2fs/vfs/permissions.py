@@ -25,6 +25,11 @@ def in_group(gid: int, caller: Caller) -> bool:
     return caller.gid == gid or gid in caller.groups
 
 
+def in_group_or_root(gid: int, caller: Caller) -> bool:
+    """As in_group; every group is root's."""
+    return caller.uid == 0 or in_group(gid, caller)
+
+
 def may_access(attr: Attr, caller: Caller, mask: int) -> bool:
     """Whether caller has all of mask (R_OK, W_OK, X_OK) on the inode; mask 0 asks nothing and is granted.
 
@@ -70,7 +75,7 @@ def new_node(parent: Attr, mode: int, caller: Caller) -> tuple[int, int]:
     if stat.S_ISDIR(mode):
         return mode | stat.S_ISGID, parent.gid
     runnable_setgid = stat.S_ISGID | stat.S_IXGRP
-    if mode & runnable_setgid == runnable_setgid and caller.uid != 0 and not in_group(parent.gid, caller):
+    if mode & runnable_setgid == runnable_setgid and not in_group_or_root(parent.gid, caller):
         mode &= ~stat.S_ISGID
     return mode, parent.gid
 
@@ -103,32 +108,36 @@ def setattr_error(attr: Attr, changes: SetAttr, caller: Caller, *, through_handl
 def mode_after_setattr(attr: Attr, changes: SetAttr, caller: Caller) -> int:
     """The mode that these allowed changes leave: chmod's bits, less the set-id bits that must go."""
     mode = attr.mode
-    if changes.uid is not None or changes.gid is not None:
-        mode = without_set_ids(mode)
+    gives = changes.uid is not None or changes.gid is not None
+    if gives:
+        mode = without_set_ids(mode, attr.gid, caller)
     if changes.size is not None:
-        mode = mode_after_write(mode, caller)
+        mode = mode_after_write(mode, attr.gid, caller)
     if changes.mode is not None:
         mode = stat.S_IFMT(mode) | (changes.mode & _PERMISSION_BITS)
-        gid = attr.gid if changes.gid is None else changes.gid
-        if caller.uid != 0 and not in_group(gid, caller):
+        if not in_group_or_root(attr.gid if changes.gid is None else changes.gid, caller):
             mode &= ~stat.S_ISGID
+        if gives:
+            # The kernel's own way of taking the bits away with a chown; it leaves the group of strangers to us.
+            mode = without_set_ids(mode, attr.gid, caller)
     return mode
 
 
-def mode_after_write(mode: int, caller: Caller) -> int:
-    """The mode after caller changed the content: without the set-id bits unless privileged."""
-    return mode if caller.uid == 0 else without_set_ids(mode)
+def mode_after_write(mode: int, gid: int, caller: Caller) -> int:
+    """The mode after caller changed the content of a file of this group: without the set-id bits unless privileged."""
+    return mode if caller.uid == 0 else without_set_ids(mode, gid, caller)
 
 
-def without_set_ids(mode: int) -> int:
-    """mode less set-user-ID, and less set-group-ID where the group may run it (else the bit marks locking).
+def without_set_ids(mode: int, gid: int, caller: Caller) -> int:
+    """mode less set-user-ID, and less set-group-ID.
 
-    Directories keep theirs, where the bits mean something else.
+    Where the group gid may not run the file, the latter marks locking; then only strangers to the group take it away
+    (as Linux does since 6.0).  Directories keep both, where the bits mean something else.
     """
     if not mode & (stat.S_ISUID | stat.S_ISGID) or stat.S_ISDIR(mode):
         return mode
     mode &= ~stat.S_ISUID
-    if mode & stat.S_IXGRP:
+    if mode & stat.S_IXGRP or not in_group_or_root(gid, caller):
         mode &= ~stat.S_ISGID
     return mode
 

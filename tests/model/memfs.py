@@ -513,7 +513,7 @@ class MemFs:
 
     def _mark_written(self, node: Node, caller: Caller) -> None:
         node.attr.mtime_ns = node.attr.ctime_ns = self._clock()
-        node.attr.mode = permissions.mode_after_write(node.attr.mode, caller)
+        node.attr.mode = permissions.mode_after_write(node.attr.mode, node.attr.gid, caller)
 
     def _touch_atime(self, node: Node) -> None:
         node.accessed(self._clock())

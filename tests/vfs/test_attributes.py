@@ -128,17 +128,36 @@ def test_chown_takes_the_set_id_bits_away(fs: Driver, by: int, before: int, afte
     assert fs.bits("f") == after
 
 
+@pytest.mark.parametrize("kind", ["file", "fifo"])
+def test_a_chown_takes_setgid_from_a_stranger_to_the_old_group(fs: Driver, kind: str) -> None:
+    make_node(fs, "x", kind)
+    fs.chown("x", ALICE, 600)
+    fs.chmod("x", 0o6644)
+    with fs.user(ALICE, groups=[500]):
+        fs.chown("x", -1, 500)
+    assert fs.bits("x") == 0o644
+    fs.chmod("x", 0o6644)
+    with fs.user(ALICE, groups=[500, 600]):
+        fs.chown("x", -1, 600)
+    assert fs.bits("x") == 0o2644
+
+
 def test_chown_leaves_the_bits_of_directories(fs: Driver) -> None:
     fs.make_dir("d", 0o6755, ALICE)
     fs.chown("d", BOB, BOB)
     assert fs.bits("d") == 0o6755
 
 
-@pytest.mark.parametrize(("before", "after"), [(0o6777, 0o777), (0o4777, 0o777), (0o2666, 0o2666)])
+@pytest.mark.parametrize(
+    ("before", "groups", "after"),
+    [(0o6777, [], 0o777), (0o4777, [], 0o777), (0o2666, [], 0o666), (0o6666, [0], 0o2666)],
+)
 @pytest.mark.parametrize("change", ["write", "truncate", "ftruncate", "open"])
-def test_changing_the_content_takes_the_set_id_bits_away(fs: Driver, change: str, before: int, after: int) -> None:
+def test_changing_the_content_takes_the_set_id_bits_away(
+    fs: Driver, change: str, before: int, groups: list[int], after: int
+) -> None:
     fs.make_file("f", before, 0, b"content")
-    with fs.user(ALICE):
+    with fs.user(ALICE, groups=groups):
         if change == "truncate":
             fs.truncate("f", 3)
         else:
