@@ -30,6 +30,7 @@ from tests.writeback.memstore import MemBucket, MemStore
 
 P = ParamSpec("P")
 T = TypeVar("T")
+C = TypeVar("C", bound="Calls")
 
 CALLER = Caller()
 RW = os.O_RDWR
@@ -129,11 +130,11 @@ _held: ContextVar[list[tuple[InodeId, int]] | None] = ContextVar("held", default
 
 
 def _call(
-    method: Callable[Concatenate[Mount, P], Coroutine[Any, Any, T]],
-) -> Callable[Concatenate[Mount, P], Coroutine[Any, Any, T]]:
+    method: Callable[Concatenate[C, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[C, P], Coroutine[Any, Any, T]]:
     """A call as a system call is one: at its end it gives back every reference that it was given."""
 
-    async def run(self: Mount, /, *args: P.args, **kwargs: P.kwargs) -> T:
+    async def run(self: C, /, *args: P.args, **kwargs: P.kwargs) -> T:
         if _held.get() is not None:
             return await method(self, *args, **kwargs)
         held: list[tuple[InodeId, int]] = []
@@ -148,14 +149,12 @@ def _call(
 
 
 @dataclass
-class Mount:
+class Calls:
     """Calls by path on a running filesystem.  References are given back at once unless `keep` is set."""
 
     fs: B2Filesystem
-    store: TimedStore
-    bucket: MemBucket
     #: As a kernel does that remembers every name.
-    keep: bool = False
+    keep: bool = field(default=False, kw_only=True)
 
     def _entered(self, attr: Attr) -> InodeId:
         """attr comes with a reference, which is given back at the end of the call."""
@@ -288,6 +287,14 @@ class Mount:
     @property
     def pending(self) -> int:
         return self.fs.writeback.status().pending_files
+
+
+@dataclass
+class Mount(Calls):
+    """The filesystem on a bucket in memory."""
+
+    store: TimedStore
+    bucket: MemBucket
 
 
 @contextmanager
