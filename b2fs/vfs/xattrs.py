@@ -42,6 +42,8 @@ class Xattrs:
         if self._core.config.check_permissions:
             refused = xattr_error(inode.attr(0), name, caller, write=write)
             self._core.check(not refused, refused)
+        if name in _NAMESPACES:
+            raise FsError(errno.EINVAL)
 
     def get(self, inode: Inode, name: bytes) -> bytes:
         value = self._own(inode).get(name) if name.startswith(_OWN) else inode.xattrs.get(name)

@@ -454,6 +454,8 @@ class MemFs:
             refused = permissions.xattr_error(node.attr, name, caller, write=write)
             if refused:
                 raise FsError(refused)
+        if name in _XATTR_PREFIXES:
+            raise FsError(errno.EINVAL)
 
     # -- changing
 

@@ -99,6 +99,17 @@ def test_a_namespace_that_does_not_exist(fs: Driver) -> None:
         fs.setxattr("f", "nonsense.k", b"v")
 
 
+def test_a_namespace_alone_is_no_name(fs: Driver) -> None:
+    fs.write("f")
+    for name in ("user.", "trusted.", "security."):
+        for call in (fs.getxattr, fs.removexattr):
+            with fails(errno.EINVAL):
+                call("f", name)
+        with fails(errno.EINVAL):
+            fs.setxattr("f", name, b"")
+    assert fs.listxattr("f") == []
+
+
 @pytest.mark.parametrize("name", ["system.posix_acl_access", "system.posix_acl_default"])
 def test_access_control_lists_are_refused(fs: Driver, name: str) -> None:
     """Kept without being obeyed, they would be worse than none: cp -a would leave the mode to them."""
