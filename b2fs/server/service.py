@@ -34,6 +34,9 @@ from b2fs.server.wire.write import write_body, write_headers
 LOG: Final = logging.getLogger("b2fs.server")
 #: The largest XML body that a call may have: 1,000 keys of 1,024 bytes with their markup, or 10,000 parts.
 MAX_XML_BYTES: Final = 4 << 20
+#: B2 sends this with all answers but those that carry an object's own headers.
+_UNCACHED: Final = ("cache-control", "max-age=0, no-cache, no-store")
+_CACHEABLE: Final = frozenset({"GetObject", "HeadObject"})
 
 
 @dataclass(slots=True)
@@ -114,6 +117,8 @@ class S3Service:
         operation = call.target.operation
         found = write_headers(operation, reply.values)
         found.extend(reply.headers)
+        if operation.name not in _CACHEABLE:
+            found.append(_UNCACHED)
         body: bytes | Stream
         if reply.stream is not None:
             body = reply.stream
@@ -169,7 +174,7 @@ class S3Service:
             found.append(("content-type", "application/xml"))
         if error.status not in (204, 304):
             found.append(("content-length", str(len(body))))
-        found.append(("cache-control", "max-age=0, no-cache, no-store"))
+        found.append(_UNCACHED)
         found.extend(self._cors_of_refusal(request))
         return Answer(error.status, found, body, seen.operation, seen.key_id, error.code)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import pytest
 
 from tests.server.errors import refused
-from tests.server.harness import Server
+from tests.server.harness import Authority, Server, run_server
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -46,11 +47,31 @@ def test_bad_names(server: Server, name: str) -> None:
         s3.create_bucket(Bucket=name)
 
 
-def test_names_are_taken(s3: S3Client, other: S3Client, bucket: str) -> None:
-    with refused(409, "BucketAlreadyOwnedByYou"):
-        s3.create_bucket(Bucket=bucket)
+def test_names_are_taken(other: S3Client, bucket: str) -> None:
     with refused(409, "BucketAlreadyExists"):
         other.create_bucket(Bucket=bucket)
+
+
+def test_making_a_bucket_again_changes_nothing(s3: S3Client, bucket: str) -> None:
+    s3.put_object(Bucket=bucket, Key="k", Body=b"x")
+    assert s3.create_bucket(Bucket=bucket)["Location"] == f"/{bucket}"
+    assert s3.get_object(Bucket=bucket, Key="k")["Body"].read() == b"x"
+    with refused(409, "BucketAlreadyExists"):
+        s3.create_bucket(Bucket=bucket, ACL="public-read")
+    with refused(409, "BucketAlreadyExists"):
+        s3.create_bucket(Bucket=bucket, ObjectLockEnabledForBucket=True)
+    assert len(s3.get_bucket_acl(Bucket=bucket)["Grants"]) == 1
+
+
+def test_elsewhere_a_bucket_is_made_once(tmp_path: Path, authority: Authority) -> None:
+    with run_server(tmp_path, authority, ["--region", "eu-central-003"]) as elsewhere:
+        s3 = elsewhere.s3(region="eu-central-003")
+        made: Any = {"CreateBucketConfiguration": {"LocationConstraint": "eu-central-003"}}
+        s3.create_bucket(Bucket="made-once", **made)
+        with refused(409, "BucketAlreadyOwnedByYou"):
+            s3.create_bucket(Bucket="made-once", **made)
+        location: str = s3.get_bucket_location(Bucket="made-once")["LocationConstraint"]
+        assert location == "eu-central-003"
 
 
 def test_location(s3: S3Client, bucket: str) -> None:
@@ -121,6 +142,12 @@ def test_acl_by_grants(s3: S3Client, bucket: str) -> None:
     assert len(s3.get_bucket_acl(Bucket=bucket)["Grants"]) == 2
     policy["Grants"][1]["Permission"] = "WRITE"
     with refused(400, "InvalidArgument"):
+        s3.put_bucket_acl(Bucket=bucket, AccessControlPolicy=policy)
+    policy["Grants"][1] = {
+        "Grantee": {"Type": "AmazonCustomerByEmail", "EmailAddress": "nobody@example.com"},
+        "Permission": "READ",
+    }
+    with refused(400, "UnresolvableGrantByEmailAddress"):
         s3.put_bucket_acl(Bucket=bucket, AccessControlPolicy=policy)
 
 

@@ -179,3 +179,8 @@ def test_a_page_has_a_thousand(s3: S3Client, bucket: str) -> None:
         s3.delete_objects(Bucket=bucket, Delete={"Objects": [{"Key": f"k{start + n:05}"} for n in range(count)]})
     answer = s3.list_object_versions(Bucket=bucket)
     assert (len(answer["DeleteMarkers"]), answer["IsTruncated"]) == (1000, True)
+
+
+def test_an_empty_token_starts_at_the_beginning(s3: S3Client, filled: str) -> None:
+    answer = s3.list_objects_v2(Bucket=filled, ContinuationToken="")
+    assert (answer["ContinuationToken"], names(answer)[0]) == ("", KEYS)

@@ -285,6 +285,24 @@ def test_unsupported_headers(s3: S3Client, bucket: str) -> None:
         s3.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
 
 
+def test_conditional_changes_are_refused_rather_than_made(s3: S3Client, bucket: str) -> None:
+    etag = s3.put_object(Bucket=bucket, Key="k", Body=b"x")["ETag"]
+    with refused(501, "NotImplemented"):
+        s3.delete_object(Bucket=bucket, Key="k", IfMatch=etag)
+    upload_id = s3.create_multipart_upload(Bucket=bucket, Key="k")["UploadId"]
+    part = s3.upload_part(Bucket=bucket, Key="k", UploadId=upload_id, PartNumber=1, Body=b"y")
+    parts: Any = {"Parts": [{"PartNumber": 1, "ETag": part["ETag"]}]}
+    with refused(501, "NotImplemented"):
+        s3.complete_multipart_upload(Bucket=bucket, Key="k", UploadId=upload_id, MultipartUpload=parts, IfNoneMatch="*")
+    assert s3.get_object(Bucket=bucket, Key="k")["Body"].read() == b"x"
+
+
+def test_only_objects_may_be_cached(s3: S3Client, bucket: str) -> None:
+    done = s3.put_object(Bucket=bucket, Key="k", Body=b"x", CacheControl="max-age=5")
+    assert done["ResponseMetadata"]["HTTPHeaders"]["cache-control"] == "max-age=0, no-cache, no-store"
+    assert s3.get_object(Bucket=bucket, Key="k")["CacheControl"] == "max-age=5"
+
+
 def test_presigned_get_and_put(server: Server, bucket: str) -> None:
     s3 = server.s3(signature_version="s3v4")
     put = urlsplit(s3.generate_presigned_url("put_object", {"Bucket": bucket, "Key": "a b"}))

@@ -6,11 +6,12 @@ import base64
 import binascii
 import hashlib
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Protocol
 
 from awscrt import checksums as crt
 
+from b2fs.server.auth.crc import combine
 from b2fs.server.wire.errors import S3Error
 
 
@@ -42,7 +43,42 @@ _MAKERS: Final[Mapping[str, tuple[int, Callable[[], _Running]]]] = {
     "sha1": (20, lambda: hashlib.sha1(usedforsecurity=False)),
     "sha256": (32, hashlib.sha256),
 }
+#: The cyclic ones can be put together from those of parts: reflected polynomials.
+_POLYNOMIALS: Final[Mapping[str, int]] = {
+    "crc32": 0xEDB88320,
+    "crc32c": 0x82F63B78,
+    "crc64nvme": 0x9A6C9329AC4BC9B5,
+}
 _PREFIX: Final = "x-amz-checksum-"
+NAMES: Final = tuple(_MAKERS)
+CYCLIC: Final = frozenset(_POLYNOMIALS)
+
+
+def digest_of(name: str, data: bytes) -> bytes:
+    """One content's checksum."""
+    running = _MAKERS[name][1]()
+    running.update(data)
+    return running.digest()
+
+
+def joined(name: str, parts: Sequence[tuple[bytes, int]]) -> bytes:
+    """The checksum of contents one behind the other, from the checksum and length in bytes of each; CYCLIC only."""
+    polynomial, bits = _POLYNOMIALS[name], _MAKERS[name][0] * 8
+    value = 0
+    for digest, length in parts:
+        value = combine(value, int.from_bytes(digest), length, polynomial, bits)
+    return value.to_bytes(bits // 8)
+
+
+def decode(name: str, text: str) -> bytes:
+    """The digest that a client wrote in base64.  Raises InvalidRequest for a text that is none."""
+    try:
+        value = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        value = b""
+    if len(value) != _MAKERS[name][0]:
+        raise S3Error("InvalidRequest", f"Value for {_PREFIX}{name} header is invalid.")
+    return value
 
 
 class Checksum:
@@ -50,8 +86,7 @@ class Checksum:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self._length, make = _MAKERS[name]
-        self._running = make()
+        self._running = _MAKERS[name][1]()
         self._declared: bytes | None = None
         self._accepts_any = False
 
@@ -72,14 +107,8 @@ class Checksum:
         return found
 
     def declare(self, text: str) -> None:
-        """Note the value that the client sent."""
-        try:
-            value = base64.b64decode(text, validate=True)
-        except (binascii.Error, ValueError):
-            value = b""
-        if len(value) != self._length:
-            raise S3Error("InvalidRequest", f"Value for {_PREFIX}{self.name} header is invalid.")
-        self._declared = value
+        """Note the value that the client sent.  Raises InvalidRequest."""
+        self._declared = decode(self.name, text)
 
     def update(self, data: bytes | bytearray) -> None:
         self._running.update(data)

@@ -16,6 +16,9 @@ from b2fs.store.embedded.rows import (
     RetentionMode,
 )
 
+_EVERYBODY = "http://acs.amazonaws.com/groups/global/AllUsers"
+#: The region in which S3 lets an owner make a bucket again.
+_FORGIVING_REGION = "us-east-1"
 _MAX_LOCK_DAYS = 36_500
 _MAX_LOCK_YEARS = 100
 
@@ -63,8 +66,22 @@ def create_bucket(call: Call) -> Reply:
     try:
         call.engine.create_bucket(BucketSpec(name, owner=owner, region=call.home.region, acl=acl, lock_enabled=lock))
     except BucketExists as error:
-        raise S3Error("BucketAlreadyOwnedByYou" if error.owner == owner else "BucketAlreadyExists") from error
+        if error.owner != owner:
+            raise S3Error("BucketAlreadyExists") from error
+        _made_again(call, acl, lock=lock)
     return Reply({"Location": f"/{name}"})
+
+
+def _made_again(call: Call, acl: Acl, *, lock: bool) -> None:
+    """Let an owner's repeated creation pass where S3 does, as long as it changes nothing.
+
+    Raises BucketAlreadyOwnedByYou, or BucketAlreadyExists for a bucket with other settings.
+    """
+    if call.home.region != _FORGIVING_REGION:
+        raise S3Error("BucketAlreadyOwnedByYou")
+    bucket = call.engine.bucket(call.target.bucket)
+    if (bucket.acl, bucket.lock_enabled) != (acl, lock):
+        raise S3Error("BucketAlreadyExists")
 
 
 def delete_bucket(call: Call) -> Reply:
@@ -95,10 +112,10 @@ def get_versioning(call: Call) -> Reply:
 def acl_values(call: Call) -> dict[str, Any]:
     """A bucket's ACL, which is that of its objects too, in the form of grants."""
     owner = call.owner()
-    grants: list[dict[str, Any]] = [{"Grantee": {"Type": "CanonicalUser", **owner}, "Permission": "FULL_CONTROL"}]
+    grants: list[dict[str, Any]] = []
     if call.bucket.acl is Acl.PUBLIC_READ:
-        group = {"Type": "Group", "URI": "http://acs.amazonaws.com/groups/global/AllUsers"}
-        grants.append({"Grantee": group, "Permission": "READ"})
+        grants.append({"Grantee": {"Type": "Group", "URI": _EVERYBODY}, "Permission": "READ"})
+    grants.append({"Grantee": {"Type": "CanonicalUser", **owner}, "Permission": "FULL_CONTROL"})
     return {"Owner": owner, "Grants": grants}
 
 
@@ -121,11 +138,13 @@ def _acl_of_grants(call: Call, policy: dict[str, Any]) -> Acl:
     found: set[tuple[str, str]] = set()
     for grant in policy.get("Grants") or []:
         grantee = grant.get("Grantee") or {}
+        if grantee.get("EmailAddress"):
+            raise S3Error("UnresolvableGrantByEmailAddress")  # accounts have no addresses here
         found.add((grantee.get("URI") or grantee.get("ID") or "", grant.get("Permission") or ""))
     for acl in Acl:
         own = {(call.bucket.owner, "FULL_CONTROL")}
         if acl is Acl.PUBLIC_READ:
-            own.add(("http://acs.amazonaws.com/groups/global/AllUsers", "READ"))
+            own.add((_EVERYBODY, "READ"))
         if found == own:
             return acl
     raise S3Error("InvalidArgument", "Unsupported grants: only the canned ACLs private and public-read can be set")

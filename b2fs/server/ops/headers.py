@@ -34,6 +34,8 @@ _UNSUPPORTED: Final = (
     "x-amz-grant-write-acp",
     "x-amz-grant-full-control",
 )
+#: Conditions that S3 has for calls that change something.
+_CHANGE_CONDITIONS: Final = ("if-match", "if-none-match", "x-amz-if-match-last-modified-time", "x-amz-if-match-size")
 #: Header, field of ContentHeaders, query parameter that replaces it in an answer.
 _CONTENT_HEADERS: Final = (
     ("content-type", "content_type", "response-content-type"),
@@ -65,6 +67,12 @@ def check_upload_headers(call: Call) -> None:
     storage_class = headers.get("x-amz-storage-class", "STANDARD")
     if storage_class != "STANDARD":
         raise S3Error("InvalidArgument", f"Unsupported storage class '{storage_class}'")
+
+
+def refuse_conditions(call: Call) -> None:
+    """Refuse a conditional change, as B2 refuses a conditional PutObject: ignoring it could lose data."""
+    if any(name in call.request.headers for name in _CHANGE_CONDITIONS):
+        raise S3Error("NotImplemented")
 
 
 def content_headers(headers: Mapping[str, str]) -> ContentHeaders:

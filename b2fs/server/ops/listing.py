@@ -102,8 +102,6 @@ def list_objects_v2(call: Call) -> Reply:
         "ContinuationToken": token,
         "StartAfter": encode(start_after) if start_after is not None else None,
     }
-    if token == "":
-        raise S3Error("InvalidArgument", "The continuation token provided is incorrect")
     if limit == 0:
         return Reply(values)
     try:
@@ -112,7 +110,7 @@ def list_objects_v2(call: Call) -> Reply:
             params.get("Prefix") or "",
             delimiter=params.get("Delimiter") or None,
             start_after=start_after or None,
-            token=token,
+            token=token or None,
             max_keys=limit,
         )
     except InvalidRequest as error:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import trio
 
-from b2fs.server.ops import conditions, encryption, headers
+from b2fs.errors import NoSuchUpload
+from b2fs.server.ops import conditions, encryption, headers, partsums
 from b2fs.server.ops.call import Call, Reply
 from b2fs.server.ops.encryption import CustomerKey
 from b2fs.server.ops.objects import choose_encryption, open_source, version_values
@@ -28,9 +30,11 @@ def create_upload(call: Call) -> Reply:
     headers.check_upload_headers(call)
     lock = headers.lock_spec(call)
     chosen, _, extra = choose_encryption(call)
-    attributes = headers.attributes_of(call, chosen, extra)
+    plan = partsums.Plan.of_params(call.params)
+    attributes = headers.attributes_of(call, chosen, extra | (plan.extra if plan is not None else {}))
     row = call.engine.create_upload(call.bucket.id, call.name, attributes, lock=lock)
     values: dict[str, Any] = {"Bucket": call.bucket.name, "Key": call.name, "UploadId": row.upload_id}
+    values |= plan.values if plan is not None else {}
     return Reply(values | headers.encryption_values(row.attributes.encryption))
 
 
@@ -67,10 +71,13 @@ async def upload_part(call: Call) -> Reply:
     md5 = headers.content_md5(call)
     nonce = secrets.token_bytes(16)
     cipher = encryption.stream_cipher(customer.key, nonce) if customer is not None else None
+    plan = partsums.Plan.of_extra(upload.attributes.extra)
+    sums = plan.checksums(call.request) if plan is not None else []
     received = await receive_body(
-        call.request, call.verified, call.engine, limit=MAX_PART_BYTES, md5=md5, cipher=cipher
+        call.request, call.verified, call.engine, limit=MAX_PART_BYTES, md5=md5, cipher=cipher, checksums=sums
     )
-    extra = {PART_NONCE: nonce.hex()} if customer is not None else None
+    extra = {PART_NONCE: nonce.hex()} if customer is not None else {}
+    extra |= {partsums.SUM + name: text for name, text in received.checksums}
 
     def keep() -> PartRow:
         return call.engine.put_part(call.bucket.id, call.name, upload.upload_id, number, received.body, extra=extra)
@@ -122,19 +129,44 @@ def _encrypt_part(
 
 def complete_upload(call: Call) -> Reply:
     """Make the named parts one version."""
-    claims = []
-    for part in (call.params.get("MultipartUpload") or {}).get("Parts") or []:
-        if "PartNumber" not in part or "ETag" not in part:
-            raise S3Error("MalformedXML")
-        claims.append(PartClaim(part["PartNumber"], part["ETag"].strip().strip('"')))
-    if not claims or len(claims) > MAX_PARTS:
+    headers.refuse_conditions(call)
+    given = (call.params.get("MultipartUpload") or {}).get("Parts") or []
+    if not given or len(given) > MAX_PARTS or any("PartNumber" not in part or "ETag" not in part for part in given):
         raise S3Error("MalformedXML")
+    claims = [PartClaim(part["PartNumber"], part["ETag"].strip().strip('"')) for part in given]
     upload_id = call.params["UploadId"]
-    row = call.engine.complete_upload(call.bucket.id, call.name, upload_id, claims, describe=describe_parts)
+    summing = _Summing(call, given)
+    row = call.engine.complete_upload(call.bucket.id, call.name, upload_id, claims, describe=summing.describe)
     host = call.request.headers.get("host", "")
     location = f"{call.request.scheme}://{host}/{call.bucket.name}/{url_encode(call.name)}"
     values = version_values(row) | {"Location": location, "Bucket": call.bucket.name, "Key": call.name}
+    values |= partsums.version_values(row.attributes.extra)
     return Reply(values | headers.encryption_values(row.attributes.encryption))
+
+
+class _Summing:
+    """Checks what a completion says of checksums, and makes the version's own."""
+
+    def __init__(self, call: Call, given: Sequence[Mapping[str, Any]]) -> None:
+        self._params = call.params
+        self._given = given
+        self._plan: partsums.Plan | None = None
+        with contextlib.suppress(NoSuchUpload):  # completed before, perhaps: the engine knows
+            self._plan = partsums.Plan.of_extra(_upload(call).attributes.extra)
+        if self._plan is not None:
+            self._plan.check_claims(given)
+
+    def describe(self, parts: Sequence[PartRow]) -> dict[str, str]:
+        """What the version remembers.  Raises InvalidPart, BadDigest."""
+        for claim, part in zip(self._given, parts, strict=True):
+            partsums.check_part(claim, part)
+        described = describe_parts(parts)
+        if self._plan is not None:
+            text = self._plan.text(parts)
+            partsums.check_whole(self._plan.name, self._params, text)
+            if text is not None:
+                described[partsums.SUM + self._plan.name] = text
+        return described
 
 
 def describe_parts(parts: Sequence[PartRow]) -> dict[str, str]:
@@ -163,6 +195,7 @@ def list_parts(call: Call) -> Reply:
     rows = call.engine.list_parts(call.bucket.id, call.name, upload.upload_id, after=after, max_parts=limit + 1)
     shown = rows[:limit]
     owner = call.owner()
+    plan = partsums.Plan.of_extra(upload.attributes.extra)
     return Reply(
         {
             "Bucket": call.bucket.name,
@@ -172,12 +205,15 @@ def list_parts(call: Call) -> Reply:
             "NextPartNumberMarker": shown[-1].number if shown else after,
             "MaxParts": limit,
             "IsTruncated": len(rows) > limit and limit > 0,
-            "Parts": [
-                {"PartNumber": p.number, "LastModified": p.modified_ms, "ETag": f'"{p.etag}"', "Size": p.size}
-                for p in shown
-            ],
+            "Parts": [_shown_part(part) for part in shown],
             "Initiator": owner,
             "Owner": owner,
             "StorageClass": "STANDARD",
+            **(plan.values if plan is not None else {}),
         }
     )
+
+
+def _shown_part(part: PartRow) -> dict[str, Any]:
+    shown = {"PartNumber": part.number, "LastModified": part.modified_ms, "ETag": f'"{part.etag}"', "Size": part.size}
+    return shown | partsums.part_values(part)

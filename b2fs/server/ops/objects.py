@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final
 
 import trio
 
 from b2fs.errors import B2fsError, NotFound
-from b2fs.server.ops import conditions, encryption, headers
+from b2fs.server.ops import conditions, encryption, headers, partsums
 from b2fs.server.ops.access import may_read
 from b2fs.server.ops.call import Call, Reply
 from b2fs.server.ops.encryption import CustomerKey
@@ -23,7 +22,6 @@ from b2fs.store.embedded.content import ContentReader, ContentWriter
 from b2fs.store.embedded.engine import Engine
 from b2fs.store.embedded.rows import Attributes, BucketRow, Encryption, LockSpec, VersionRow
 
-CHECKSUM: Final = "checksum_"
 MAX_DELETES: Final = 1000
 #: Bodies that the engine keeps in its database: committing one does no disk I/O in the calling thread.
 INLINE_BYTES: Final = 32 << 10
@@ -48,8 +46,7 @@ def version_values(row: VersionRow) -> dict[str, Any]:
 
 async def put_object(call: Call) -> Reply:
     """Make a new version from the request's body."""
-    if "if-match" in call.request.headers or "if-none-match" in call.request.headers:
-        raise S3Error("NotImplemented")
+    headers.refuse_conditions(call)
     headers.check_upload_headers(call)
     lock = headers.lock_spec(call)
     headers.require_digest_for_lock(call, lock)
@@ -61,11 +58,11 @@ async def put_object(call: Call) -> Reply:
         cipher = encryption.stream_cipher(customer.key, bytes.fromhex(extra[encryption.NONCE]))
     received = await receive_body(call.request, call.verified, call.engine, limit=MAX_PUT_BYTES, md5=md5, cipher=cipher)
     if received.checksums:
-        kept = {**extra, **{CHECKSUM + name: text for name, text in received.checksums}}
+        kept = {**extra, **{partsums.SUM + name: text for name, text in received.checksums}}
         attributes = replace(attributes, extra=kept)
     row = await store_version(call.engine, call.bucket.id, call.name, received.body, attributes, lock)
     values = version_values(row) | headers.encryption_values(row.attributes.encryption)
-    return Reply(values, headers=checksum_headers(attributes.extra))
+    return Reply(values | partsums.version_values(attributes.extra))
 
 
 async def store_version(
@@ -81,35 +78,19 @@ async def store_version(
     return await trio.to_thread.run_sync(lambda: engine.put(bucket, name, body, attributes, lock=lock))
 
 
-def checksum_headers(extra: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-    """The checksums that were verified at the upload."""
-    return tuple(
-        (f"x-amz-checksum-{name.removeprefix(CHECKSUM)}", text)
-        for name, text in extra.items()
-        if name.startswith(CHECKSUM)
-    )
-
-
 # --- GetObject, HeadObject
 
 
-def _shown_headers(call: Call, row: VersionRow, attributes: Attributes) -> list[tuple[str, str]]:
-    shown = headers.object_headers(attributes, headers.header_overrides(call))
-    if call.params.get("ChecksumMode") == "ENABLED" and "range" not in call.request.headers:
-        found = checksum_headers(attributes.extra)
-        shown.extend(found)
-        if found:
-            shown.append(("x-amz-checksum-type", "FULL_OBJECT"))
-    return shown
-
-
 def _values(call: Call, row: VersionRow, attributes: Attributes) -> dict[str, Any]:
-    return (
+    values = (
         version_values(row)
         | {"AcceptRanges": "bytes", "LastModified": row.modified_ms // 1000 * 1000}
         | headers.encryption_values(attributes.encryption)
         | headers.lock_values(call, row)
     )
+    if call.params.get("ChecksumMode") == "ENABLED" and "range" not in call.request.headers:
+        values |= partsums.version_values(attributes.extra)
+    return values
 
 
 def _describe(call: Call, row: VersionRow) -> tuple[Reply, int, int, CustomerKey | None]:
@@ -120,7 +101,7 @@ def _describe(call: Call, row: VersionRow) -> tuple[Reply, int, int, CustomerKey
     request_headers = call.request.headers
     conditions.check(conditions.from_headers(request_headers), row.etag, row.modified_ms)
     values = _values(call, row, attributes)
-    shown = _shown_headers(call, row, attributes)
+    shown = headers.object_headers(attributes, headers.header_overrides(call))
     number = call.params.get("PartNumber")
     if number is not None:
         if "range" in request_headers:
@@ -220,9 +201,8 @@ def _check_self_copy(call: Call, source_bucket: BucketRow, row: VersionRow, *, c
 
 def copy_object(call: Call) -> Reply:
     """Make a new version from another one; bytes move only where encryption with customer keys asks for it."""
+    headers.refuse_conditions(call)
     headers.check_upload_headers(call)
-    if "if-match" in call.request.headers or "if-none-match" in call.request.headers:
-        raise S3Error("NotImplemented")
     lock = headers.lock_spec(call)
     replaces = _copy_directive(call)
     source_bucket, source, reader = open_source(call)
@@ -235,7 +215,7 @@ def copy_object(call: Call) -> Reply:
         named = "versionId=" in call.request.headers["x-amz-copy-source"]
         _check_self_copy(call, source_bucket, source, changes=replaces or asks_encryption or named)
         old = source.attributes
-        kept_sums = {name: text for name, text in old.extra.items() if name.startswith(CHECKSUM)}
+        kept_sums = {name: text for name, text in old.extra.items() if name.startswith(partsums.SUM)}
         if replaces:
             attributes = headers.attributes_of(call, chosen, {**extra, **kept_sums})
         else:
@@ -297,6 +277,7 @@ def _remove(call: Call, name: str, version_id: str | None, *, bypass: bool) -> d
 
 def delete_object(call: Call) -> Reply:
     """Hide the name, or remove the version that is named."""
+    headers.refuse_conditions(call)
     return Reply(_remove(call, call.name, call.version_id, bypass=_bypass(call)))
 
 
