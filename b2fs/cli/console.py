@@ -1,16 +1,21 @@
-"""What a user sees: sentences on stderr, progress of a drain, the status of a mount."""
+"""What a user sees: sentences on stderr, progress of a drain, the status of a mount.
+
+rich is imported where something is drawn: a mount that comes up draws nothing.
+"""
 
 from __future__ import annotations
 
 import sys
 from types import TracebackType
-
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from typing import TYPE_CHECKING
 
 from b2fs.config.units import show_files, show_size
-from b2fs.daemon.messages import Figures, MountReport
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress, TaskID
+
+    from b2fs.daemon.messages import Figures, MountReport
 
 
 def complain(sentence: str) -> None:
@@ -28,12 +33,10 @@ class DrainDisplay:
     """A progress bar of uploads on a terminal, one line otherwise; nothing until something is pending."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self._console = console or Console(stderr=True)
-        self._progress = Progress(
-            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[left]}"), TimeElapsedColumn(),
-            console=self._console, transient=True,
-        )  # fmt: skip
-        self._task: TaskID | None = None
+        self._console = console
+        #: On a terminal, once something is pending.
+        self._bar: tuple[Progress, TaskID] | None = None
+        self._begun = False
         self._uploaded_before = 0
 
     def __enter__(self) -> DrainDisplay:
@@ -42,25 +45,34 @@ class DrainDisplay:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._task is not None and self._console.is_terminal:
-            self._progress.stop()
+        if self._bar is not None:
+            self._bar[0].stop()
 
     def update(self, figures: Figures) -> None:
         """Show how far the drain is."""
-        if self._task is None:
+        if not self._begun:
             if figures.pending_files:
                 self._begin(figures)
-            return
-        done = max(0, figures.uploaded_bytes - self._uploaded_before)
-        self._progress.update(self._task, completed=done, total=done + figures.pending_bytes, left=_left(figures))
+        elif self._bar is not None:
+            progress, task = self._bar
+            done = max(0, figures.uploaded_bytes - self._uploaded_before)
+            progress.update(task, completed=done, total=done + figures.pending_bytes, left=_left(figures))
 
     def _begin(self, figures: Figures) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+        self._begun = True
         self._uploaded_before = figures.uploaded_bytes
-        self._task = self._progress.add_task("Uploading", total=figures.pending_bytes, left=_left(figures))
-        if self._console.is_terminal:
-            self._progress.start()
-        else:
-            self._console.print(f"Uploading: {_left(figures)}", highlight=False, soft_wrap=True)
+        console = self._console or Console(stderr=True)
+        if not console.is_terminal:
+            console.print(f"Uploading: {_left(figures)}", highlight=False, soft_wrap=True)
+            return
+        left = TextColumn("{task.fields[left]}")
+        columns = (TextColumn("{task.description}"), BarColumn(), left, TimeElapsedColumn())
+        progress = Progress(*columns, console=console, transient=True)
+        self._bar = progress, progress.add_task("Uploading", total=figures.pending_bytes, left=_left(figures))
+        progress.start()
 
 
 def _left(figures: Figures) -> str:
@@ -70,6 +82,9 @@ def _left(figures: Figures) -> str:
 
 def show_status(report: MountReport, console: Console | None = None) -> None:
     """The status of a mount for people."""
+    from rich.console import Console
+    from rich.table import Table
+
     figures = report.writeback
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="bold")

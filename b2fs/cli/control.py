@@ -13,9 +13,9 @@ import click
 from b2fs.cli.console import DrainDisplay, complain, show_status
 from b2fs.config.units import parse_duration, show_files, show_size
 from b2fs.daemon.client import DeadlinePassed, NoDaemon, ask
+from b2fs.daemon.exits import EXIT_LEFT, EXIT_OK
 from b2fs.daemon.messages import Reply, Request
 from b2fs.daemon.mounts import MountEntry, find_b2fs_mount, mount_at, unmount
-from b2fs.daemon.process import EXIT_LEFT, EXIT_OK
 from b2fs.errors import ConfigError
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -10,21 +11,42 @@ import click
 
 from b2fs import __version__
 from b2fs.cli.console import complain
-from b2fs.cli.control import status, sync, umount
-from b2fs.cli.mount import mount, recover
-from b2fs.cli.serve import fsck, serve, serve_key
-from b2fs.daemon.process import EXIT_FAILED, EXIT_USAGE
+from b2fs.daemon.exits import EXIT_FAILED, EXIT_USAGE
 from b2fs.errors import B2fsError, ConfigError
 
+#: Where each command is; loaded when it is asked for, since a mount should not wait for what `serve` needs.
+_COMMANDS = {
+    "mount": "b2fs.cli.mount:mount",
+    "umount": "b2fs.cli.control:umount",
+    "sync": "b2fs.cli.control:sync",
+    "status": "b2fs.cli.control:status",
+    "recover": "b2fs.cli.mount:recover",
+    "serve": "b2fs.cli.serve:serve",
+    "serve-key": "b2fs.cli.serve:serve_key",
+    "fsck": "b2fs.cli.serve:fsck",
+}
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+
+class _LazyGroup(click.Group):
+    """Commands by name, imported at first use."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        place = _COMMANDS.get(cmd_name)
+        if place is None:
+            return None
+        module, _, name = place.partition(":")
+        command = getattr(importlib.import_module(module), name)
+        assert isinstance(command, click.Command)
+        return command
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="b2fs")
 def cli() -> None:
     """Use a Backblaze B2 or other S3-compatible bucket as a directory."""
-
-
-for command in (mount, umount, sync, status, recover, serve, serve_key, fsck):
-    cli.add_command(command)
 
 
 def main() -> NoReturn:

@@ -1,4 +1,8 @@
-"""`b2fs mount` and `b2fs recover`: settings, the checks that can be made at once, then the daemon."""
+"""`b2fs mount` and `b2fs recover`: settings, the checks that can be made at once, then the daemon.
+
+What the daemon needs is imported inside the functions that run it: refusals are quick, and a mount in the background
+forks while nothing of it is loaded (see daemon.background).
+"""
 
 from __future__ import annotations
 
@@ -7,18 +11,19 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from b2fs.cli.console import DrainDisplay, complain, say
 from b2fs.config.mount_options import raw_from_options
 from b2fs.config.settings import OPTIONS, MountSettings, build_settings, raw_from_environment
-from b2fs.daemon import process
-from b2fs.daemon.build import real_parts
-from b2fs.daemon.identity import recall
+from b2fs.daemon.background import in_background
+from b2fs.daemon.exits import EXIT_FAILED, EXIT_LEFT, EXIT_OK
 from b2fs.daemon.mounts import check_fuse, check_mountpoint, clear_dead_mount
-from b2fs.daemon.run import Events, Outcome
+
+if TYPE_CHECKING:
+    from b2fs.daemon.run import Outcome
 
 
 def mount_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -37,11 +42,8 @@ def mount_options(function: Callable[..., Any]) -> Callable[..., Any]:
 @click.argument("mountpoint")
 @click.option("-f", "--foreground", is_flag=True, help="Stay in the foreground; Ctrl-C unmounts.")
 @click.option("-o", "lists", multiple=True, metavar="OPT,...", help="Options as in fstab, for example -o ro,uid=1000.")
-@click.option("--ready-fd", type=int, hidden=True)
 @mount_options
-def mount(
-    url: str, mountpoint: str, foreground: bool, lists: tuple[str, ...], ready_fd: int | None, **given: Any
-) -> int:
+def mount(url: str, mountpoint: str, foreground: bool, lists: tuple[str, ...], **given: Any) -> int:
     """Mount the bucket at URL on the directory MOUNTPOINT.
 
     URL is s3://BUCKET[/PREFIX], b2://BUCKET[/PREFIX] or file:///STORE/BUCKET (made when it is not there).
@@ -51,9 +53,7 @@ def mount(
     """
     raw = {**raw_from_environment(os.environ), **raw_from_options(list(lists)), **_raw_from_click(given)}
     settings = checked_settings(url, mountpoint, raw)
-    if foreground:
-        return serve_foreground(settings, ready_fd)
-    return process.spawn_background(settings)
+    return serve_foreground(settings) if foreground else mount_in_background(settings)
 
 
 def _raw_from_click(given: dict[str, Any]) -> dict[str, str]:
@@ -68,26 +68,42 @@ def checked_settings(url: str, mountpoint: str, raw: dict[str, str]) -> MountSet
     return replace(settings, mountpoint=check_mountpoint(mountpoint, nonempty=settings.nonempty))
 
 
-def serve_foreground(settings: MountSettings, ready_fd: int | None) -> int:
+def serve_foreground(settings: MountSettings) -> int:
     """Run the mount here; the exit status."""
+    from b2fs.daemon import process
+    from b2fs.daemon.build import real_parts
+    from b2fs.daemon.run import Events
+
     with DrainDisplay() as display:
 
         def ready() -> None:
             say(f"{settings.location.url} is mounted at {settings.mountpoint}; Ctrl-C unmounts it.")
 
-        outcome = process.serve(settings, real_parts(), Events(ready, display.update), ready_fd)
+        return report_outcome(process.serve(settings, real_parts(), Events(ready, display.update)))
+
+
+def mount_in_background(settings: MountSettings) -> int:
+    """Return, with the exit status, when the mount answers or cannot be made; the daemon goes on without us."""
+    return in_background(lambda ready_fd: _serve_background(settings, ready_fd))
+
+
+def _serve_background(settings: MountSettings, ready_fd: int) -> int:
+    from b2fs.daemon import process
+    from b2fs.daemon.build import real_parts
+    from b2fs.daemon.run import Events
+
+    return report_outcome(process.serve(settings, real_parts(), Events(), ready_fd))
+
+
+def report_outcome(outcome: Outcome | None) -> int:
+    """Say what is left, if anything, or that nothing was mounted; the exit status."""
     if outcome is None:
         complain("stopped before the bucket was mounted")
-        return process.EXIT_FAILED
-    return report_outcome(outcome)
-
-
-def report_outcome(outcome: Outcome) -> int:
-    """Say what is left, if anything; the exit status."""
+        return EXIT_FAILED
     if outcome.left_files == 0 and not outcome.reason:
-        return process.EXIT_OK
+        return EXIT_OK
     complain(outcome.sentence)
-    return process.EXIT_LEFT
+    return EXIT_LEFT
 
 
 @click.command("recover")
@@ -97,6 +113,11 @@ def recover(cache_dir: str) -> int:
 
     CACHE_DIR is the directory that the ended mount named, below ~/.cache/b2fs or /var/cache/b2fs.
     """
+    from b2fs.daemon import process
+    from b2fs.daemon.build import real_parts
+    from b2fs.daemon.identity import recall
+    from b2fs.daemon.run import Events
+
     texts = recall(Path(cache_dir))
     url, mountpoint = texts.pop("url", ""), texts.pop("mountpoint", "")
     texts["cache_dir"] = os.path.dirname(os.path.realpath(cache_dir))
@@ -104,6 +125,6 @@ def recover(cache_dir: str) -> int:
     with DrainDisplay() as display:
         outcome = process.recover(settings, real_parts(), Events(draining=display.update))
     status = report_outcome(outcome)
-    if status == process.EXIT_OK:
+    if status == EXIT_OK:
         sys.stderr.write(f"Everything of {url} is in the bucket.\n")
     return status

@@ -14,12 +14,11 @@ from typing import NoReturn
 
 import click
 
-from b2fs.cli.control import umount_and_wait
 from b2fs.cli.main import exit_status
-from b2fs.cli.mount import checked_settings
+from b2fs.cli.mount import checked_settings, mount_in_background
 from b2fs.config.mount_options import raw_from_options
 from b2fs.config.settings import raw_from_environment
-from b2fs.daemon import process
+from b2fs.daemon.exits import EXIT_USAGE
 
 #: mount(8)'s exit statuses.
 _USAGE = 1
@@ -40,7 +39,7 @@ def mount_command(
     """Mount a bucket; the helper of mount -t b2fs."""
     raw = {**raw_from_environment(os.environ), **raw_from_options(list(lists), sloppy=sloppy)}
     settings = checked_settings(url, mountpoint, raw)
-    return 0 if fake else process.spawn_background(settings)
+    return 0 if fake else mount_in_background(settings)
 
 
 @click.command("umount.b2fs")
@@ -49,16 +48,18 @@ def mount_command(
 @click.option("-N", "-t", "unused_value", help="Accepted for umount(8).")
 def umount_command(mountpoint: str, unused: bool, unused_value: str | None) -> int:
     """Unmount a bucket when everything is uploaded; the helper of umount."""
+    from b2fs.cli.control import umount_and_wait  # a mount does not need it
+
     return umount_and_wait(mountpoint, None)
 
 
 def main() -> NoReturn:
     """mount.b2fs."""
     status = exit_status(lambda: mount_command.main(standalone_mode=False))
-    sys.exit({0: 0, process.EXIT_USAGE: _USAGE}.get(status, _MOUNT_FAILURE))
+    sys.exit({0: 0, EXIT_USAGE: _USAGE}.get(status, _MOUNT_FAILURE))
 
 
 def umount_main() -> NoReturn:
     """umount.b2fs."""
     status = exit_status(lambda: umount_command.main(standalone_mode=False))
-    sys.exit({0: 0, process.EXIT_USAGE: _USAGE}.get(status, _MOUNT_FAILURE))
+    sys.exit({0: 0, EXIT_USAGE: _USAGE}.get(status, _MOUNT_FAILURE))

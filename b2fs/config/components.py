@@ -1,31 +1,37 @@
-"""From settings to the configuration of each component: the one place that carries options through."""
+"""From settings to the configuration of each component: the one place that carries options through.
+
+Components are imported inside the functions: whoever needs one configuration does not load the others' packages.
+"""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from b2fs.cache.reader import ReaderConfig
-from b2fs.cache.writeback.config import WriteBackConfig
-from b2fs.cache.writeback.conflicts import ConflictPolicy
 from b2fs.config.location import FileLocation, RemoteLocation
 from b2fs.config.settings import MountSettings
-from b2fs.core.attrs import Defaults
-from b2fs.fuse.config import FuseConfig
-from b2fs.store.embedded.store import EmbeddedConfig
-from b2fs.store.s3.config import S3Config
-from b2fs.vfs.config import VfsConfig
+
+if TYPE_CHECKING:
+    from b2fs.fuse.config import FuseConfig
+    from b2fs.store.embedded.store import EmbeddedConfig
+    from b2fs.store.s3.config import S3Config
+    from b2fs.vfs.config import VfsConfig
 
 _USUAL_UMASK = 0o022
 
 
 def embedded_config(settings: MountSettings, location: FileLocation) -> EmbeddedConfig:
     """The embedded bucket; a mount that may not write does not make it."""
+    from b2fs.store.embedded.store import EmbeddedConfig
+
     return EmbeddedConfig(location.store_dir, location.bucket, create=not settings.read_only)
 
 
 def s3_config(settings: MountSettings, location: RemoteLocation) -> S3Config:
     """The bucket behind an endpoint."""
+    from b2fs.store.s3.config import S3Config
+
     return S3Config(
         bucket=location.bucket,
         endpoint=settings.endpoint,
@@ -39,6 +45,12 @@ def s3_config(settings: MountSettings, location: RemoteLocation) -> S3Config:
 
 def vfs_config(settings: MountSettings, directory: Path) -> VfsConfig:
     """The filesystem core, with its state in directory; objects without attributes belong to whoever mounts."""
+    from b2fs.cache.reader import ReaderConfig
+    from b2fs.cache.writeback.config import WriteBackConfig
+    from b2fs.cache.writeback.conflicts import ConflictPolicy
+    from b2fs.core.attrs import Defaults
+    from b2fs.vfs.config import VfsConfig
+
     umask = _USUAL_UMASK if settings.umask is None else settings.umask
     return VfsConfig(
         cache_dir=str(directory),
@@ -67,6 +79,8 @@ def vfs_config(settings: MountSettings, directory: Path) -> VfsConfig:
 
 def fuse_config(settings: MountSettings) -> FuseConfig:
     """How the kernel mounts it."""
+    from b2fs.fuse.config import FuseConfig
+
     return FuseConfig(
         fsname=settings.location.url,
         read_only=settings.read_only,

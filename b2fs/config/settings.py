@@ -2,7 +2,7 @@
 
 One table, OPTIONS, describes every option once; the command line, `-o` lists, fstab and the environment (B2FS_*)
 all go through it.  A field is added here and in the table, and carried to its component in `components`.
-INVARIANT: settings hold no secret, so they may be logged, shown and passed on a command line (I11).
+INVARIANT: settings hold no secret, so they may be logged, shown and kept in a file (I11).
 """
 
 from __future__ import annotations
@@ -70,16 +70,6 @@ class MountSettings:
     no_attr_index: bool = False
     log_file: str | None = None
     log_level: str = "info"
-
-    def to_argv(self) -> list[str]:
-        """Command-line words (options, URL, mountpoint) that read back as equal settings."""
-        words = []
-        for option in OPTIONS:
-            value = getattr(self, option.name)
-            if value is None or value is False:
-                continue
-            words.append(option.flag if option.is_flag else f"{option.flag}={option.render(value)}")
-        return [*words, "--", self.location.url, self.mountpoint]
 
 
 @dataclass(frozen=True, slots=True)

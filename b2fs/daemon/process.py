@@ -1,18 +1,10 @@
-"""The process around a run: exit statuses, logging, and the way into the background.
-
-A mount goes into the background by starting a fresh interpreter (`python -m b2fs mount --foreground --ready-fd N`),
-not by fork(2): the AWS runtime and trio have threads and epoll descriptors that no fork survives, and a fresh
-process can start them whenever it likes.  It keeps our stderr until it is ready, so its errors reach the user
-unchanged, and it says "ready" on a pipe; when the pipe closes without that, it has failed.
-"""
+"""The process around a run: logging, memory, and errors taken out of their groups."""
 
 from __future__ import annotations
 
 import ctypes
 import logging
 import os
-import signal
-import subprocess
 import sys
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -21,6 +13,7 @@ from functools import partial
 import trio
 
 from b2fs.config.settings import MountSettings
+from b2fs.daemon.background import say_ready
 from b2fs.daemon.interfaces import Parts
 from b2fs.daemon.logs import configure_logging
 from b2fs.daemon.notify import Notifier
@@ -30,17 +23,8 @@ from b2fs.errors import B2fsError
 
 log = logging.getLogger(__name__)
 
-EXIT_OK = 0
-#: The mount could not be made, or broke.
-EXIT_FAILED = 1
-#: The command line or the settings are wrong.
-EXIT_USAGE = 2
-#: The mount ended in order, but files are left in the cache and not in the bucket.
-EXIT_LEFT = 3
-
 #: The log of a background mount without --log-file, in its identity directory.
 LOG_NAME = "b2fs.log"
-_READY = b"ready\n"
 
 
 def serve(settings: MountSettings, parts: Parts, events: Events, ready_fd: int | None = None) -> Outcome | None:
@@ -125,44 +109,4 @@ def _detach(state: MountState, ready_fd: int) -> None:
     """Report on the pipe, let go of the terminal and log into a file."""
     settings = state.settings
     configure_logging(settings.log_level, settings.log_file or os.path.join(state.cache_dir, LOG_NAME), os.environ)
-    with suppress(BrokenPipeError):  # whoever started us did not wait, and the mount is good all the same
-        os.write(ready_fd, _READY)
-    os.close(ready_fd)
-    null = os.open(os.devnull, os.O_RDWR)
-    for fd in (0, 1, 2):
-        os.dup2(null, fd)
-    os.close(null)
-
-
-def spawn_background(settings: MountSettings) -> int:
-    """Start the mount as a process of its own; return when it answers or has failed, with the exit status.
-
-    The child writes its errors to our stderr.
-    """
-    reading, writing = os.pipe()
-    command = [sys.executable, "-P", "-m", "b2fs", "mount", "--foreground", f"--ready-fd={writing}"]
-    try:
-        child = subprocess.Popen(
-            [*command, *settings.to_argv()],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            cwd="/",
-            pass_fds=(writing,),
-            start_new_session=True,
-        )
-    finally:
-        os.close(writing)
-    try:
-        with os.fdopen(reading, "rb") as pipe:
-            if pipe.readline() == _READY:
-                child.returncode = EXIT_OK  # from here on it is nobody's child: Popen need not warn that it lives
-                return EXIT_OK
-    except KeyboardInterrupt:
-        with suppress(ProcessLookupError):
-            child.send_signal(signal.SIGTERM)
-        child.wait()
-        return EXIT_FAILED
-    status = child.wait()
-    if status < 0:
-        sys.stderr.write(f"b2fs: the daemon was ended by signal {-status} before the mount was ready\n")
-    return status if status > 0 else EXIT_FAILED
+    say_ready(ready_fd)

@@ -19,6 +19,7 @@ from b2fs.cache.status import WriteBackStatus
 from b2fs.config.settings import MountSettings, build_settings
 from b2fs.daemon import process
 from b2fs.daemon.build import make_frontend
+from b2fs.daemon.exits import EXIT_LEFT, EXIT_OK
 from b2fs.daemon.interfaces import Core, Parts
 from b2fs.daemon.run import Events
 from b2fs.errors import CapExceeded
@@ -71,7 +72,7 @@ def main(bucket_file: str, mountpoint: str, cache_dir: str) -> int:
     parts = Parts(lambda _: cast(ObjectStore, FakeStore()), open_core, make_frontend)
     outcome = process.serve(settings, parts, Events(ready=lambda: print("ready", flush=True)))  # noqa: T201  # for the test
     assert outcome is not None
-    return process.EXIT_LEFT if outcome.left_files else process.EXIT_OK
+    return EXIT_LEFT if outcome.left_files else EXIT_OK
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from b2fs.daemon.process import EXIT_OK
+from b2fs.daemon.exits import EXIT_OK
 from b2fs.store.embedded.store import EmbeddedConfig, EmbeddedStore
 from tests.e2e.programs import force_unmount, is_mounted, run_b2fs, wait_until
 from tests.mounting import require_fuse

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from b2fs.daemon.process import EXIT_LEFT, EXIT_OK, EXIT_USAGE
+from b2fs.daemon.exits import EXIT_LEFT, EXIT_OK, EXIT_USAGE
 from tests.e2e.programs import B2FS, DEADLINE_S, force_unmount, is_mounted, run_b2fs, wait_until
 from tests.mounting import require_fuse
 

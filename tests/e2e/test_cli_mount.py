@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from b2fs.daemon.process import EXIT_FAILED, EXIT_OK, EXIT_USAGE
+from b2fs.daemon.exits import EXIT_FAILED, EXIT_OK, EXIT_USAGE
 from tests.e2e.programs import B2FS, force_unmount, is_mounted, run_b2fs, wait_until
 from tests.mounting import require_fuse
 from tests.servers import ACCESS_KEY, SECRET_KEY, Server

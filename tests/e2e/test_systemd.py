@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from b2fs.daemon.process import EXIT_OK
+from b2fs.daemon.exits import EXIT_OK
 from tests.e2e.programs import B2FS, DEADLINE_S, force_unmount, is_mounted
 from tests.mounting import require_fuse
 

@@ -19,8 +19,8 @@ from b2fs.cli.console import DrainDisplay, show_status
 from b2fs.cli.main import cli, exit_status
 from b2fs.config.settings import MountSettings
 from b2fs.daemon import client
+from b2fs.daemon.exits import EXIT_FAILED, EXIT_OK, EXIT_USAGE
 from b2fs.daemon.messages import Failure, Figures, MountReport, Reply, Request
-from b2fs.daemon.process import EXIT_FAILED, EXIT_OK, EXIT_USAGE
 from b2fs.errors import BadCredentials, ConfigError
 
 
@@ -68,7 +68,7 @@ def test_wrong_words_are_refused_in_one_line(words: tuple[str, ...], capsys: pyt
 
 
 def test_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
-    for name in cli.commands:
+    for name in cli.list_commands(click.Context(cli)):
         assert run(name, "--help") == EXIT_OK
         assert "Usage" in capsys.readouterr().out
 
@@ -82,7 +82,8 @@ def spawned(monkeypatch: pytest.MonkeyPatch) -> list[MountSettings]:
         settings.append(wanted)
         return EXIT_OK
 
-    monkeypatch.setattr("b2fs.daemon.process.spawn_background", spawn)
+    monkeypatch.setattr(mount_module, "mount_in_background", spawn)
+    monkeypatch.setattr(mount_helper, "mount_in_background", spawn)
     monkeypatch.setattr(mount_module, "check_fuse", lambda **_: None)
     for name in [name for name in os.environ if name.startswith("B2FS_")]:
         monkeypatch.delenv(name)

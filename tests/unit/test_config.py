@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from b2fs.cli.mount import mount as mount_command
 from b2fs.config.location import FileLocation, RemoteLocation, parse_location
 from b2fs.config.mount_options import raw_from_options, split_options
 from b2fs.config.settings import (
@@ -231,18 +230,8 @@ raws = st.fixed_dictionaries(
 
 
 @given(raws, names, paths)
-def test_settings_survive_a_command_line_and_the_cache_directory(
-    raw: dict[str, str], bucket: str, mountpoint: str
-) -> None:
+def test_settings_survive_the_cache_directory(raw: dict[str, str], bucket: str, mountpoint: str) -> None:
     settings = build_settings(f"s3://{bucket}", mountpoint, raw)
-    words = settings.to_argv()
-    parsed = mount_command.make_context("mount", words).params
-    given_again = {
-        option.name: "yes" if parsed[option.name] is True else parsed[option.name]
-        for option in OPTIONS
-        if parsed[option.name] is not None
-    }
-    assert build_settings(parsed["url"], parsed["mountpoint"], given_again) == settings
     texts = settings_as_text(settings)
     assert build_settings(texts.pop("url"), texts.pop("mountpoint"), texts) == settings
 

@@ -1,16 +1,15 @@
-"""Credentials from botocore's chain, turned into what the CRT signs with.
+"""Credentials of botocore's chain, turned into what the CRT signs with.
 
-botocore finds them (environment, profile, files, container and instance roles) and refreshes temporary ones, which
-may block on the network; that happens in a worker thread, before they expire.  Secrets stay in this module's objects:
-nothing here is logged or shown.
+Plain keys are found without it (`nearby`).  botocore finds all others (container and instance roles, single sign-on)
+and refreshes temporary ones, which may block on the network; that happens in a worker thread, before they expire.
+Secrets stay in this module's objects: nothing here is logged or shown.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Protocol
 
-import botocore.session
 import trio
 from awscrt.auth import (
     AwsCredentialsProvider,
@@ -20,21 +19,42 @@ from awscrt.auth import (
     AwsSigningAlgorithm,
     AwsSigningConfig,
 )
-from botocore.credentials import Credentials
-from botocore.exceptions import BotoCoreError
 
 from b2fs.errors import BadCredentials, ConfigError
 from b2fs.store.s3.config import S3Config, check_credentials
+from b2fs.store.s3.nearby import Frozen, StaticKeys, find_nearby
 
 
-class _Frozen(NamedTuple):
-    access_key: str
-    secret_key: str
-    token: str | None
+class _Moment(Protocol):
+    """As botocore's ReadOnlyCredentials; any of the texts may be missing."""
+
+    @property
+    def access_key(self) -> str | None: ...
+    @property
+    def secret_key(self) -> str | None: ...
+    @property
+    def token(self) -> str | None: ...
+
+
+class Credentials(Protocol):
+    """Keys that may change with time; botocore's, or StaticKeys."""
+
+    def get_frozen_credentials(self) -> _Moment: ...
 
 
 def find_credentials(config: S3Config) -> Credentials:
     """Return the credentials that botocore's chain finds.  Blocks.  Raises ConfigError, BadCredentials."""
+    nearby = find_nearby(config.profile)
+    if nearby is None:
+        return _find_with_botocore(config)
+    check_credentials(config, nearby.access_key)
+    return nearby
+
+
+def _find_with_botocore(config: S3Config) -> Credentials:
+    import botocore.session  # takes longer than all else that a mount needs
+    from botocore.exceptions import BotoCoreError
+
     try:
         found = botocore.session.Session(profile=config.profile).get_credentials()
     except BotoCoreError as error:
@@ -55,7 +75,7 @@ class Signer:
         self._config = config
         self._find = find
         self._credentials: Credentials | None = None
-        self._frozen: _Frozen | None = None
+        self._frozen: Frozen | None = None
         self._provider: AwsCredentialsProvider | None = None
         self._unsigned: AwsSigningConfig | None = None
         self._changing = trio.Lock()
@@ -96,20 +116,24 @@ class Signer:
         return bool(check is not None and check())
 
     async def _load(self, *, again: bool) -> None:
-        try:
-            frozen = await trio.to_thread.run_sync(self._freeze, again)
-        except BotoCoreError as error:
-            raise BadCredentials(f"cannot renew the credentials: {error}") from error
+        frozen = await trio.to_thread.run_sync(self._freeze, again)
         if frozen != self._frozen:
             self._use(frozen)
 
-    def _freeze(self, again: bool) -> _Frozen:
+    def _freeze(self, again: bool) -> Frozen:
         if again or self._credentials is None:
             self._credentials = self._find(self._config)
-        frozen = self._credentials.get_frozen_credentials()
-        return _Frozen(frozen.access_key or "", frozen.secret_key or "", frozen.token)
+        if isinstance(self._credentials, StaticKeys):
+            return self._credentials.get_frozen_credentials()
+        from botocore.exceptions import BotoCoreError  # loaded already: these are botocore's
 
-    def _use(self, frozen: _Frozen) -> None:
+        try:
+            frozen = self._credentials.get_frozen_credentials()
+        except BotoCoreError as error:
+            raise BadCredentials(f"cannot renew the credentials: {error}") from error
+        return Frozen(frozen.access_key or "", frozen.secret_key or "", frozen.token)
+
+    def _use(self, frozen: Frozen) -> None:
         self._frozen = frozen
         self._provider = AwsCredentialsProvider.new_static(frozen.access_key, frozen.secret_key, frozen.token)
         self._unsigned = self._make(AwsSignedBodyValue.UNSIGNED_PAYLOAD)

@@ -1,0 +1,80 @@
+"""The way of a mount into the background: a fork before anything else happens.
+
+The command forks when its words are checked and nothing heavy is loaded yet: no thread runs, neither trio nor the AWS
+runtime has a descriptor open, so the child is as good as a fresh interpreter, and the interpreter starts only once.
+It keeps our stderr until it is ready, so its errors reach the user unchanged, and it says "ready" on a pipe; when the
+pipe closes without that, it has failed.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+
+from b2fs.daemon.exits import EXIT_FAILED, EXIT_OK
+
+_READY = b"ready\n"
+
+
+def in_background(run: Callable[[int], int]) -> int:
+    """Call run(ready_fd) in a child process that outlives us; the exit status, in either process.
+
+    In the parent it returns when the child has said that it is ready, or has ended.  In the child it returns what
+    `run` returns: callers hand the status on and do nothing else.
+    """
+    if threading.active_count() != 1:
+        raise RuntimeError("a process with threads cannot go into the background by fork")
+    sys.stdout.flush()
+    sys.stderr.flush()
+    reading, writing = os.pipe()
+    gc.freeze()  # the child's collections leave alone what both processes share
+    child = os.fork()
+    if child == 0:
+        os.close(reading)
+        _leave_terminal()
+        return run(writing)
+    os.close(writing)
+    return _wait_ready(child, reading)
+
+
+def say_ready(ready_fd: int) -> None:
+    """In the child: let the parent return, and let go of its stderr."""
+    with suppress(BrokenPipeError):  # whoever started us did not wait, and the mount is good all the same
+        os.write(ready_fd, _READY)
+    os.close(ready_fd)
+    _to_null(0, 1, 2)
+
+
+def _leave_terminal() -> None:
+    os.setsid()
+    os.chdir("/")
+    _to_null(0, 1)
+
+
+def _to_null(*fds: int) -> None:
+    null = os.open(os.devnull, os.O_RDWR)
+    for fd in fds:
+        os.dup2(null, fd)
+    if null not in fds:
+        os.close(null)
+
+
+def _wait_ready(child: int, reading: int) -> int:
+    try:
+        with os.fdopen(reading, "rb") as pipe:
+            if pipe.readline() == _READY:
+                return EXIT_OK
+    except KeyboardInterrupt:
+        with suppress(ProcessLookupError):
+            os.kill(child, signal.SIGTERM)
+        os.waitpid(child, 0)
+        return EXIT_FAILED
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if status < 0:
+        sys.stderr.write(f"b2fs: the daemon was ended by signal {-status} before the mount was ready\n")
+    return status if status > 0 else EXIT_FAILED
