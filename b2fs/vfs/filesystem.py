@@ -17,6 +17,7 @@ from b2fs.cache.blocks import BlockCache, BlockCacheConfig
 from b2fs.cache.content import DirtyFiles
 from b2fs.cache.inode import Inode
 from b2fs.cache.ledger import Ledger
+from b2fs.cache.longkeys import LongKeys
 from b2fs.cache.reader import Reader
 from b2fs.cache.remote import RemoteConfig, RemoteView
 from b2fs.cache.writeback.engine import Engine
@@ -422,6 +423,7 @@ class B2Filesystem(Listener):
 
 def build_core(store: ObjectStore, config: VfsConfig, notifier: KernelNotifier) -> Core:
     """Make the parts; nothing runs yet."""
+    store = LongKeys(store, config.prefix, config.ttl_s)
     ledger = Ledger(os.path.join(config.cache_dir, "ledger.db"))
     files = DirtyFiles(os.path.join(config.cache_dir, "dirty"), before_removal=ledger.commit)
     blocks = BlockCache(BlockCacheConfig(os.path.join(config.cache_dir, "blocks"), config.cache_size_bytes))

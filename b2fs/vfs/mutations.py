@@ -12,7 +12,8 @@ import uuid
 
 from b2fs.cache.inode import Inode
 from b2fs.cache.ledger import Remote
-from b2fs.core.keys import KEY_MAX, NAME_MAX, component_of
+from b2fs.core.keys import NAME_MAX, component_of
+from b2fs.core.longkeys import fits, is_long
 from b2fs.core.types import Caller
 from b2fs.errors import FsError
 from b2fs.vfs.core import Core, now_ns
@@ -119,7 +120,11 @@ class Mutations:
             raise FsError(errno.ENAMETOOLONG)
         if parent is self._core.root and name == RESERVED:
             raise FsError(errno.EPERM, "this name is reserved")
-        if len((parent.prefix + name.decode("utf-8", "surrogateescape")).encode("utf-8", "replace")) >= KEY_MAX:
+        self.check_length(parent.prefix + component_of(name) + "/")
+
+    def check_length(self, key: str) -> None:
+        """A key may be longer than a bucket takes as long as an object's metadata can carry the path."""
+        if is_long(key) and not fits(key[len(self._core.root.prefix) :]):
             raise FsError(errno.ENAMETOOLONG)
 
     # ---- removing -----------------------------------------------------------------------------------------------

@@ -18,9 +18,9 @@ from b2fs.cache.inode import Inode
 from b2fs.cache.remote import Found
 from b2fs.cache.remote.listing import NS
 from b2fs.core import attrs
-from b2fs.core.keys import KEY_MAX, NAME_MAX, component_of
+from b2fs.core.keys import NAME_MAX, component_of
 from b2fs.core.types import ObjectInfo
-from b2fs.errors import FsError, InvalidRequest, NotFound
+from b2fs.errors import FsError, NotFound
 from b2fs.vfs.core import Core
 from b2fs.vfs.foreign import ForeignAttributes
 
@@ -60,17 +60,8 @@ class Namespace:
         component = component_of(name)
         found = self._core.remote.find_nowait(parent.prefix, component)
         if found is None:
-            found = await self._ask(parent.prefix, component)
+            found = await self._core.remote.find(parent.prefix, component)
         return await self._merge(parent, name, component, found)
-
-    async def _ask(self, prefix: str, component: str) -> Found:
-        try:
-            return await self._core.remote.find(prefix, component)
-        except InvalidRequest as error:
-            # A key that the bucket cannot hold: nothing can be there, and nothing can be made there.
-            if len((prefix + component).encode("utf-8", "surrogatepass")) > KEY_MAX:
-                raise FsError(errno.ENAMETOOLONG) from error
-            raise
 
     async def existing(self, parent: Inode, name: bytes) -> Inode:
         child = await self.child(parent, name)

@@ -179,6 +179,9 @@ class Renames:
             self._check_cycles(old, new, inode, target, exchange=True)
             for tree in trees:
                 self._take_listed(tree)
+            for (parent, name), moved in ((new, inode), (old, target)):
+                if moved.is_dir:
+                    self._check_lengths(moved, parent.key_of(name, moved))
             now = now_ns()
             self._carry_out([(old, new, inode), (new, old, target)], {})
             target.ctime_ns = now
@@ -190,14 +193,22 @@ class Renames:
         self._check_cycles(old, new, inode, target, exchange=False)
         now = now_ns()
         new_key = new[0].key_of(new[1], inode)
-        target_remote = self._free_target(new, new_key, target, now)
         self._take_listed(tree)
+        self._check_lengths(inode, new_key)
+        target_remote = self._free_target(new, new_key, target, now)
         self._carry_out([(old, new, inode)], {new_key: target_remote})
         self._core.remote.note_new_directory(new_key)
         if target is not None:
             self._core.ledger.delete_inode(target.ino)
         self._finish(old, new, inode, now)
         self._drop_target(target)
+
+    def _check_lengths(self, inode: Inode, new_key: str) -> None:
+        """Every path below a directory that is to move must be one that can be kept."""
+        old_key = inode.prefix
+        if len(new_key) > len(old_key):
+            for key, _ in _tree(old_key, inode):
+                self._mutations.check_length(new_key + key[len(old_key) :])
 
     def _carry_out(self, moves: list[tuple[Name, Name, Inode]], known: dict[str, Remote]) -> None:
         """Give every key of the moved trees its new meaning; known: what the bucket holds under new keys."""

@@ -144,7 +144,8 @@ class Engine:
             for key in inode.all_keys():
                 if key not in self._pending:
                     base = inode.base
-                    known = base is None or base.key == key
+                    # Of a directory that was only listed the marker may be there although nobody has asked for it.
+                    known = base.key == key if base is not None else not inode.is_dir
                     self.want(key, inode, Remote(known, base if known else None))
 
     def closed(self, inode: Inode) -> None:
