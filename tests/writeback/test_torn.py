@@ -117,6 +117,25 @@ async def test_a_large_file_of_two_names_that_is_written_meanwhile(place: Place,
     assert place.bucket.uploads == {}
 
 
+@pytest.mark.parametrize("size", [0, 3, 2 * MIB], ids=["empty", "small", "smaller"])
+async def test_a_large_file_that_is_cut_while_it_goes_up(place: Place, autojump_clock: MockClock, size: int) -> None:
+    written = Written()
+    async with place.mount(config=SMALL_PUTS) as mount:
+        handle = await mount.create("a")
+        await write(mount, handle, written, 0, os.urandom(11 * MIB))
+        await mount.close(handle)
+        mount.store.pause([Method.UPLOAD_PART])
+        await mount.store.wait_held()
+        await mount.truncate("a", size)
+        del written.body[size:]
+        written.seen.add(bytes(written.body))
+        await mount.store.resume()
+        await mount.drain()
+    written.check(place, "a")
+    assert place.bucket.contents() == {"a": bytes(written.body)}
+    assert place.bucket.uploads == {}
+
+
 async def test_a_small_file_that_is_written_while_it_is_put(place: Place, autojump_clock: MockClock) -> None:
     written = Written()
     async with place.mount() as mount:

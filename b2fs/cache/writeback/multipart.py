@@ -50,6 +50,8 @@ class StreamPlan:
     """Parts of fixed places, for files whose final size is not known."""
 
     def parts(self, size: int) -> Sequence[Part]:
+        if not size:
+            raise PlanChanged("the file was emptied while it was being uploaded")
         return plans.stream_parts(size)
 
     def touched(self, start: int, end: int) -> range:
