@@ -34,6 +34,8 @@ from b2fs.errors import (
 )
 from b2fs.store.s3 import RetryPolicy, S3Config, S3Store
 from b2fs.store.s3.faults import Response, error_of, retry_after_s
+from b2fs.store.s3.transport import time_limit_s
+from b2fs.store.s3.wire import Call
 from tests.unit.s3_scripted import EMPTY_LISTING, Reply, Request, Script, ScriptedServer, error_reply
 
 QUICK = RetryPolicy(attempts=4, base_delay_s=0.01, max_delay_s=0.05, deadline_s=20.0)
@@ -247,6 +249,26 @@ async def test_a_server_that_never_answers_times_out() -> None:
                 await store.head("a")
             server.release()
             assert store.gate.in_flight == 0
+
+
+async def test_a_server_that_copies_much_is_given_time() -> None:
+    """Five gigabytes are not copied within a stall, and a server may be silent until they are."""
+    config = S3Config("bucket", "http://127.0.0.1:1")
+    ordinary = time_limit_s(Call("CopyObject", "PUT", "/bucket/a"), config)
+    assert time_limit_s(Call("CopyObject", "PUT", "/bucket/a", copied_bytes=5 << 30), config) > ordinary + 200
+    success = Reply(200, {}, b'<CopyObjectResult><ETag>"abc"</ETag></CopyObjectResult>')
+    with scripted(success) as server:
+        async with store_on(server, stall_timeout_s=0.2) as store:
+            server.hold()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(store.copy, ObjectRef("s", VersionId("v1"), HELLO_ETAG, 4 << 30), "t")
+                await trio.to_thread.run_sync(server.arrived.acquire)
+                with pytest.raises(TimedOut):
+                    await store.copy(ObjectRef("s", VersionId("v1"), HELLO_ETAG, 5), "t")
+                server.release()
+            assert [request.headers["x-amz-copy-source"] for request in server.requests] == [
+                "/bucket/s?versionId=v1"
+            ] * 5
 
 
 async def test_a_put_whose_answer_was_lost_is_not_taken_for_a_conflict() -> None:

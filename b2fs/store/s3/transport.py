@@ -38,6 +38,10 @@ from b2fs.store.s3.wire import Call
 HASH_INLINE_BYTES = 64 << 10
 _EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()
 _EVENT_LOOPS = 2
+#: The slowest copying within a server that is waited for, a guess; a copy that may so be silent for longer than the S3
+#: client bears is asked for on a plain connection.
+_COPY_BYTES_PER_S = 20e6
+_LONG_COPY_BYTES = 256 << 20
 #: The CRT derives its pool from a target throughput and then applies the override, so the target must not be the bound.
 _THROUGHPUT_TARGET_GBPS = 100.0
 
@@ -126,6 +130,8 @@ class Transport:
         Raises a StoreError for everything else; one for a 5xx or 429 tells neither status nor Retry-After.
         Cancellation returns when the request is over.
         """
+        if call.copied_bytes > _LONG_COPY_BYTES:
+            return await self.send_plainly(call)
         with self._time_limit(call):
             return _response(await self._exchange(call))
         raise _too_long(call)
@@ -139,12 +145,7 @@ class Transport:
         raise _too_long(call)
 
     def _time_limit(self, call: Call) -> trio.CancelScope:
-        """A bound on one attempt: a stall's length, plus time for the bodies on the slowest link worth waiting for.
-
-        The S3 client shows no progress on the way; a connection that is silent for 30 s it closes by itself.
-        """
-        size = max(call.body_bytes, call.expected_bytes)
-        return trio.move_on_after(self._config.stall_timeout_s + size / self._config.min_bytes_per_s)
+        return trio.move_on_after(time_limit_s(call, self._config))
 
     async def _exchange(self, call: Call) -> _Exchange:
         # Errors are made in another frame: a traceback that keeps this one would keep the request, and with it the
@@ -189,6 +190,16 @@ class Transport:
     def close(self) -> None:
         """Let go of the client; its threads end by themselves.  Call when no request is in flight."""
         del self._client
+
+
+def time_limit_s(call: Call, config: S3Config) -> float:
+    """A bound on one attempt: a stall's length, plus time for the bodies on the slowest link worth waiting for.
+
+    The S3 client shows no progress on the way; a connection that is silent for 30 s it closes by itself.  A server that
+    copies is silent until it is done.
+    """
+    size = max(call.body_bytes, call.expected_bytes)
+    return config.stall_timeout_s + size / config.min_bytes_per_s + call.copied_bytes / _COPY_BYTES_PER_S
 
 
 def _too_long(call: Call) -> TimedOut:

@@ -30,7 +30,8 @@ class Call:
     """One request.
 
     operation is the S3 name of the call, path is percent-encoded and starts with '/', expected_bytes is a bound on the
-    answer's body as far as it is known, for the budget of buffered bytes and the time limit.
+    answer's body as far as it is known, for the budget of buffered bytes and the time limit.  copied_bytes is what the
+    server has to copy before it answers.
     """
 
     operation: str
@@ -39,6 +40,7 @@ class Call:
     headers: tuple[tuple[str, str], ...] = ()
     body: Body = b""
     expected_bytes: int = 0
+    copied_bytes: int = 0
     #: Whether the answer can have a body (HEAD's cannot, not even to explain an error).
     has_body: bool = True
     #: Whether a 200 may carry an error in its body.
