@@ -9,8 +9,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,6 +83,7 @@ class ModelMachine(RuleBasedStateMachine):
         self.driver = self.real.driver
         self._handles: list[tuple[Fd, Fd]] = []
         self._made: list[str] = []
+        self._foreign = 0
         for driver in (self.driver, self.model):
             driver.enter(".")
             with driver.umask(0):
@@ -310,12 +311,17 @@ class ModelMachine(RuleBasedStateMachine):
         path = self.path(pick)
         if not _is_file_or_free(self.model, path):
             return
+        # Never what was there before: a bucket without attributes does not tell equal contents of one second apart.
+        self._foreign += 1
+        content = b"%d by another client: " % self._foreign + content
         self.real.foreign_put(f"{self.real.directory}/{path}", content)
-        if self.model.exists(path):
-            self.model.unlink(path)
-        _put(self.model, path, content)
-        self.model.chmod(path, self.real.foreign_mode)
-        self.both(lambda driver: _get(driver, path))
+        with self._unseen_by_directory(path):
+            if self.model.exists(path):
+                self.model.unlink(path)
+            _put(self.model, path, content)
+            self.model.chmod(path, self.real.foreign_mode)
+        self._made.append(path)
+        self.both(lambda driver: (_get(driver, path), _visible(driver.lstat(path))))
 
     @precondition(lambda self: self.real.foreign_delete is not None)
     @rule(pick=paths)
@@ -325,8 +331,17 @@ class ModelMachine(RuleBasedStateMachine):
         if not self.model.exists(path) or not _is_file_or_free(self.model, path):
             return
         self.real.foreign_delete(f"{self.real.directory}/{path}")
-        self.model.unlink(path)
+        with self._unseen_by_directory(path):
+            self.model.unlink(path)
         self.both(lambda driver: driver.exists(path))
+
+    @contextmanager
+    def _unseen_by_directory(self, path: str) -> Iterator[None]:
+        """What another client does to a key leaves the times of its directory here."""
+        parent = os.path.dirname(path) or "."
+        before = self.model.stat(parent)
+        yield
+        self.model.utime(parent, (before.atime_ns, before.mtime_ns))
 
 
 def machine_for(make: MakeReal) -> type[ModelMachine]:
@@ -384,14 +399,16 @@ def _is_symlink(driver: Driver, path: str) -> bool:
 
 
 def _is_file_or_free(driver: Driver, path: str) -> bool:
-    """Whether another client could put a file there: it has one name, or none and a directory above it."""
+    """Whether another client could put a file there: it has one name, or none, and above it are directories alone."""
+    parent = os.path.dirname(path)
     try:
+        while parent:
+            if not stat.S_ISDIR(driver.lstat(parent).mode):
+                return False
+            parent = os.path.dirname(parent)
         found = driver.lstat(path)
     except FileNotFoundError:
-        try:
-            return stat.S_ISDIR(driver.lstat(os.path.dirname(path) or ".").mode)
-        except OSError:
-            return False
+        return not parent
     except OSError:
         return False
     return stat.S_ISREG(found.mode) and found.nlink == 1
