@@ -41,15 +41,12 @@ from b2fs.errors import (
     Unsupported,
 )
 from b2fs.store.protocol import Body
-from b2fs.store.s3 import xmlio
+from b2fs.store.s3 import probe, xmlio
 from b2fs.store.s3.caller import Caller, History
 from b2fs.store.s3.config import S3Config
 from b2fs.store.s3.credentials import Signer
-from b2fs.store.s3.entry import check_bucket, knock
 from b2fs.store.s3.faults import Response, error_of_item
 from b2fs.store.s3.gate import Gate
-from b2fs.store.s3.probe import EVERYTHING
-from b2fs.store.s3.proof import Proof, Task, find_out
 from b2fs.store.s3.transport import HASH_INLINE_BYTES, Transport
 from b2fs.store.s3.wire import (
     Call,
@@ -81,55 +78,38 @@ class S3Store:
     """A bucket of an S3-compatible server.  See ObjectStore for what the methods promise."""
 
     def __init__(self, config: S3Config, capabilities: Capabilities | None = None) -> None:
-        """capabilities, if given, are known for certain: the server is not tried out then."""
+        """capabilities, if given, are those that an earlier run found out for this identity: nothing is tried then."""
         self._config = config
         self._paths = Paths(config.bucket, virtual=config.addressing == "virtual")
         self.gate = Gate(config.max_connections, config.max_buffered_bytes)
         self._known = capabilities
-        self._proof = Proof(capabilities or Capabilities(), None)
+        self._capabilities = capabilities or Capabilities()
         self._transport: Transport | None = None
         self._calls: Caller | None = None
         self._bulk_delete = True
-        self._closing = contextlib.AsyncExitStack()
 
     # ---- lifetime ----------------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> S3Store:
-        try:
-            behind = await self._open()
-        except BaseException:
-            self._close()
-            raise
-        self._closing.callback(self._close)
-        background = await self._closing.enter_async_context(trio.open_nursery())
-        self._closing.callback(background.cancel_scope.cancel)
-        for task in behind:
-            background.start_soon(task)
-        return self
-
-    async def _open(self) -> Sequence[Task]:
-        """Connect, check that the bucket can be used, and find out what the server can do; what is left to do."""
         signer = Signer(self._config)
         await signer.prepare()
         self._transport = Transport(self._config, signer)
         self._calls = Caller(self._transport, self.gate, signer, self._config.retry)
-        await knock(self._config)
-        if self._known is not None:
-            await check_bucket(self, self._config)
-            return ()
-        self._proof, behind = await find_out(self, self._config)
-        return behind
-
-    def without_limits(self) -> S3Store:
-        """The same bucket on the same connections, with no call forbidden: for trying the server out."""
-        twin = S3Store(self._config, EVERYTHING)
-        twin._calls = self._calls
-        return twin
+        try:
+            await probe.check_certificate(self._config)
+            await probe.check_bucket(self, self._config)
+            if self._known is None:
+                self._capabilities = probe.EVERYTHING
+                self._capabilities = await probe.find_capabilities(self, self._config)
+        except BaseException:
+            self._close()
+            raise
+        return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._closing.aclose()
+        self._close()
 
     def _close(self) -> None:
         transport, self._transport, self._calls = self._transport, None, None
@@ -138,7 +118,7 @@ class S3Store:
 
     @property
     def capabilities(self) -> Capabilities:
-        return self._proof.capabilities
+        return self._capabilities
 
     @property
     def identity(self) -> str:
@@ -183,7 +163,7 @@ class S3Store:
         version_marker: str | None = None,
         max_keys: int = 1000,
     ) -> VersionPage:
-        self._need(self.capabilities.versioning, "version listings")
+        self._need(self._capabilities.versioning, "version listings")
         path = self._paths.bucket(
             versions="",
             prefix=prefix or None,
@@ -262,10 +242,8 @@ class S3Store:
     ) -> ObjectInfo:
         headers = metadata_headers(metadata, content_type)
         conditional = if_match is not None or if_none_match
-        if conditional or key.endswith("/"):  # on some servers what ends in a slash carries no attributes
-            await self._proof.confirm()
         if conditional:
-            self._need(self.capabilities.conditional_put, "conditional writes")
+            self._need(self._capabilities.conditional_put, "conditional writes")
         if if_match is not None:
             headers.append(("If-Match", f'"{if_match}"'))
         if if_none_match:
@@ -292,10 +270,9 @@ class S3Store:
         metadata: Mapping[str, str] | None = None,
         content_type: str | None = None,
     ) -> ObjectInfo:
-        await self._proof.confirm()
-        self._need(self.capabilities.copy, "copying")
+        self._need(self._capabilities.copy, "copying")
         if source.version_id is not None:
-            self._need(self.capabilities.copy_from_version, "copying from a version")
+            self._need(self._capabilities.copy_from_version, "copying from a version")
         headers = copy_source(self._config.bucket, source)
         if metadata is not None or content_type is not None:
             headers += [("x-amz-metadata-directive", "REPLACE"), *metadata_headers(metadata, content_type)]
@@ -350,12 +327,12 @@ class S3Store:
             response = await self.calls.call(Call("DeleteObject", "DELETE", self._paths.key(key)))
         except NotFound:
             return None  # some servers say so, which is no error here
-        if not self.capabilities.versioning:
+        if not self._capabilities.versioning:
             return None
         return xmlio.stable_version(response.headers.get("x-amz-version-id"))
 
     async def delete_version(self, key: str, version_id: VersionId) -> None:
-        self._need(self.capabilities.versioning, "removing a version")
+        self._need(self._capabilities.versioning, "removing a version")
         path = self._paths.key(key, versionId=version_id)
         with contextlib.suppress(NotFound):
             try:
@@ -380,7 +357,7 @@ class S3Store:
         if len(targets) > MAX_DELETE_TARGETS:
             raise InvalidRequest(f"at most {MAX_DELETE_TARGETS} targets in one call")
         if any(version is not None for _, version in targets):
-            self._need(self.capabilities.versioning, "removing a version")
+            self._need(self._capabilities.versioning, "removing a version")
         if not targets:
             return []
         if self._bulk_delete and all(xmlio.in_xml(key) for key, _ in targets) and len(set(targets)) == len(targets):
@@ -459,10 +436,9 @@ class S3Store:
     async def copy_part(
         self, key: str, upload_id: UploadId, number: int, source: ObjectRef, start: int, end: int
     ) -> PartInfo:
-        await self._proof.confirm()
-        self._need(self.capabilities.part_copy, "copying parts")
+        self._need(self._capabilities.part_copy, "copying parts")
         if source.version_id is not None:
-            self._need(self.capabilities.copy_from_version, "copying from a version")
+            self._need(self._capabilities.copy_from_version, "copying from a version")
         if not 0 <= start < end <= source.size:
             raise InvalidRange(f"[{start}, {end}) is no range of an object of {source.size} bytes")
         headers = copy_source(self._config.bucket, source)
