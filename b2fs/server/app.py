@@ -14,15 +14,18 @@ import trio
 from b2fs.server.accesslog import AccessLog, Entry
 from b2fs.server.classes import transaction_class
 from b2fs.server.faults import Breakage
+from b2fs.server.http.connection import RECEIVE_INTO
 from b2fs.server.ids import request_ids
 from b2fs.server.ops.call import Stream
 from b2fs.server.service import Answer
 from b2fs.server.wire.errors import S3Error
-from b2fs.server.wire.request import Request, fold_headers
+from b2fs.server.wire.request import PiecewiseBody, Request, fold_headers
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+ReceiveInto = Callable[[memoryview], Awaitable[int | None]]
+
 
 #: What is read and thrown away of a refused request's body, so that the client sees the answer and may go on.
 _DRAIN_BYTES: Final = 256 << 10
@@ -36,11 +39,13 @@ class Service(Protocol):
     async def handle(self, request: Request) -> Answer: ...
 
 
-class AsgiBody:
-    """A request's body from ASGI events."""
+class AsgiBody(PiecewiseBody):
+    """A request's body from ASGI events, or straight into buffers where the front offers that."""
 
-    def __init__(self, receive: Receive) -> None:
+    def __init__(self, receive: Receive, into: ReceiveInto | None = None) -> None:
+        super().__init__()
         self._receive = receive
+        self._into = into
         self.ended = False
         self.received = 0
 
@@ -57,6 +62,17 @@ class AsgiBody:
                 self.received += len(data)
                 return data
         return b""
+
+    async def receive_into(self, buffer: memoryview) -> int:
+        if self._into is None:
+            return await super().receive_into(buffer)
+        count = None if self.ended else await self._into(buffer)
+        if count is None:
+            self.ended = True
+            raise S3Error("IncompleteBody")
+        self.ended = count == 0
+        self.received += count
+        return count
 
 
 class Application:
@@ -88,7 +104,7 @@ class Application:
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         started_s = time.perf_counter()
-        body = AsgiBody(receive)
+        body = AsgiBody(receive, scope.get("extensions", {}).get(RECEIVE_INTO))
         client = scope.get("client") or ("", 0)
         raw_path: bytes = scope.get("raw_path") or scope["path"].encode()
         request = Request(

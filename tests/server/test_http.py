@@ -98,6 +98,30 @@ def test_a_malformed_chunk_is_the_clients_fault(plain: Server, size: int) -> Non
     assert list((plain.directory / "store" / "incoming").iterdir()) == []
 
 
+@pytest.mark.parametrize("size", [(256 << 10) + 1, 1 << 20, (1 << 20) + 1, 3 << 20])
+def test_a_body_may_come_in_any_pieces(plain: Server, size: int) -> None:
+    body = os.urandom(size)
+    headers = signed(plain, "PUT", "/plain-bucket/pieces", body)
+    head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    data = f"PUT /plain-bucket/pieces HTTP/1.1\r\nHost: 127.0.0.1:{plain.port}\r\nContent-Length: {size}\r\n{head}\r\n"
+    with socket.create_connection(("127.0.0.1", plain.port), timeout=60) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.sendall(data.encode() + body[:7])
+        for start, end in ((7, 8), (8, 70_000), (70_000, size - 1), (size - 1, size)):
+            connection.sendall(body[start:end])
+        assert connection.recv(1000).startswith(b"HTTP/1.1 200 OK")
+    assert plain.s3().get_object(Bucket="plain-bucket", Key="pieces")["Body"].read() == body
+
+
+def test_a_refused_large_body_frees_the_connection_s_task(plain: Server) -> None:
+    body = b"x" * (3 << 20)
+    headers = signed(plain, "PUT", "/plain-bucket/refused", body, {"content-md5": "1B2M2Y8AsgTpgAmY7PhCfg=="})
+    for _ in range(3):
+        status, _, answer = plain.request("PUT", "/plain-bucket/refused", body, headers)
+        assert (status, b"<Code>BadDigest</Code>" in answer) == (400, True)
+    assert list((plain.directory / "store" / "incoming").iterdir()) == []
+
+
 def test_expect_continue(plain: Server) -> None:
     headers = signed(plain, "PUT", "/plain-bucket/expected", b"hello")
     head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
@@ -183,7 +207,7 @@ def test_a_large_put_takes_constant_memory(plain: Server) -> None:
     s3 = plain.s3(request_checksum_calculation="when_required")
     s3.put_object(Bucket="plain-bucket", Key="warm", Body=b"x" * (8 << 20))
     before = memory_kib(plain)
-    size = (1 << 30) if os.environ.get("B2FS_LONG") == "1" else (64 << 20)
+    size = 5_000_000_000 if os.environ.get("B2FS_LONG") == "1" else (64 << 20)  # the largest there is
     path = plain.directory / "large"
     with open(path, "wb") as file:
         file.truncate(size)

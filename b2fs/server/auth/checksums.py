@@ -7,7 +7,7 @@ import binascii
 import hashlib
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from awscrt import checksums as crt
 
@@ -16,7 +16,7 @@ from b2fs.server.wire.errors import S3Error
 
 
 class _Running(Protocol):
-    def update(self, data: bytes | bytearray) -> None: ...
+    def update(self, data: bytes | memoryview) -> None: ...
 
     def digest(self) -> bytes: ...
 
@@ -24,13 +24,13 @@ class _Running(Protocol):
 class _Crc:
     """A cyclic checksum behind hashlib's interface."""
 
-    def __init__(self, function: Callable[[bytes, int], int], length: int) -> None:
+    def __init__(self, function: Callable[[Any, int], int], length: int) -> None:
         self._function = function
         self._length = length
         self._value = 0
 
-    def update(self, data: bytes | bytearray) -> None:
-        self._value = self._function(data if isinstance(data, bytes) else bytes(data), self._value)
+    def update(self, data: bytes | memoryview) -> None:
+        self._value = self._function(data, self._value)
 
     def digest(self) -> bytes:
         return self._value.to_bytes(self._length)
@@ -110,7 +110,7 @@ class Checksum:
         """Note the value that the client sent.  Raises InvalidRequest."""
         self._declared = decode(self.name, text)
 
-    def update(self, data: bytes | bytearray) -> None:
+    def update(self, data: bytes | memoryview) -> None:
         self._running.update(data)
 
     def declare_digest(self, digest: bytes | None) -> None:

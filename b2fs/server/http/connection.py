@@ -20,6 +20,9 @@ from b2fs.server.http.limits import Limits
 from b2fs.server.wire.errors import S3Error
 
 READ_BYTES: Final = 256 << 10
+#: An extension of ASGI that this front offers: a coroutine function that puts the body's next bytes at the start of a
+#: buffer and answers how many they are, 0 at the end, None when the client has left.
+RECEIVE_INTO: Final = "b2fs.receive_into"
 _HEAD_READ_BYTES: Final = 64 << 10
 #: Up to this size head and body of an answer go out in one call.
 _JOIN_BYTES: Final = 64 << 10
@@ -65,6 +68,8 @@ class Connection:
         self._limits = limits
         self._scheme = scheme
         self._client = client
+        #: TLS has to decrypt somewhere first; a plain socket fills any buffer.
+        self._fill = stream.socket.recv_into if isinstance(stream, trio.SocketStream) else None
         self._buffer = b""
         #: Whether the connection waits for a request and may be closed to make room.
         self.idle = True
@@ -85,6 +90,23 @@ class Connection:
             raise ClientGone
         return bytes(data)
 
+    @property
+    def fills(self) -> bool:
+        """Whether read_into can be used."""
+        return self._fill is not None
+
+    async def read_into(self, buffer: memoryview, timeout_s: float) -> int:
+        """As read, but into a buffer: how many bytes, 0 when the peer has closed.  Raises ClientGone."""
+        assert self._fill is not None
+        try:
+            with trio.move_on_after(timeout_s) as scope:
+                count = await self._fill(buffer)
+        except OSError as error:
+            raise ClientGone from error
+        if scope.cancelled_caught:
+            raise ClientGone
+        return count
+
     async def write(self, data: bytes) -> None:
         """Send all of it.  Raises ClientGone when the peer does not take it in time."""
         with trio.move_on_after(self._limits.send_s) as scope:
@@ -104,7 +126,10 @@ class Connection:
         exchange = Exchange(self, head, self._buffer, self._limits)
         self._buffer = b""
         try:
-            await self._app(self._scope(head), exchange.receive, exchange.send)
+            scope = self._scope(head)
+            if self.fills and not head.chunked:
+                scope["extensions"] = {RECEIVE_INTO: exchange.receive_into}
+            await self._app(scope, exchange.receive, exchange.send)
         except (ClientGone, trio.BrokenResourceError, trio.ClosedResourceError, ConnectionAbortedError):
             return False
         self._buffer = exchange.leftover()
@@ -203,9 +228,7 @@ class Exchange:
             if self._answered:
                 return {"type": "http.disconnect"}
             return {"type": "http.request", "body": b"", "more_body": False}
-        if self._continue:
-            self._continue = False
-            await self._connection.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        await self._invite()
         try:
             data = await (self._receive_plain() if self._chunks is None else self._receive_chunked(self._chunks))
         except (BadChunk, ClientGone, trio.BrokenResourceError):
@@ -213,16 +236,47 @@ class Exchange:
             return {"type": "http.disconnect"}
         return {"type": "http.request", "body": data, "more_body": not self._body_done}
 
+    async def receive_into(self, buffer: memoryview) -> int | None:
+        """The extension RECEIVE_INTO; for bodies of a declared length."""
+        if self._body_done:
+            return 0
+        room = buffer[: self._left]
+        try:
+            await self._invite()
+            if self._buffer:
+                data, self._buffer = self._buffer[: len(room)], self._buffer[len(room) :]
+                count = len(data)
+                room[:count] = data
+            else:
+                count = await self._connection.read_into(room, self._limits.stall_s)
+                self._note(count)
+        except (ClientGone, trio.BrokenResourceError):
+            self._body_done = self._close = True
+            return None
+        self._left -= count
+        self._body_done = self._left == 0
+        return count
+
+    async def _invite(self) -> None:
+        """Tell a client that waits for it that its body is wanted."""
+        if self._continue:
+            self._continue = False
+            await self._connection.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
     async def _read(self, max_bytes: int) -> bytes:
         if self._buffer:
             data, self._buffer = self._buffer[:max_bytes], self._buffer[max_bytes:]
             return data
         data = await self._connection.read(max_bytes, self._limits.stall_s)
-        self._received += len(data)
-        waited_s = trio.current_time() - self._started_s
-        if not data or (waited_s > self._limits.grace_s and self._received < waited_s * self._limits.body_bytes_per_s):
-            raise ClientGone
+        self._note(len(data))
         return data
+
+    def _note(self, count: int) -> None:
+        """Count what came.  Raises ClientGone for nothing, and for a body that comes too slowly."""
+        self._received += count
+        waited_s = trio.current_time() - self._started_s
+        if not count or (waited_s > self._limits.grace_s and self._received < waited_s * self._limits.body_bytes_per_s):
+            raise ClientGone
 
     async def _receive_plain(self) -> bytes:
         data = await self._read(min(READ_BYTES, self._left))

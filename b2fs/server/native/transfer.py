@@ -30,7 +30,7 @@ from b2fs.server.ops.readers import VersionStream
 from b2fs.server.ops.uploads import MAX_PART_BYTES, MAX_PUT_BYTES, Received, receive_body
 from b2fs.server.service import Answer
 from b2fs.server.wire.errors import S3Error
-from b2fs.server.wire.request import Body, Request
+from b2fs.server.wire.request import Body, PiecewiseBody, Request
 from b2fs.server.wire.times import http_date
 from b2fs.store.embedded.engine import Engine
 from b2fs.store.embedded.rows import BucketRow, VersionRow
@@ -47,10 +47,11 @@ _OVERRIDES: Final = {
 }
 
 
-class _DigestAtEnd:
+class _DigestAtEnd(PiecewiseBody):
     """A body whose last 40 bytes are the hexadecimal SHA-1 of what stands before."""
 
     def __init__(self, body: Body, checksum: Checksum) -> None:
+        super().__init__()
         self._body = body
         self._checksum = checksum
         self._held = b""

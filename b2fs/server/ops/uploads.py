@@ -21,17 +21,20 @@ from b2fs.server.auth.checksums import Checksum
 from b2fs.server.auth.chunked import ChunkedDecoder
 from b2fs.server.auth.sigv4 import UNSIGNED, Verified
 from b2fs.server.wire.errors import S3Error
-from b2fs.server.wire.request import Body, Request
+from b2fs.server.wire.request import Body, PiecewiseBody, Request
 from b2fs.store.embedded.content import ContentWriter
 from b2fs.store.embedded.engine import Engine
 
 T = TypeVar("T")
+#: A buffer and how much of it is filled.
+_Piece = tuple[bytearray, int]
 
 MAX_PUT_BYTES: Final = 5_000_000_000
 MAX_PART_BYTES: Final = 5 << 30
 #: Bodies up to this size are handled in memory on the event loop; hashing it takes well under a millisecond.
 IN_MEMORY_BYTES: Final = 256 << 10
 PIECE_BYTES: Final = 1 << 20
+BUFFERS: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +86,11 @@ def _declared_size(request: Request, chunked: bool, limit: int) -> int | None:
     return size
 
 
-class _Source:
+class _Source(PiecewiseBody):
     """The content's bytes as they come: undone aws-chunked, and checked at the end."""
 
     def __init__(self, body: Body, decoder: ChunkedDecoder | None) -> None:
+        super().__init__()
         self._body = body
         self._decoder = decoder
 
@@ -103,6 +107,11 @@ class _Source:
             if decoded:
                 return decoded
 
+    async def receive_into(self, buffer: memoryview) -> int:
+        if self._decoder is None:
+            return await self._body.receive_into(buffer)
+        return await super().receive_into(buffer)
+
 
 class _Digests:
     """Everything that is computed over the plain content."""
@@ -114,7 +123,7 @@ class _Digests:
         self._md5 = hashlib.md5(usedforsecurity=False) if own_md5 else None
         self._sha256 = hashlib.sha256() if expected.sha256 is not None else None
 
-    def update(self, data: bytes | bytearray) -> None:
+    def update(self, data: bytes | memoryview) -> None:
         self.size += len(data)
         if self.size > (self.expected.limit if self.expected.size is None else self.expected.size):
             raise S3Error("EntityTooLarge" if self.expected.size is None else "InvalidRequest", None)
@@ -191,7 +200,7 @@ async def _into_memory(
 async def _into_writer(
     source: _Source, digests: _Digests, writer: ContentWriter, cipher: CipherContext | None, checksums: list[Checksum]
 ) -> Received:
-    def consume(piece: bytearray) -> None:
+    def consume(piece: memoryview) -> None:
         digests.update(piece)
         writer.write(cipher.update(piece) if cipher is not None else piece)
 
@@ -204,40 +213,50 @@ async def _into_writer(
     return Received(digests.size, md5, writer, _shown(checksums))
 
 
-async def _pump(source: _Source, consume: Callable[[bytearray], None]) -> None:
-    """Gather pieces and consume them in a thread; the next piece is received while one is being consumed."""
-    send, receive = trio.open_memory_channel[bytearray](0)
+async def _pump(source: _Source, consume: Callable[[memoryview], None]) -> None:
+    """Gather pieces and consume them in a thread; the next piece is received while one is being consumed.
+
+    Two buffers go round between the two sides: nothing is allocated or copied on the way of a plain body.
+    """
+    empty_in, empty_out = trio.open_memory_channel[bytearray](BUFFERS)
+    full_in, full_out = trio.open_memory_channel[_Piece](0)
     failures: list[B2fsError] = []
+    for _ in range(BUFFERS):
+        empty_in.send_nowait(bytearray(PIECE_BYTES))  # costs memory only as far as it gets filled
 
     async def consumer() -> None:
-        async with receive:
-            async for piece in receive:
+        async with full_out, empty_in:
+            async for buffer, filled in full_out:
                 try:
-                    await trio.to_thread.run_sync(consume, piece)
+                    await trio.to_thread.run_sync(consume, memoryview(buffer)[:filled])
                 except B2fsError as error:
                     failures.append(error)
-                    return  # closing the channel stops the producer
+                    return  # closing the channels stops the producer
+                empty_in.send_nowait(buffer)
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(consumer)
         try:
-            await _produce(source, send)
+            await _produce(source, empty_out, full_in)
         except B2fsError as error:
             failures.append(error)  # raised below: out of the nursery it would come in a group
-        except trio.BrokenResourceError:
+        except (trio.BrokenResourceError, trio.EndOfChannel):
             if not failures:
                 raise
     if failures:
         raise failures[0]
 
 
-async def _produce(source: _Source, send: trio.MemorySendChannel[bytearray]) -> None:
-    async with send:
-        piece = bytearray()
-        while data := await source.receive():
-            piece += data
-            if len(piece) >= PIECE_BYTES:
-                await send.send(piece)
-                piece = bytearray()
-        if piece:
-            await send.send(piece)
+async def _produce(
+    source: _Source, empty: trio.MemoryReceiveChannel[bytearray], full: trio.MemorySendChannel[_Piece]
+) -> None:
+    async with full:
+        while True:
+            buffer = await empty.receive()
+            room, filled = memoryview(buffer), 0
+            while filled < len(room) and (count := await source.receive_into(room[filled:])):
+                filled += count
+            if filled:
+                await full.send((buffer, filled))
+            if filled < len(room):
+                return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,14 +13,36 @@ from b2fs.server.wire.errors import S3Error
 
 
 class Body(Protocol):
-    """The bytes behind a request's head, in order, once."""
+    """The bytes behind a request's head, in order, once; a reader uses one of the two ways."""
 
     async def receive(self) -> bytes:
         """The next bytes, or b"" at the end.  Raises S3Error IncompleteBody when the client stops early."""
         ...
 
+    async def receive_into(self, buffer: memoryview) -> int:
+        """Put the next bytes at the buffer's start: how many, 0 only at the end.  Raises what receive raises."""
+        ...
 
-class NoBody:
+
+class PiecewiseBody(ABC):
+    """A body that comes in pieces of its own sizes: what a buffer has no room for waits for the next one."""
+
+    def __init__(self) -> None:
+        self._rest = memoryview(b"")
+
+    @abstractmethod
+    async def receive(self) -> bytes: ...
+
+    async def receive_into(self, buffer: memoryview) -> int:
+        if not self._rest:
+            self._rest = memoryview(await self.receive())
+        count = min(len(buffer), len(self._rest))
+        buffer[:count] = self._rest[:count]
+        self._rest = self._rest[count:]
+        return count
+
+
+class NoBody(PiecewiseBody):
     """The body of a request that has none."""
 
     async def receive(self) -> bytes:
