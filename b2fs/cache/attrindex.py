@@ -187,7 +187,7 @@ class AttributeIndex:
                 seen.made_at = known.made_at
             self._objects[directory] = seen
         try:
-            return await _off_thread(len(body) > _INLINE_BYTES, decode, body), seen
+            return await _off_thread(len(body) > _INLINE_BYTES, decode, bytes(body)), seen
         except UnreadableIndex as error:
             log.warning("%s is ignored and will be written anew: %s", info.key, error)
             return {}, seen

@@ -1,11 +1,12 @@
 """BlockCache: file contents on the local disk, bounded, bytes only, never trusted without a checksum.
 
-An entry is a stretch of one content: a *block* (`block_bytes` long, or up to the content's end) or a *grain* (a small
-stretch that a random read left behind).  Contents never change, so entries are never invalidated; the least recently
-used ones make room for new ones.  Losing the cache costs time, never data: every fault in here reads as "not cached".
+An entry is a stretch of one content: a *block*, of one of two sizes (`large_bytes` or `block_bytes`, or up to the
+content's end), or a *grain* (a small stretch that a random read left behind).  Contents never change, so entries are
+never invalidated; the least recently used ones make room for new ones.  Losing the cache costs time, never data: every
+fault in here reads as "not cached".
 
 The store is diskcache (SQLite for the index and small values, one file per larger value) with two changes:
-- values are bytes with a CRC-32, and nothing is ever unpickled (see blockdisk);
+- values are bytes with a CRC-32C, and nothing is ever unpickled (see blockdisk);
 - access times are collected in memory and written in batches: diskcache's own LRU policy does one UPDATE transaction
   per read, which makes a 4 KiB read 77 us instead of 7.
 
@@ -36,6 +37,9 @@ from b2fs.errors import ConfigError
 log = logging.getLogger(__name__)
 
 _DAMAGED_MARK = "damaged"
+#: Stands between number and size in a key.  Entries with other marks are of earlier formats: nobody finds them,
+#: and they make room in their turn.
+_UNIT_MARK = "c"
 _FLUSH_TOUCHES = 1024
 _ROWS_PER_TRANSACTION = 256
 
@@ -46,7 +50,9 @@ class BlockCacheConfig:
 
     directory: str
     size_bytes: int = 10 << 30
-    #: Measured per get and put: the rate is the same from 1 MiB up, and 1 MiB is one kernel request.
+    #: What a sequential reader leaves: a file for each.  New files are dear (ext4), so not smaller.
+    large_bytes: int = 8 << 20
+    #: 1 MiB is one kernel request.
     block_bytes: int = 1 << 20
     grain_bytes: int = 32 << 10
     #: Has a checksum of its own, so it is the least that is read of a block.
@@ -57,8 +63,16 @@ class BlockCacheConfig:
             raise ConfigError(
                 "The cache's block size must be a multiple of its chunk size, and that of its grain size."
             )
+        if self.large_bytes < self.block_bytes or self.large_bytes % self.block_bytes:
+            raise ConfigError("The cache's large block size must be a multiple of its block size.")
         if self.size_bytes < 4 * self.block_bytes:
             raise ConfigError(f"The cache needs at least {4 * self.block_bytes} bytes.")
+
+    @property
+    def block_sizes(self) -> tuple[int, ...]:
+        """Sizes of blocks, largest first; a small cache has no large ones, as a few of them would fill it."""
+        large = self.large_bytes > self.block_bytes and self.size_bytes >= 8 * self.large_bytes
+        return (self.large_bytes, self.block_bytes) if large else (self.block_bytes,)
 
 
 @dataclass(slots=True)
@@ -115,29 +129,22 @@ class BlockCache:
                 extents.add(*self._span(key, ref.size))
         return extents
 
-    def get_block(self, ref: ObjectRef, start: int) -> bytes | None:
+    def get_block(self, ref: ObjectRef, start: int) -> Buffer | None:
         """Return the block that starts at `start` (a multiple of block_bytes), or None."""
-        found = self._get(self._key(content_key(ref), start, block=True), 0, self.config.block_bytes)
+        found = self._get(_key(content_key(ref), start, self.config.block_bytes), 0, self.config.block_bytes)
         return None if found is None else found[1]
 
-    def get_range(self, ref: ObjectRef, start: int, end: int) -> list[tuple[int, bytes]]:
+    def get_range(self, ref: ObjectRef, start: int, end: int) -> list[tuple[int, Buffer]]:
         """Return the cached stretches that share bytes with [start, end), as (start, content), ascending.
 
         They may reach out on both sides (to whole chunks), and never overlap.
         """
-        found: list[tuple[int, bytes]] = []
-        content = content_key(ref)
-        block_bytes = self.config.block_bytes
-        for block in range(start - start % block_bytes, end, block_bytes):
-            low, high = max(start, block), min(end, block + block_bytes)
-            part = self._get(self._key(content, block, block=True), low - block, high - block)
-            if part is not None:
-                found.append((block + part[0], part[1]))
-            elif ref.size > self.config.grain_bytes:
-                found.extend(self._grains(content, low - low % self.config.grain_bytes, high))
-        return found
+        sizes = self._sizes_for(ref)
+        if ref.size <= self.config.grain_bytes:
+            sizes = sizes[:1]  # it is never fetched in parts
+        return list(self._stretches(content_key(ref), sizes, start, end))
 
-    def get_wholes(self, refs: Sequence[ObjectRef]) -> list[bytes | None]:
+    def get_wholes(self, refs: Sequence[ObjectRef]) -> list[Buffer | None]:
         """Return the contents of many objects of at most one block each, None for what is not cached."""
         return [self.get_block(ref, 0) for ref in refs]
 
@@ -213,7 +220,23 @@ class BlockCache:
 
     # --- inside
 
-    def _get(self, key: str, start: int, end: int) -> tuple[int, bytes] | None:
+    def _sizes_for(self, ref: ObjectRef) -> tuple[int, ...]:
+        """The sizes of entries that a content can have, largest first."""
+        blocks = self.config.block_sizes if ref.size > self.config.block_bytes else (self.config.block_bytes,)
+        return (*blocks, self.config.grain_bytes)
+
+    def _stretches(self, content: str, sizes: Sequence[int], start: int, end: int) -> Iterator[tuple[int, Buffer]]:
+        """Yield what is cached of [start, end): for each entry of the first size what it has, else of the next one."""
+        unit = sizes[0]
+        for first in range(start - start % unit, end, unit):
+            low, high = max(start, first), min(end, first + unit)
+            part = self._get(_key(content, first, unit), low - first, high - first)
+            if part is not None:
+                yield first + part[0], part[1]
+            elif len(sizes) > 1:
+                yield from self._stretches(content, sizes[1:], low, high)
+
+    def _get(self, key: str, start: int, end: int) -> tuple[int, Buffer] | None:
         """The chunks of an entry that hold its bytes [start, end), as (position, bytes)."""
         stats = self.stats
         with self._guard:
@@ -222,7 +245,7 @@ class BlockCache:
                 stats.misses += 1
                 return None
             try:
-                found: tuple[int, bytes] | None = entry.read(key, start, end)
+                found: tuple[int, Buffer] | None = entry.read(key, start, end)
             except FileNotFoundError:  # it was evicted between row and file, or somebody cleaned up
                 stats.misses += 1
                 return None
@@ -237,22 +260,17 @@ class BlockCache:
                 self._cache.delete(key, retry=True)
         return None
 
-    def _grains(self, content: str, start: int, end: int) -> Iterator[tuple[int, bytes]]:
-        for position in range(start, end, self.config.grain_bytes):
-            found = self._get(self._key(content, position, block=False), 0, self.config.grain_bytes)
-            if found is not None:
-                yield position, found[1]
-
     def _cut(self, ref: ObjectRef, start: int, data: Buffer) -> Iterator[tuple[str, memoryview]]:
-        """Cut a stretch into whole blocks where it holds them, and grains elsewhere."""
-        content, view, end = content_key(ref), memoryview(data), start + len(data)
+        """Cut a stretch into the largest blocks that it holds whole, and grains elsewhere."""
+        content, view, end, sizes = content_key(ref), memoryview(data), start + len(data), self._sizes_for(ref)
         position = start
         while position < end:
-            block = position - position % self.config.block_bytes
-            block_end = min(block + self.config.block_bytes, ref.size)
-            whole = position == block and block_end <= end
-            stop = block_end if whole else min(end, position + self.config.grain_bytes)
-            yield self._key(content, position, block=whole), view[position - start : stop - start]
+            for unit in sizes:
+                stop = min(position + unit, ref.size)
+                if position % unit == 0 and stop <= end:
+                    break
+            stop = min(stop, end)
+            yield _key(content, position, unit), view[position - start : stop - start]
             position = stop
 
     def _put_all(self, entries: Sequence[tuple[str, str, Buffer]]) -> int:
@@ -299,15 +317,11 @@ class BlockCache:
                 return True
         return False
 
-    def _key(self, content: str, start: int, *, block: bool) -> str:
-        unit = self.config.block_bytes if block else self.config.grain_bytes
-        return f"{content}:{start // unit}{'b' if block else 'g'}{unit}"
-
     def _span(self, key: str, size: int) -> tuple[int, int]:
         """The byte range of a key; an empty one if it was made with other block sizes."""
-        for letter, unit in (("b", self.config.block_bytes), ("g", self.config.grain_bytes)):
-            number, found, made_with = key[33:].partition(letter)
-            if found and made_with == str(unit):
+        number, _, made_with = key[33:].partition(_UNIT_MARK)
+        for unit in (*self.config.block_sizes, self.config.grain_bytes):
+            if made_with == str(unit):
                 start = int(number) * unit
                 return start, min(start + unit, size)
         return 0, 0
@@ -339,6 +353,10 @@ class _Guard:
         self._stats.faults += 1
         if self._stats.faults == 1:
             log.warning(text, error)
+
+
+def _key(content: str, start: int, unit: int) -> str:
+    return f"{content}:{start // unit}{_UNIT_MARK}{unit}"
 
 
 def _tag(content_id: str) -> str:

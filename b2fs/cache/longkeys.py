@@ -105,7 +105,7 @@ class LongKeys(ForwardingStore):
         start: int = 0,
         end: int | None = None,
         if_match: ETag | None = None,
-    ) -> tuple[ObjectInfo, bytes]:
+    ) -> tuple[ObjectInfo, bytes | memoryview]:
         short = self._short(key)
         info, body = await self.inner.get(short, version_id=version_id, start=start, end=end, if_match=if_match)
         return (self._told(key, info) if short is not key else info), body

@@ -203,7 +203,7 @@ class Prefetcher:
         # Two small reads in a row may be chance: what was read bounds what is guessed.
         window = min(run.window or config.start_window_bytes, _EVIDENCE * run.seen, cap)
         run.window = run.window or config.start_window_bytes
-        unit = config.block_bytes if window >= config.block_bytes else config.grain_bytes
+        unit = self._unit(window)
         horizon = run.end + window
         horizon = self._size if horizon >= self._size else _down(horizon, unit)
         step = min(config.range_bytes, max(unit, window // 2))
@@ -211,22 +211,34 @@ class Prefetcher:
             return ()
         run.frontier = horizon
         run.window = min(2 * run.window, config.window_bytes)
-        part = min(config.range_bytes, max(config.block_bytes, _down(window // 4, config.block_bytes)))
+        part = min(config.range_bytes, max(config.block_bytes, _power_of_two(window // 4)))
         frontier = min(_up(frontier, config.grain_bytes), horizon)
         return tuple(self._split(held.gaps(frontier, horizon), part))
+
+    def _unit(self, window: int) -> int:
+        """What ends of windows are multiples of: of whole ranges as soon as a window holds some."""
+        config = self._config
+        if window >= 4 * config.range_bytes:
+            return config.range_bytes
+        return config.block_bytes if window >= config.block_bytes else config.grain_bytes
 
     def _grained(self, start: int, end: int) -> Range:
         grain = self._config.grain_bytes
         return _down(start, grain), min(self._size, _up(end, grain))
 
     def _split(self, ranges: Iterable[Range], part: int) -> Iterable[Range]:
-        """Cut ranges into pieces of at most `part` bytes (a multiple of the block), at multiples of the block."""
+        """Cut ranges into pieces of at most `part` bytes, at multiples of part: whole entries of the block cache."""
         for start, end in ranges:
             while end - start > part:
-                cut = _down(start + part, self._config.block_bytes)
+                cut = _down(start + part, part)
                 yield start, cut
                 start = cut
             yield start, end
+
+
+def _power_of_two(size: int) -> int:
+    """The largest power of two that is not above size; 0 for 0."""
+    return 1 << size.bit_length() >> 1
 
 
 def _down(position: int, unit: int) -> int:

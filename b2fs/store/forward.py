@@ -143,7 +143,7 @@ class ForwardingStore:
         start: int = 0,
         end: int | None = None,
         if_match: ETag | None = None,
-    ) -> tuple[ObjectInfo, bytes]:
+    ) -> tuple[ObjectInfo, bytes | memoryview]:
         return await self.around(
             StoreCall(Method.GET, key),
             lambda: self.inner.get(key, version_id=version_id, start=start, end=end, if_match=if_match),

@@ -85,8 +85,10 @@ class ObjectStore(Protocol):
         start: int = 0,
         end: int | None = None,
         if_match: ETag | None = None,
-    ) -> tuple[ObjectInfo, bytes]:
+    ) -> tuple[ObjectInfo, bytes | memoryview]:
         """The bytes [start, min(end, size)) and what the answer says of the version; info.size is the whole size.
+
+        Large bodies come as views of memory that is used again when the last view is gone.
 
         end=None reads to the end of the object.  The body is complete or the call fails (CorruptBody, Unavailable).
         Raises InvalidRange when start >= size > 0, or start > 0 == size; an empty object read from 0 is b"".

@@ -25,9 +25,18 @@ def _ref(size: int, key: str = "k", version: str | None = None, etag: str = "e")
     return ObjectRef(key, VersionId(version) if version else None, ETag(etag), size)
 
 
-def _open(directory: Path, size_bytes: int = 64 * MIB) -> BlockCache:
+def _open(
+    directory: Path, size_bytes: int = 64 * MIB, large_bytes: int = BLOCK, block_bytes: int = BLOCK
+) -> BlockCache:
     return BlockCache(
-        BlockCacheConfig(str(directory), size_bytes=size_bytes, block_bytes=BLOCK, chunk_bytes=CHUNK, grain_bytes=GRAIN)
+        BlockCacheConfig(
+            str(directory),
+            size_bytes=size_bytes,
+            large_bytes=large_bytes,
+            block_bytes=block_bytes,
+            chunk_bytes=CHUNK,
+            grain_bytes=GRAIN,
+        )
     )
 
 
@@ -56,7 +65,7 @@ def _read(cache: BlockCache, ref: ObjectRef, start: int, end: int) -> bytes | No
 
 def _damage(directory: Path, *, truncate: bool) -> int:
     """Spoil every content file; return how many there were."""
-    paths = list(directory.glob("??/??/*.val"))
+    paths = list(directory.glob("??/*.val"))
     for path in paths:
         content = path.read_bytes()
         path.write_bytes(content[:-1] if truncate else bytes([content[0] ^ 1]) + content[1:])
@@ -94,6 +103,32 @@ def test_true_sizes(cache: BlockCache, size: int) -> None:
     assert list(cache.present(ref)) == [(0, size)]
 
 
+def test_sequential_stretches_become_few_files(directory: Path) -> None:
+    content = os.urandom(11 * BLOCK + 3)
+    ref = _ref(len(content))
+    cache = _open(directory, large_bytes=4 * BLOCK)
+    for start, end in ((0, BLOCK), (BLOCK, 4 * BLOCK), (4 * BLOCK, 8 * BLOCK), (8 * BLOCK, len(content))):
+        assert cache.put_range(ref, start, content[start:end]) == end - start
+    assert len(list(directory.glob("??/*.val"))) == 4 + 1 + 1, "blocks where no large one was filled"
+    assert len(list(directory.glob("??"))) == 1, "one directory for the content"
+    assert list(cache.present(ref)) == [(0, len(content))]
+    assert b"".join(bytes(data) for _, data in cache.get_range(ref, 0, len(content))) == content
+    before = cache.stats.hit_bytes
+    (start, data), (second, more) = cache.get_range(ref, 4 * BLOCK - 1, 4 * BLOCK + 1)
+    assert (start, second) == (4 * BLOCK - CHUNK, 4 * BLOCK)
+    assert bytes(data) + bytes(more) == content[4 * BLOCK - CHUNK : 4 * BLOCK + CHUNK]
+    assert cache.stats.hit_bytes - before == 2 * CHUNK, "chunks, not whole entries"
+    cache.close()
+
+
+def test_a_small_cache_has_no_large_entries(directory: Path) -> None:
+    cache = _open(directory, size_bytes=31 * BLOCK, large_bytes=4 * BLOCK)
+    ref = _ref(4 * BLOCK)
+    cache.put_range(ref, 0, os.urandom(ref.size))
+    assert len(list(directory.glob("??/*.val"))) == 4
+    cache.close()
+
+
 def test_the_same_content_is_found_with_and_without_its_version(cache: BlockCache) -> None:
     cache.put_whole(_ref(5, version="4_z1"), b"hello")
     assert cache.get_wholes([_ref(5), _ref(5, version="4_z2"), _ref(5, etag="other"), _ref(5, key="other")]) == [
@@ -120,7 +155,7 @@ def test_a_part_of_a_block_is_read_without_the_rest(cache: BlockCache, directory
     cache.put_range(ref, 0, content)
     start = BLOCK + CHUNK + 5
     assert cache.get_range(ref, start, start + CHUNK) == [(BLOCK + CHUNK, content[BLOCK + CHUNK : BLOCK + 3 * CHUNK])]
-    for path in directory.glob("??/??/*.val"):
+    for path in directory.glob("??/*.val"):
         with path.open("r+b") as file:
             file.seek(3 * CHUNK + 1)
             file.write(b"damage")
@@ -149,7 +184,7 @@ def test_damaged_files_are_dropped(
 def test_a_missing_file_is_a_miss(cache: BlockCache, directory: Path) -> None:
     ref = _ref(BLOCK)
     cache.put_range(ref, 0, os.urandom(BLOCK))
-    for path in directory.glob("??/??/*.val"):
+    for path in directory.glob("??/*.val"):
         path.unlink()
     assert cache.get_block(ref, 0) is None
 
@@ -225,7 +260,7 @@ def test_unusable_directories_are_refused(tmp_path: Path) -> None:
             _open(tmp_path / name)
 
 
-@pytest.mark.parametrize("wrong", [{"grain_bytes": 3}, {"size_bytes": 10}])
+@pytest.mark.parametrize("wrong", [{"grain_bytes": 3}, {"size_bytes": 10}, {"large_bytes": 3 << 19}])
 def test_wrong_sizes_are_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(ConfigError):
         BlockCacheConfig("/nowhere", **wrong)
@@ -309,7 +344,7 @@ def test_other_block_sizes_do_not_confuse(directory: Path) -> None:
     cache = _open(directory)
     cache.put_range(ref, 0, content)
     cache.close()
-    cache = BlockCache(BlockCacheConfig(str(directory), block_bytes=2 * BLOCK, chunk_bytes=CHUNK, grain_bytes=GRAIN))
+    cache = _open(directory, large_bytes=2 * BLOCK, block_bytes=2 * BLOCK)
     assert not cache.present(ref)
     assert cache.get_block(ref, 0) is None
     cache.close()

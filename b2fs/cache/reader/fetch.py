@@ -16,6 +16,7 @@ from typing import Protocol, TypeVar
 
 import trio
 
+from b2fs.cache.blockdisk import Buffer
 from b2fs.cache.blocks import BlockCache
 from b2fs.cache.reader.config import ReaderConfig, ReaderStats
 from b2fs.cache.reader.content import Content, Contents, Flight
@@ -53,7 +54,7 @@ class RangeStore(Protocol):
         start: int = 0,
         end: int | None = None,
         if_match: ETag | None = None,
-    ) -> tuple[ObjectInfo, bytes]: ...
+    ) -> tuple[ObjectInfo, bytes | memoryview]: ...
 
 
 class Fetcher:
@@ -273,7 +274,7 @@ class Fetcher:
             data = await self._get(content, flight.ref, start, end)
             flight.pieces.append(Piece(content, start, data, fetched=True, warm=flight.warm))
 
-    def _take(self, flight: Flight, found: Iterable[tuple[int, bytes]]) -> None:
+    def _take(self, flight: Flight, found: Iterable[tuple[int, Buffer]]) -> None:
         """Make pieces of what the disk had, cut to the flight's range."""
         for start, data in found:
             low, high = max(start, flight.start), min(start + len(data), flight.end)
@@ -314,7 +315,7 @@ class Fetcher:
 
     # --- the store
 
-    async def _get(self, content: Content, ref: ObjectRef, start: int, end: int) -> bytes:
+    async def _get(self, content: Content, ref: ObjectRef, start: int, end: int) -> Buffer:
         """GET [start, end) of exactly this content, with one more try after a fault that may pass."""
         try:
             return await self._get_once(content, ref, start, end)
@@ -324,7 +325,7 @@ class Fetcher:
             await trio.sleep(_RETRY_DELAY_S if error.retry_after_s is None else error.retry_after_s)
         return await self._get_once(content, ref, start, end)
 
-    async def _get_once(self, content: Content, ref: ObjectRef, start: int, end: int) -> bytes:
+    async def _get_once(self, content: Content, ref: ObjectRef, start: int, end: int) -> Buffer:
         version, if_match = self._pin(content, ref)
         self.stats.fetches += 1
         try:

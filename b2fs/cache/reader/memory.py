@@ -26,7 +26,7 @@ class Piece:
 
     __slots__ = ("content", "data", "end", "fetched", "pending", "served", "start", "warm")
 
-    def __init__(self, content: Content, start: int, data: bytes, *, fetched: bool, warm: bool) -> None:
+    def __init__(self, content: Content, start: int, data: bytes | memoryview, *, fetched: bool, warm: bool) -> None:
         self.content = content
         self.start = start
         self.end = start + len(data)

@@ -105,6 +105,13 @@ class Response:
     status: int
     headers: Mapping[str, str]
     body: bytes
+    #: A large body, in memory that is used again when this is gone; then `body` is empty.
+    large: memoryview | None = None
+
+    @property
+    def content(self) -> bytes | memoryview:
+        """The body, wherever it is."""
+        return self.body if self.large is None else self.large
 
 
 def error_of(response: Response, *, has_body: bool = True) -> StoreError:

@@ -41,12 +41,15 @@ from b2fs.errors import (
     Unsupported,
 )
 from b2fs.store.protocol import Body
-from b2fs.store.s3 import probe, xmlio
+from b2fs.store.s3 import xmlio
 from b2fs.store.s3.caller import Caller, History
 from b2fs.store.s3.config import S3Config
 from b2fs.store.s3.credentials import Signer
+from b2fs.store.s3.entry import check_bucket, knock
 from b2fs.store.s3.faults import Response, error_of_item
 from b2fs.store.s3.gate import Gate
+from b2fs.store.s3.probe import EVERYTHING
+from b2fs.store.s3.proof import Proof, Task, find_out
 from b2fs.store.s3.transport import HASH_INLINE_BYTES, Transport
 from b2fs.store.s3.wire import (
     Call,
@@ -69,6 +72,8 @@ PARSE_INLINE_BYTES = 32 << 10
 VERIFY_BYTES = 1 << 20
 #: What a GET to the end of an object is taken to bring, as long as nothing is known; a guess.
 UNKNOWN_BODY_BYTES = 8 << 20
+#: Ranges from this size on are worth a thread each.
+BULK_BYTES = 512 << 10
 #: How often a body is fetched that arrives complete by the connection's lights but is not what was asked for.
 BODY_ATTEMPTS = 3
 MAX_DELETE_TARGETS = 1000
@@ -78,38 +83,55 @@ class S3Store:
     """A bucket of an S3-compatible server.  See ObjectStore for what the methods promise."""
 
     def __init__(self, config: S3Config, capabilities: Capabilities | None = None) -> None:
-        """capabilities, if given, are those that an earlier run found out for this identity: nothing is tried then."""
+        """capabilities, if given, are known for certain: the server is not tried out then."""
         self._config = config
         self._paths = Paths(config.bucket, virtual=config.addressing == "virtual")
         self.gate = Gate(config.max_connections, config.max_buffered_bytes)
         self._known = capabilities
-        self._capabilities = capabilities or Capabilities()
+        self._proof = Proof(capabilities or Capabilities(), None)
         self._transport: Transport | None = None
         self._calls: Caller | None = None
         self._bulk_delete = True
+        self._closing = contextlib.AsyncExitStack()
 
     # ---- lifetime ----------------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> S3Store:
+        try:
+            behind = await self._open()
+        except BaseException:
+            self._close()
+            raise
+        self._closing.callback(self._close)
+        background = await self._closing.enter_async_context(trio.open_nursery())
+        self._closing.callback(background.cancel_scope.cancel)
+        for task in behind:
+            background.start_soon(task)
+        return self
+
+    async def _open(self) -> Sequence[Task]:
+        """Connect, check that the bucket can be used, and find out what the server can do; what is left to do."""
         signer = Signer(self._config)
         await signer.prepare()
         self._transport = Transport(self._config, signer)
         self._calls = Caller(self._transport, self.gate, signer, self._config.retry)
-        try:
-            await probe.check_certificate(self._config)
-            await probe.check_bucket(self, self._config)
-            if self._known is None:
-                self._capabilities = probe.EVERYTHING
-                self._capabilities = await probe.find_capabilities(self, self._config)
-        except BaseException:
-            self._close()
-            raise
-        return self
+        await knock(self._config)
+        if self._known is not None:
+            await check_bucket(self, self._config)
+            return ()
+        self._proof, behind = await find_out(self, self._config)
+        return behind
+
+    def without_limits(self) -> S3Store:
+        """The same bucket on the same connections, with no call forbidden: for trying the server out."""
+        twin = S3Store(self._config, EVERYTHING)
+        twin._calls = self._calls
+        return twin
 
     async def __aexit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._close()
+        await self._closing.aclose()
 
     def _close(self) -> None:
         transport, self._transport, self._calls = self._transport, None, None
@@ -118,7 +140,7 @@ class S3Store:
 
     @property
     def capabilities(self) -> Capabilities:
-        return self._capabilities
+        return self._proof.capabilities
 
     @property
     def identity(self) -> str:
@@ -163,7 +185,7 @@ class S3Store:
         version_marker: str | None = None,
         max_keys: int = 1000,
     ) -> VersionPage:
-        self._need(self._capabilities.versioning, "version listings")
+        self._need(self.capabilities.versioning, "version listings")
         path = self._paths.bucket(
             versions="",
             prefix=prefix or None,
@@ -191,7 +213,7 @@ class S3Store:
         start: int = 0,
         end: int | None = None,
         if_match: ETag | None = None,
-    ) -> tuple[ObjectInfo, bytes]:
+    ) -> tuple[ObjectInfo, bytes | memoryview]:
         if end is not None and end <= start:
             raise InvalidRequest(f"the range [{start}, {end}) is empty")
         headers = [("If-Match", f'"{if_match}"')] if if_match is not None else []
@@ -199,7 +221,8 @@ class S3Store:
             headers.append(("Range", f"bytes={start}-{'' if end is None else end - 1}"))
         expected = UNKNOWN_BODY_BYTES if end is None else end - start
         path = self._paths.key(key, versionId=version_id)
-        call = Call("GetObject", "GET", path, tuple(headers), b"", expected)
+        bulk = end is not None and expected >= BULK_BYTES
+        call = Call("GetObject", "GET", path, tuple(headers), b"", expected, bulk=bulk)
         for _ in range(BODY_ATTEMPTS - 1):
             with contextlib.suppress(CorruptBody):
                 return await self._get_once(key, call, version_id, start, end, if_match)
@@ -207,7 +230,7 @@ class S3Store:
 
     async def _get_once(
         self, key: str, call: Call, version_id: VersionId | None, start: int, end: int | None, if_match: ETag | None
-    ) -> tuple[ObjectInfo, bytes]:
+    ) -> tuple[ObjectInfo, bytes | memoryview]:
         """One complete answer, checked; CorruptBody may pass when it is fetched again."""
         try:
             response = await self.calls.call(call)
@@ -242,8 +265,10 @@ class S3Store:
     ) -> ObjectInfo:
         headers = metadata_headers(metadata, content_type)
         conditional = if_match is not None or if_none_match
+        if conditional or key.endswith("/"):  # on some servers what ends in a slash carries no attributes
+            await self._proof.confirm()
         if conditional:
-            self._need(self._capabilities.conditional_put, "conditional writes")
+            self._need(self.capabilities.conditional_put, "conditional writes")
         if if_match is not None:
             headers.append(("If-Match", f'"{if_match}"'))
         if if_none_match:
@@ -270,9 +295,10 @@ class S3Store:
         metadata: Mapping[str, str] | None = None,
         content_type: str | None = None,
     ) -> ObjectInfo:
-        self._need(self._capabilities.copy, "copying")
+        await self._proof.confirm()
+        self._need(self.capabilities.copy, "copying")
         if source.version_id is not None:
-            self._need(self._capabilities.copy_from_version, "copying from a version")
+            self._need(self.capabilities.copy_from_version, "copying from a version")
         headers = copy_source(self._config.bucket, source)
         if metadata is not None or content_type is not None:
             headers += [("x-amz-metadata-directive", "REPLACE"), *metadata_headers(metadata, content_type)]
@@ -327,12 +353,12 @@ class S3Store:
             response = await self.calls.call(Call("DeleteObject", "DELETE", self._paths.key(key)))
         except NotFound:
             return None  # some servers say so, which is no error here
-        if not self._capabilities.versioning:
+        if not self.capabilities.versioning:
             return None
         return xmlio.stable_version(response.headers.get("x-amz-version-id"))
 
     async def delete_version(self, key: str, version_id: VersionId) -> None:
-        self._need(self._capabilities.versioning, "removing a version")
+        self._need(self.capabilities.versioning, "removing a version")
         path = self._paths.key(key, versionId=version_id)
         with contextlib.suppress(NotFound):
             try:
@@ -357,7 +383,7 @@ class S3Store:
         if len(targets) > MAX_DELETE_TARGETS:
             raise InvalidRequest(f"at most {MAX_DELETE_TARGETS} targets in one call")
         if any(version is not None for _, version in targets):
-            self._need(self._capabilities.versioning, "removing a version")
+            self._need(self.capabilities.versioning, "removing a version")
         if not targets:
             return []
         if self._bulk_delete and all(xmlio.in_xml(key) for key, _ in targets) and len(set(targets)) == len(targets):
@@ -436,9 +462,10 @@ class S3Store:
     async def copy_part(
         self, key: str, upload_id: UploadId, number: int, source: ObjectRef, start: int, end: int
     ) -> PartInfo:
-        self._need(self._capabilities.part_copy, "copying parts")
+        await self._proof.confirm()
+        self._need(self.capabilities.part_copy, "copying parts")
         if source.version_id is not None:
-            self._need(self._capabilities.copy_from_version, "copying from a version")
+            self._need(self.capabilities.copy_from_version, "copying from a version")
         if not 0 <= start < end <= source.size:
             raise InvalidRange(f"[{start}, {end}) is no range of an object of {source.size} bytes")
         headers = copy_source(self._config.bucket, source)
@@ -513,7 +540,7 @@ class S3Store:
             raise Unsupported(f"{self._config.hostname} does not offer {what}")
 
 
-async def _checked_body(info: ObjectInfo, response: Response, start: int, end: int | None) -> bytes:
+async def _checked_body(info: ObjectInfo, response: Response, start: int, end: int | None) -> bytes | memoryview:
     """Serve a body only if it is the range that was asked for, complete, and unharmed as far as can be told."""
     body = cut_range(response, start, end, info.size)
     if len(body) == info.size and 0 < info.size <= VERIFY_BYTES and is_md5(info.ref.etag):

@@ -10,6 +10,7 @@ that hides nothing.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from typing import Any
 
@@ -27,6 +28,7 @@ from awscrt.s3 import S3Client, S3RequestTlsMode, S3RequestType, S3RetryConfig, 
 
 from b2fs.errors import ConfigError, StoreError, TimedOut
 from b2fs.store.protocol import Body
+from b2fs.store.s3.bulk import BulkConnections, NotTheRange
 from b2fs.store.s3.config import S3Config
 from b2fs.store.s3.credentials import Signer
 from b2fs.store.s3.faults import Response, error_of, error_of_crt
@@ -36,6 +38,8 @@ from b2fs.store.s3.wire import Call
 
 #: Bodies above this are hashed in a worker thread; below, the hop costs more than the hash.
 HASH_INLINE_BYTES = 64 << 10
+#: For less, the round trip of a new connection costs more than the CRT's copies, whose connections are open already.
+_CONNECT_FOR_BYTES = 2 << 20
 _EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()
 _EVENT_LOOPS = 2
 #: The slowest copying within a server that is waited for, a guess; a copy that may so be silent for longer than the S3
@@ -123,6 +127,7 @@ class Transport:
         tls = _tls_context(config) if config.tls else None
         self._client = _make_client(config, bootstrap, tls)
         self._plain = PlainConnections(config, bootstrap, tls)
+        self._bulk = BulkConnections(config)
 
     async def send(self, call: Call) -> Response:
         """Send once and return the answer of a success, [200, 300).
@@ -133,6 +138,9 @@ class Transport:
         if call.copied_bytes > _LONG_COPY_BYTES:
             return await self.send_plainly(call)
         with self._time_limit(call):
+            if call.bulk and (call.expected_bytes >= _CONNECT_FOR_BYTES or self._bulk.has_idle):
+                with contextlib.suppress(NotTheRange):
+                    return await self._send_in_bulk(call)
             return _response(await self._exchange(call))
         raise _too_long(call)
 
@@ -143,6 +151,11 @@ class Transport:
             signing = self._signer.fresh_config(await self._payload_hash(call.body))
             return await self._plain.send(call, self._http_request(call), signing)
         raise _too_long(call)
+
+    async def _send_in_bulk(self, call: Call) -> Response:
+        await self._signer.prepare()
+        signing = self._signer.fresh_config(await self._payload_hash(call.body))
+        return await self._bulk.send(call, self._http_request(call), signing)
 
     def _time_limit(self, call: Call) -> trio.CancelScope:
         return trio.move_on_after(time_limit_s(call, self._config))
@@ -189,6 +202,7 @@ class Transport:
 
     def close(self) -> None:
         """Let go of the client; its threads end by themselves.  Call when no request is in flight."""
+        self._bulk.close()
         del self._client
 
 

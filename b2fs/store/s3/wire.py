@@ -45,6 +45,8 @@ class Call:
     has_body: bool = True
     #: Whether a 200 may carry an error in its body.
     errors_in_body: bool = False
+    #: A GET whose answer has expected_bytes, many of them: it may go where large bodies are cheap.
+    bulk: bool = False
 
     @property
     def body_bytes(self) -> int:
@@ -149,13 +151,13 @@ def whole_size(headers: Mapping[str, str]) -> int:
     return int(headers.get("content-length", 0))
 
 
-def cut_range(response: Response, start: int, end: int | None, size: int) -> bytes:
+def cut_range(response: Response, start: int, end: int | None, size: int) -> bytes | memoryview:
     """The bytes [start, min(end, size)) out of the answer to a GET for them; size is the object's.
 
     A server may ignore Range and send everything, or send the range with the status 200: what it says in Content-Range
     decides.  Raises CorruptBody for a body that is short or another range, InvalidRange for a start behind the end.
     """
-    body = response.body
+    body = response.content
     content_range = response.headers.get("content-range")
     wanted = (size if end is None else min(end, size)) - start
     if content_range is not None:
