@@ -9,11 +9,14 @@ PYTHON := $(or $(PYTHON),$(shell scripts/find-python))
 TESTFLAGS ?=
 PIPFLAGS ?=
 
-# A stamp per state of what decides about installed packages, so that the second time costs nothing.
-STATE := $(shell { cat setup.cfg setup.py scripts/packages; $(PYTHON) -VV; } | sha256sum | cut -c1-16)
+# A stamp per state of what decides about installed packages, so that the second time costs nothing.  Taken again when
+# all is installed: with the packages comes, now and then, a newer interpreter.
+STATE := $(shell scripts/state "$(PYTHON)")
 RUN := .venv/run-$(STATE)
 TEST := .venv/test-$(STATE)
 PIP := .venv/bin/python -m pip --disable-pip-version-check install --quiet $(PIPFLAGS)
+# Otherwise whoever mounts first compiles, and again each time where that user may not write here.
+COMPILE := .venv/bin/python -m compileall -q b2fs || true
 
 .PHONY: mount test test-long setup setup-test clean
 
@@ -38,8 +41,9 @@ $(RUN):
 	@scripts/make-venv "$(PYTHON)"
 	@echo "Installing b2fs into .venv"
 	@$(PIP) --editable .
+	@$(COMPILE)
 	@rm -f .venv/run-*
-	@touch $@
+	@touch ".venv/run-$$(scripts/state "$(PYTHON)")"
 
 $(TEST):
 	@test -n "$(PYTHON)"
@@ -47,5 +51,6 @@ $(TEST):
 	@scripts/make-venv "$(PYTHON)"
 	@echo "Installing b2fs and its test tools into .venv"
 	@$(PIP) --editable '.[test]'
+	@$(COMPILE)
 	@rm -f .venv/run-* .venv/test-*
-	@touch $(RUN) $@
+	@state=$$(scripts/state "$(PYTHON)"); touch ".venv/run-$$state" ".venv/test-$$state"

@@ -1,16 +1,18 @@
 """The only place that chooses concrete classes.
 
-Imports stand inside the functions: a mount of a local bucket need not load the AWS runtime, nor the parent process of
-a background mount anything at all, and that is most of the time until a mount is there.
+Imports stand inside the functions: a mount of a local bucket need not load the AWS runtime, and the core and FUSE are
+loaded while the bucket is being asked.  Loading is most of the time until a mount is there.
 """
 
 from __future__ import annotations
 
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from pathlib import Path
 
 from b2fs.config.location import FileLocation
 from b2fs.config.settings import MountSettings
+from b2fs.daemon.identity import SERVER, identity_path
 from b2fs.daemon.interfaces import Core, Frontend, Parts
 from b2fs.store.protocol import ObjectStore
 from b2fs.vfs.api import KernelNotifier
@@ -18,7 +20,13 @@ from b2fs.vfs.api import KernelNotifier
 
 def real_parts() -> Parts:
     """A store behind the URL, the filesystem core, the kernel."""
-    return Parts(make_store, open_core, make_frontend)
+    return Parts(make_store, open_core, make_frontend, load)
+
+
+def load() -> None:
+    """Import what the core and the kernel's side need."""
+    import b2fs.fuse.mount
+    import b2fs.vfs.filesystem  # noqa: F401  # used where they are built
 
 
 def make_frontend(settings: MountSettings) -> Frontend:
@@ -33,13 +41,16 @@ def make_store(settings: MountSettings) -> ObjectStore:
     """The store behind the URL; entering it checks that the bucket can be used."""
     from b2fs.config.components import embedded_config, s3_config
 
-    if isinstance(settings.location, FileLocation):
+    location = settings.location
+    if isinstance(location, FileLocation):
         from b2fs.store.embedded.store import EmbeddedStore
 
-        return EmbeddedStore(embedded_config(settings, settings.location))
+        return EmbeddedStore(embedded_config(settings, location))
     from b2fs.store.s3.store import S3Store
 
-    return S3Store(s3_config(settings, settings.location))
+    config = s3_config(settings, location)
+    directory = identity_path(settings.cache_dir, config.identity, location.prefix, location.bucket)
+    return S3Store(replace(config, memory_file=str(directory / SERVER)))
 
 
 def open_core(

@@ -3,6 +3,7 @@
     <cache root>/<16 hex of sha256(store identity, prefix)>-<bucket>/
         lock         flock held by the daemon that uses the directory; says which
         mount.json   how to reach the bucket again, without secrets: for `b2fs recover`
+        server.json  what the server was found to be able to do (store.s3.memory)
 
 INVARIANT: only the holder of the lock reads or writes anything else below the directory.
 """
@@ -25,6 +26,7 @@ from b2fs.errors import ConfigError
 
 _LOCK = "lock"
 _MOUNT = "mount.json"
+SERVER = "server.json"
 _POLL_S = 0.1
 _HOLDER_BYTES = 8192
 #: How long a mount waits for a daemon that has already unmounted and is still uploading.
@@ -72,17 +74,50 @@ async def claim(path: Path, owner: str, *, wait_s: float = FINISHING_WAIT_S) -> 
     """Make the directory private and lock it for as long as the context lasts.
 
     owner is shown to others who want it (the mountpoint).  A holder that is finishing is waited for, up to wait_s.
+    A directory in which nothing was kept is removed again at the end: a refused mount leaves nothing behind.
     Raises ConfigError when another daemon uses the directory or it cannot be made.  Checkpoint: yes.
     """
-    _make_private(path)
-    fd = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    fd = await _open_locked(path, wait_s)
     try:
-        await _lock(fd, path, wait_s)
         _write_holder(fd, owner, finishing=False)
         yield Identity(path, fd, owner)
-        os.ftruncate(fd, 0)
     finally:
+        os.ftruncate(fd, 0)
+        _remove_if_unused(path)
         os.close(fd)
+
+
+async def _open_locked(path: Path, wait_s: float) -> int:
+    """A descriptor of the lock file that holds the lock."""
+    while True:
+        _make_private(path)
+        try:
+            fd = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except FileNotFoundError:
+            continue  # the directory was removed by another one that had not used it
+        locked = False
+        try:
+            await _lock(fd, path, wait_s)
+            locked = _is_file_of(fd, path / _LOCK)
+            if locked:
+                return fd
+        finally:
+            if not locked:
+                os.close(fd)
+
+
+def _is_file_of(fd: int, path: Path) -> bool:
+    """Whether path still names the open file: who removes an unused directory holds the lock while doing so."""
+    try:
+        return os.path.samestat(os.fstat(fd), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def _remove_if_unused(path: Path) -> None:
+    if os.listdir(path) == [_LOCK]:
+        os.unlink(path / _LOCK)
+        os.rmdir(path)
 
 
 def _make_private(path: Path) -> None:

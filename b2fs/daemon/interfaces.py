@@ -87,11 +87,16 @@ class Frontend(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """How to build a mount's parts from its settings."""
+    """How to build a mount's parts from its settings.
+
+    A store that was made has its identity, and does nothing until it is entered.  `load` may be called from a thread:
+    it loads what the others will need.
+    """
 
     make_store: Callable[[MountSettings], ObjectStore]
     open_core: Callable[[ObjectStore, MountSettings, Path, KernelNotifier], AbstractAsyncContextManager[Core]]
     make_frontend: Callable[[MountSettings], Frontend]
+    load: Callable[[], None] = lambda: None
 
 
 class NoKernel:

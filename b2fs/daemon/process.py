@@ -49,7 +49,7 @@ def serve(settings: MountSettings, parts: Parts, events: Events, ready_fd: int |
         raise
     finally:
         notifier.close()
-    return outcome if state.cache_dir else None
+    return outcome if state.mounted or outcome.left_files or outcome.reason else None
 
 
 #: Measured: 1,000 small files with uploads beside them take a third of the time that they take with the default.

@@ -1,8 +1,8 @@
 """The life of a mount: start, serve, drain, end; one trio run.
 
     control socket                      outlives everything, so that clients hear the end
-      store (checked)                   wrong bucket, key or endpoint end here, before anything is mounted
-        identity directory (locked)
+      identity directory (locked)
+        store (checked)                 wrong bucket, key or endpoint end here, before anything is mounted
           core (its own background tasks)
             FUSE                        until unmounted, SIGTERM, SIGINT or SIGHUP
             drain                       until the bucket has everything; a second signal stops it
@@ -15,7 +15,7 @@ import logging
 import os
 import signal
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 
 import trio
@@ -146,19 +146,29 @@ class _Run:
         return Outcome(figures.pending_files, figures.pending_bytes, self._state.cache_dir, self._reason)
 
     async def mounted(self) -> None:
-        frontend = self._parts.make_frontend(self._settings)
-        async with self._parts.make_store(self._settings) as store, self._claim(store) as identity:
+        store = self._parts.make_store(self._settings)
+        async with self._claim(store) as identity, self._entered(store):
             identity.remember(settings_as_text(self._settings))
+            frontend = self._parts.make_frontend(self._settings)
             async with self._open_core(store, identity, frontend.notifier) as core:
                 await self._attached(core, identity, frontend)
 
     async def drained_only(self) -> None:
+        store = self._parts.make_store(self._settings)
         async with (
-            self._parts.make_store(self._settings) as store,
             self._claim(store) as identity,
+            self._entered(store),
             self._open_core(store, identity, NoKernel()) as core,
         ):
             await self._attached(core, identity, None)
+
+    @asynccontextmanager
+    async def _entered(self, store: ObjectStore) -> AsyncIterator[None]:
+        """The store, entered while the rest of the program is being loaded: one waits, the other computes."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.to_thread.run_sync, self._parts.load)
+            async with store:
+                yield
 
     def _claim(self, store: ObjectStore) -> AbstractAsyncContextManager[Identity]:
         location = self._settings.location

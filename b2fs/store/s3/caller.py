@@ -51,12 +51,13 @@ class Caller:
         self.retries = 0
         self._scouting = False
 
-    async def call(self, call: Call, history: History | None = None) -> Response:
-        """Make the call; faults that pass are tried again within the policy.  Raises StoreError.
+    async def call(self, call: Call, history: History | None = None, *, tries: RetryPolicy | None = None) -> Response:
+        """Make the call; faults that pass are tried again within the policy (or `tries`).  Raises StoreError.
 
         history, if given, tells afterwards, also after an error, whether an earlier attempt may have had its effect.
         """
-        deadline = trio.current_time() + self._policy.deadline_s
+        policy = tries or self._policy
+        deadline = trio.current_time() + policy.deadline_s
         renewed = False
         scout = False
         attempt = 0
@@ -70,8 +71,8 @@ class Caller:
                 renewed = True
             except RetryableError as error:
                 attempt += 1
-                delay = self._delay(error, attempt)
-                if attempt >= self._policy.attempts or trio.current_time() + delay >= deadline:
+                delay = _delay(policy, error, attempt)
+                if attempt >= policy.attempts or trio.current_time() + delay >= deadline:
                     raise
                 self.retries += 1
                 if history is not None:
@@ -101,7 +102,8 @@ class Caller:
             raise failure
         return response
 
-    def _delay(self, error: RetryableError, attempt: int) -> float:
-        """Full jitter, on top of what the server asked for, so that the waiting do not come back all at once."""
-        bound = min(self._policy.max_delay_s, self._policy.base_delay_s * 2.0 ** (attempt - 1))
-        return random.uniform(0, bound) + (error.retry_after_s or 0.0)
+
+def _delay(policy: RetryPolicy, error: RetryableError, attempt: int) -> float:
+    """Full jitter, on top of what the server asked for, so that the waiting do not come back all at once."""
+    bound = min(policy.max_delay_s, policy.base_delay_s * 2.0 ** (attempt - 1))
+    return random.uniform(0, bound) + (error.retry_after_s or 0.0)

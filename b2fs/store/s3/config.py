@@ -77,6 +77,8 @@ class S3Config:
     stall_timeout_s: float = 30.0
     #: A body may take stall_timeout_s plus its size divided by this; a guess at the slowest link worth waiting for.
     min_bytes_per_s: int = 64 << 10
+    #: Where it is remembered, between runs, what the server can do; None finds it out anew each time.
+    memory_file: str | None = None
     retry: RetryPolicy = field(default_factory=RetryPolicy)
 
     def __post_init__(self) -> None:

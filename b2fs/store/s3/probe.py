@@ -1,4 +1,4 @@
-"""Finding out on entering whether a bucket can be used, and what its server can do.
+"""Finding out what a server can do.
 
 Backblaze and Amazon are known by their host names.  Any other server is tried out with tiny objects under `.b2fs/`,
 which are removed again; what it does is looked at, not what it answers, because some servers say yes and do something
@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import secrets
-import ssl
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
@@ -19,14 +18,11 @@ import trio
 from b2fs.core.types import Capabilities, ETag, ObjectInfo, VersionId
 from b2fs.errors import (
     AccessDenied,
-    BadCredentials,
     CorruptBody,
-    NoSuchBucket,
     NotFound,
     PreconditionFailed,
     RetryableError,
     StoreError,
-    Unavailable,
     Unsupported,
 )
 from b2fs.store.s3 import xmlio
@@ -54,61 +50,20 @@ _CLEANUP_TIMEOUT_S = 20.0
 _META = {"probe": "1"}
 
 
-async def check_certificate(config: S3Config) -> None:
-    """Raise Unavailable with the reason if the endpoint's certificate is not trusted.
+async def known_capabilities(store: S3Store, config: S3Config) -> Capabilities:
+    """What can be known without trying: of Backblaze and Amazon, and the least of a bucket that may only be read.
 
-    The CRT would find out too, but its TLS library answers a failed handshake only after 10 to 30 s (so that an
-    attacker cannot time it) and does not say why.  All other faults are left to the calls themselves, which try again.
+    Raises RetryableError if the server cannot be asked now.
     """
-    paths = ssl.get_default_verify_paths()
-    if not config.tls or (config.ca_bundle is None and not paths.cafile and not paths.capath):
-        return  # nothing to check, or nothing to check it with: this Python does not know the system's certificates
-    context = ssl.create_default_context(cafile=config.ca_bundle)
-    with trio.move_on_after(config.connect_timeout_s), contextlib.suppress(OSError):
-        stream = await trio.open_ssl_over_tcp_stream(*config.connect_address, ssl_context=context)
-        try:
-            await stream.do_handshake()
-        except trio.BrokenResourceError as error:
-            if isinstance(error.__cause__, ssl.SSLCertVerificationError):
-                reason = error.__cause__.verify_message
-                raise Unavailable(f"the certificate of {config.url} is not trusted: {reason}") from error
-        finally:
-            await trio.aclose_forcefully(stream)
-
-
-async def check_bucket(store: S3Store, config: S3Config) -> None:
-    """List one key: the cheapest call that needs credentials, bucket and listing right, and explains itself.
-
-    Raises a StoreError with a sentence for the user.
-    """
-    name = f"bucket {config.bucket!r} at {config.url}"
-    try:
-        await store.list_objects("", max_keys=1)
-    except NoSuchBucket as error:
-        raise NoSuchBucket(f"{name} does not exist") from error
-    except BadCredentials as error:
-        raise BadCredentials(f"{name} refuses the credentials: {error}") from error
-    except AccessDenied as error:
-        raise AccessDenied(f"the credentials may not list {name}: {error}") from error
-    except RetryableError as error:
-        raise Unavailable(f"{name} cannot be reached: {error}") from error
-    except (NotFound, Unsupported) as error:
-        raise StoreError(f"{config.url} does not look like an S3 endpoint: {error}") from error
-
-
-async def find_capabilities(store: S3Store, config: S3Config) -> Capabilities:
-    """What the server can do.  Raises only RetryableError: a server that cannot be asked now."""
     if config.is_backblaze:
         return _B2
-    versioning = await _is_versioned(store, config)
     if config.is_amazon:
-        return dataclasses.replace(_AMAZON, versioning=versioning)
-    if config.read_only:
-        return dataclasses.replace(_LEAST, versioning=versioning)
-    return await _Trial(store, config, versioning).run()
+        return dataclasses.replace(_AMAZON, versioning=await is_versioned(store, config))
+    return dataclasses.replace(_LEAST, versioning=await is_versioned(store, config))
 
 
-async def _is_versioned(store: S3Store, config: S3Config) -> bool:
+async def is_versioned(store: S3Store, config: S3Config) -> bool:
+    """Whether the bucket keeps versions now: it can be switched on and off, so this is asked every time."""
     path = Paths(config.bucket, virtual=config.addressing == "virtual").bucket(versioning="")
     try:
         response = await store.calls.call(Call("GetBucketVersioning", "GET", path))
@@ -117,10 +72,11 @@ async def _is_versioned(store: S3Store, config: S3Config) -> bool:
     return xmlio.parse_result(response.body).get("Status") == "Enabled"
 
 
-class _Trial:
+class Trial:
     """Tries a server out under one random prefix and remembers what to remove."""
 
     def __init__(self, store: S3Store, config: S3Config, versioning: bool) -> None:
+        """store must allow everything (`EVERYTHING`): what is forbidden there cannot be tried."""
         self._store = store
         self._paths = Paths(config.bucket, virtual=config.addressing == "virtual")
         self._versioning = versioning
@@ -128,27 +84,44 @@ class _Trial:
         self._made: list[tuple[str, VersionId | None]] = []
 
     async def run(self) -> Capabilities:
-        try:
-            return await self._run()
-        finally:
-            with trio.move_on_after(_CLEANUP_TIMEOUT_S, shield=True):
-                await self._remove_all()
+        """What the server can do; `remove` has to follow, whatever comes of it.  Raises RetryableError.
 
-    async def _run(self) -> Capabilities:
+        The trials do not touch each other's objects, so they are made at the same time: a user waits for them.
+        """
         least = dataclasses.replace(_LEAST, versioning=self._versioning)
         try:
-            old = await self._put("/a", b"first")
+            source = await self._put("/a", b"first")
         except (AccessDenied, Unsupported):
             return least  # no right to write: nothing will be copied or put either
-        return dataclasses.replace(
-            least,
-            conditional_get=await self._holds(self._conditional_get, old),
-            conditional_put=await self._holds(self._conditional_put, old),
-            copy=await self._holds(self._copy, old),
-            copy_from_version=self._versioning and await self._holds(self._copy_from_version, old),
-            part_copy=await self._holds(self._part_copy, old),
-            marker_metadata=await self._holds(self._marker_metadata, old),
-        )
+        trials: dict[str, Callable[[ObjectInfo], Awaitable[bool]]] = {
+            "conditional_get": self._conditional_get,
+            "conditional_put": self._conditional_put,
+            "copy": self._copy,
+            "part_copy": self._part_copy,
+            "marker_metadata": self._marker_metadata,
+        }
+        if self._versioning:
+            trials["copy_from_version"] = self._copy_from_version
+        return dataclasses.replace(least, **await self._all(trials, source))
+
+    async def _all(
+        self, trials: dict[str, Callable[[ObjectInfo], Awaitable[bool]]], source: ObjectInfo
+    ) -> dict[str, bool]:
+        found: dict[str, bool] = {}
+        faults: list[RetryableError] = []
+
+        async def one(name: str, trial: Callable[[ObjectInfo], Awaitable[bool]]) -> None:
+            try:
+                found[name] = await self._holds(trial, source)
+            except RetryableError as error:
+                faults.append(error)
+
+        async with trio.open_nursery() as nursery:
+            for name, trial in trials.items():
+                nursery.start_soon(one, name, trial)
+        if faults:
+            raise faults[0]
+        return found
 
     async def _holds(self, trial: Callable[[ObjectInfo], Awaitable[bool]], source: ObjectInfo) -> bool:
         """Whether a trial succeeds; a refusal is a no, a fault that may pass is not an answer."""
@@ -195,8 +168,9 @@ class _Trial:
         return body == b"first" and info.metadata == _META
 
     async def _copy_from_version(self, source: ObjectInfo) -> bool:
-        await self._put("/a", b"second")
-        made = await self._store.copy(source.ref, self._prefix + "/old")
+        old = await self._put("/b", b"first")
+        await self._put("/b", b"second")
+        made = await self._store.copy(old.ref, self._prefix + "/old")
         self._made.append((made.key, made.ref.version_id))
         return (await self._store.get(made.key))[1] == b"first"
 
@@ -228,11 +202,12 @@ class _Trial:
         self._made.append((info.key, info.ref.version_id))
         return info
 
-    async def _remove_all(self) -> None:
-        """Remove what was made, the newest first; what cannot be removed is tiny and stays."""
-        for key, version in dict.fromkeys(reversed(self._made)):
-            with contextlib.suppress(StoreError):
-                if version is None:
-                    await self._store.hide(key)
-                else:
-                    await self._store.delete_version(key, version)
+    async def remove(self) -> None:
+        """Remove what was made, the newest first; what cannot be removed is tiny and stays.  Not to be cancelled."""
+        with trio.move_on_after(_CLEANUP_TIMEOUT_S, shield=True):
+            for key, version in dict.fromkeys(reversed(self._made)):
+                with contextlib.suppress(StoreError):
+                    if version is None:
+                        await self._store.hide(key)
+                    else:
+                        await self._store.delete_version(key, version)
