@@ -55,6 +55,7 @@ class Inode:
         "marked",
         "mode",
         "mtime_ns",
+        "odd",
         "opens",
         "pending",
         "prefix_cache",
@@ -128,6 +129,8 @@ class Inode:
         self.subdirs = 0
         #: A `dir/` object carries (or will carry) this directory's attributes.
         self.marked = False
+        #: Names that do not tell their key component by themselves, and the component.
+        self.odd: dict[bytes, str] | None = None
         self.prefix_cache: str | None = None
 
     @property
@@ -152,12 +155,22 @@ class Inode:
         prefix = self.prefix_cache
         if prefix is None:
             parent, name = self.links[0]
-            prefix = self.prefix_cache = f"{parent.prefix}{component_of(name)}/"
+            prefix = self.prefix_cache = f"{parent.prefix}{parent.component(name)}/"
         return prefix
+
+    def component(self, name: bytes) -> str:
+        """The key component that a name stands for in this directory."""
+        component = self.odd.get(name) if self.odd is not None else None
+        return component if component is not None else component_of(name)
+
+    @property
+    def sealed(self) -> bool:
+        """Whether this is the content of a directory's own object, which only the directory can change."""
+        return self.children is None and any(not parent.component(name) for parent, name in self.links)
 
     def key_of(self, name: bytes, child: Inode) -> str:
         """The key of the child of this directory under that name."""
-        key = self.prefix + component_of(name)
+        key = self.prefix + self.component(name)
         return key + "/" if child.children is not None else key
 
     def all_keys(self) -> list[str]:

@@ -29,7 +29,7 @@ from b2fs.core.types import (
     VersionId,
     VersionPage,
 )
-from b2fs.errors import NotFound, StoreError
+from b2fs.errors import AccessDenied, NotFound, StoreError
 from b2fs.store.forward import ForwardingStore
 from b2fs.store.protocol import Body, ObjectStore
 
@@ -307,7 +307,12 @@ class LongKeys(ForwardingStore):
             return
         async with self._lock:  # held over the request: who waits wants this very answer
             if self._is_old():
-                await self._list()
+                try:
+                    await self._list()
+                except AccessDenied as error:
+                    # A key that may not see them may not use them either; all else goes on.
+                    log.info("paths of more than %d bytes are not shown: %s", KEY_MAX, error)
+                    self._listed_at = trio.current_time()
 
     def _is_old(self) -> bool:
         return trio.current_time() - self._listed_at > self._ttl_s

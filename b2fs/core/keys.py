@@ -5,11 +5,15 @@ What a key cannot hold is written in the way rclone writes it, so that both prog
 character becomes its picture (U+2400 + code, DEL U+2421), a byte that is not UTF-8 becomes QUOTE + two hex digits, and
 a name that really contains a picture or QUOTE has QUOTE put before it.  A component that cannot be a file name ("",
 ".", "..") is shown as QUOTE + one of the digits below, which no other name maps to.
+
+Other programs make keys that nothing here would: with control characters, longer than a name may be, or an object `a`
+beside a directory `a/`.  These have names of their own (`odd_name`), which only a look at the directory leads back.
 """
 
 from __future__ import annotations
 
 import re
+from hashlib import blake2b
 
 QUOTE = "\u201b"
 _PICTURES = "\u2400-\u241f\u2421"
@@ -21,6 +25,10 @@ _NEEDS_ESCAPE = re.compile(f"[\x00-\x1f\x7f{_PICTURES}{QUOTE}\udc80-\udcff]")
 _ESCAPED = re.compile(f"{QUOTE}([0-9A-F]{{2}}|[{_PICTURES}{QUOTE}])|([{_PICTURES}])")
 _ODD_COMPONENTS = {"": f"{QUOTE}0", ".": f"{QUOTE}1", "..": f"{QUOTE}2"}
 _ODD_NAMES = {name: component for component, name in _ODD_COMPONENTS.items()}
+#: What a name ends in whose object has a directory of the same name beside it.
+SHADOWED = f"{QUOTE}3".encode()
+_CONTROL = re.compile("[\x00-\x1f\x7f/]")
+_HASHED = re.compile(f"{QUOTE}~[0-9a-f]{{16}}".encode() + rb"\Z")
 
 
 def component_of(name: bytes) -> str:
@@ -61,6 +69,45 @@ def _unescape(match: re.Match[str]) -> str:
     if len(quoted) == 1:
         return quoted
     return chr(0xDC00 + int(quoted, 16)) if int(quoted, 16) >= 0x80 else match[0]
+
+
+def is_simple(component: str) -> bool:
+    """Whether the component is its own name, in ASCII."""
+    return (
+        component.isascii()
+        and component.isprintable()
+        and len(component) <= NAME_MAX
+        and component not in _ODD_COMPONENTS
+    )
+
+
+def is_plain(component: str) -> bool:
+    """Whether the component's name is one that a file can have and leads back to it."""
+    if component.isascii():
+        return component.isprintable() and len(component) <= NAME_MAX
+    name = name_of(component)
+    return len(name) <= NAME_MAX and component_of(name) == component
+
+
+def odd_name(component: str, *, shadowed: bool) -> bytes:
+    """The name of a component that is not plain, or whose plain name stands for a directory beside it (shadowed).
+
+    The plain name and SHADOWED, or as much of the component as there is room for and a hash of all of it.
+    """
+    if shadowed and is_plain(component):
+        name = name_of(component) + SHADOWED
+        if len(name) <= NAME_MAX:
+            return name
+    whole = component + "/" if shadowed else component
+    digest = blake2b(whole.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+    tail = f"{QUOTE}~{digest}".encode()
+    shown = _CONTROL.sub("?", component).encode("utf-8", "replace")
+    return shown[: NAME_MAX - len(tail)].decode(errors="ignore").encode() + tail
+
+
+def is_hashed(name: bytes) -> bool:
+    """Whether a name has the form of an odd_name with a hash."""
+    return _HASHED.search(name) is not None
 
 
 def split_key(key: str) -> tuple[str, str]:

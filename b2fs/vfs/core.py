@@ -113,6 +113,12 @@ class Core:
         if self.config.read_only:
             raise FsError(errno.EROFS)
 
+    @staticmethod
+    def check_not_sealed(inode: Inode | None) -> None:
+        """Refuse to change what is the content of a directory's own object: the two would be one key."""
+        if inode is not None and inode.sealed:
+            raise FsError(errno.EPERM, "this is the content of a directory's own object")
+
     def drop_if_unused(self, inode: Inode) -> None:
         """Forget an inode that nobody holds, has open, or needs for write-back."""
         if inode.holds or inode.opens or inode.pending or inode is self.root:

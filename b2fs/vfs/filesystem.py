@@ -107,6 +107,7 @@ class B2Filesystem(Listener):
         core = self._core
         inode = await self._names.known(core.inode(ino))
         core.writable()
+        core.check_not_sealed(inode)
         if changes.size is not None and not inode.is_regular:
             raise FsError(errno.EISDIR if inode.is_dir else errno.EINVAL)
         if core.config.check_permissions:
@@ -228,6 +229,7 @@ class B2Filesystem(Listener):
         inode = await (self._names.known if changes else self._names.shown)(self._core.inode(ino))
         if changes:
             self._core.writable()
+            self._core.check_not_sealed(inode)
         if inode.is_dir and (changes or flags & os.O_CREAT):
             raise FsError(errno.EISDIR)
         if inode.is_symlink:
@@ -340,6 +342,7 @@ class B2Filesystem(Listener):
     async def setxattr(self, ino: InodeId, name: bytes, value: bytes, flags: int, caller: Caller) -> None:
         self._core.writable()
         inode = await self._names.known(self._core.inode(ino))
+        self._core.check_not_sealed(inode)
         self._xattrs.check(inode, name, caller, write=True)
         self._xattrs.set(inode, name, bytes(value), flags)
 
@@ -349,6 +352,7 @@ class B2Filesystem(Listener):
     async def removexattr(self, ino: InodeId, name: bytes, caller: Caller) -> None:
         self._core.writable()
         inode = await self._names.known(self._core.inode(ino))
+        self._core.check_not_sealed(inode)
         self._xattrs.check(inode, name, caller, write=True)
         self._xattrs.remove(inode, name)
 

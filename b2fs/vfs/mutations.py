@@ -41,18 +41,18 @@ class Mutations:
         self, parent: Inode, name: bytes, mode: int, caller: Caller, *, rdev: int = 0, target: bytes | None = None
     ) -> Inode:
         """Make a file, directory, symlink or special file under a free name."""
-        if await self._prepare(parent, name, caller) is not None:
+        if await self._prepare(parent, name, caller, is_dir=stat.S_ISDIR(mode)) is not None:
             raise FsError(errno.EEXIST)
         self._core.check(may_mknod(mode, caller), errno.EPERM)
         return self.make_now(parent, name, mode, caller, rdev=rdev, target=target)
 
-    async def _prepare(self, parent: Inode, name: bytes, caller: Caller) -> Inode | None:
+    async def _prepare(self, parent: Inode, name: bytes, caller: Caller, *, is_dir: bool = False) -> Inode | None:
         """The checks before a name is made; the inode that has the name already."""
         child = await self._names.child(parent, name)
         if child is None:
             self._core.writable()
             self.check_may_change(parent, caller)
-            self.check_key(parent, name)
+            self.check_key(parent, name, is_dir=is_dir)
         return child
 
     def make_now(
@@ -92,6 +92,7 @@ class Mutations:
         """Give a file another name: another whole object with the same identity."""
         if inode.is_dir:
             raise FsError(errno.EPERM)
+        self._core.check_not_sealed(inode)
         if await self._prepare(parent, name, caller) is not None:
             raise FsError(errno.EEXIST)
         if not inode.links:
@@ -115,12 +116,15 @@ class Mutations:
             raise FsError(errno.ENOENT)
         self._core.check(may_access(parent.attr(0), caller, W_OK | X_OK))
 
-    def check_key(self, parent: Inode, name: bytes) -> None:
+    def check_key(self, parent: Inode, name: bytes, *, is_dir: bool = False) -> None:
         if len(name) > NAME_MAX:
             raise FsError(errno.ENAMETOOLONG)
         if parent is self._core.root and name == RESERVED:
             raise FsError(errno.EPERM, "this name is reserved")
-        self.check_length(parent.prefix + component_of(name) + "/")
+        component = component_of(name)
+        if not component and not is_dir:
+            raise FsError(errno.EPERM, "this name is that of the content of a directory's own object")
+        self.check_length(f"{parent.prefix}{component}/")
 
     def check_length(self, key: str) -> None:
         """A key may be longer than a bucket takes as long as an object's metadata can carry the path."""
@@ -169,6 +173,9 @@ class Mutations:
     def _remove_now(self, parent: Inode, name: bytes, inode: Inode, now: int) -> None:
         """Take a name from an inode; the last one ends it, once nobody has it open."""
         core = self._core
+        if inode.sealed:
+            self._empty_marker(parent, name, inode, now)
+            return
         key = parent.key_of(name, inode)
         core.engine.want_absent(key, self.remote_of(key, inode))
         inode.unlink(parent, name)
@@ -183,6 +190,14 @@ class Mutations:
         if not inode.links:
             # After the commit: its local bytes go only when the journal does not want them any more.
             core.drop_if_unused(inode)
+
+    def _empty_marker(self, parent: Inode, name: bytes, inode: Inode, now: int) -> None:
+        """The content of a directory's own object goes; the object and the directory stay."""
+        inode.unlink(parent, name)
+        parent.base, parent.marked = None, True
+        self._core.touch_directory(parent, now)
+        self._core.ledger.commit()
+        self._core.drop_if_unused(inode)
 
     def remote_of(self, key: str, inode: Inode) -> Remote:
         """What the bucket holds under a key of this inode, as far as we know."""

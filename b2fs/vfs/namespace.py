@@ -3,7 +3,7 @@
 Local changes win: a pending name is what this mount made it, a removed name is gone while its removal is pending.
 Everything else is what the bucket shows.  A name whose version changed in the bucket becomes a new inode, so that old
 handles keep the old content (I6).
-Reserved: `.b2fs` in the root.  Of an object `a` and keys below `a/` the directory is shown.
+Reserved: `.b2fs` in the root.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from b2fs.cache.inode import Inode
 from b2fs.cache.remote import Found
 from b2fs.cache.remote.listing import NS
 from b2fs.core import attrs
-from b2fs.core.keys import NAME_MAX, component_of
+from b2fs.core.keys import NAME_MAX
 from b2fs.core.types import ObjectInfo
 from b2fs.errors import FsError, NotFound
 from b2fs.vfs.core import Core
 from b2fs.vfs.foreign import ForeignAttributes
+from b2fs.vfs.oddnames import OddNames, marker_content
 
 RESERVED = b".b2fs"
 
@@ -33,6 +34,7 @@ class Namespace:
     def __init__(self, core: Core, foreign: ForeignAttributes) -> None:
         self._core = core
         self._foreign = foreign
+        self.odd = OddNames(core)
 
     # ---- one name -----------------------------------------------------------------------------------------------
 
@@ -57,10 +59,7 @@ class Namespace:
             return None
         if not parent.links and parent is not self._core.root:
             return child  # an unlinked directory has no names but what it still holds
-        component = component_of(name)
-        found = self._core.remote.find_nowait(parent.prefix, component)
-        if found is None:
-            found = await self._core.remote.find(parent.prefix, component)
+        component, found = await self.odd.resolve(parent, name)
         return await self._merge(parent, name, component, found)
 
     async def existing(self, parent: Inode, name: bytes) -> Inode:
@@ -174,7 +173,7 @@ class Namespace:
             twin.validated_at = max(twin.validated_at, seen_at)
             twin.link(parent, name)
             return twin
-        component = component_of(name)
+        component = parent.component(name)
         key = f"{parent.prefix}{component}/" if is_dir else parent.prefix + component
         # All names of a hard-linked file get one number, also when they are looked at one after the other.
         inode = core.new_inode(posix.mode, posix.link_id or key)
@@ -184,6 +183,7 @@ class Namespace:
         if is_dir:
             inode.marked = info is not None
             inode.base_modified_ns = info.modified_ns if info is not None else 0
+            self.keep_content(inode, core.remote.marker(key)[1])
         else:
             assert info is not None
             inode.base, inode.size, inode.base_modified_ns = info.ref, info.size, info.modified_ns
@@ -193,6 +193,13 @@ class Namespace:
         inode.validated_at = seen_at
         inode.link(parent, name)
         return inode
+
+    @staticmethod
+    def keep_content(directory: Inode, marker: ObjectInfo | None) -> None:
+        """What somebody put into a directory's own object goes with the directory, whatever is done to that."""
+        content = marker_content(marker)
+        if content is not None:
+            directory.base = content.ref
 
     def _other_name(self, posix: attrs.Posix, info: ObjectInfo | None) -> Inode | None:
         """The inode of which this object is another name: a hard link with the same identity and the same content."""
@@ -326,6 +333,7 @@ class Namespace:
         )
         if inode.is_dir:
             inode.marked = True
+            self.keep_content(inode, info)
         else:
             inode.mode = posix.mode
         inode.adopt(posix)

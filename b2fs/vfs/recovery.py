@@ -6,7 +6,6 @@ import logging
 
 from b2fs.cache.inode import Inode
 from b2fs.cache.ledger import EntryRow
-from b2fs.core.keys import name_of
 from b2fs.core.types import InodeId, PartInfo, UploadId
 from b2fs.errors import StoreError
 from b2fs.vfs.core import Core
@@ -93,13 +92,18 @@ class Recovery:
         *middle, last = key[len(core.root.prefix) :].removesuffix("/").split("/")
         for component in middle:
             assert parent.children is not None
-            child = parent.children.get(name_of(component))
+            name = self._names.odd.give(parent, component)
+            child = parent.children.get(name)
             if child is None or not child.is_dir:
-                child = self._names.instantiate(parent, name_of(component), True, None, 0.0)
+                child = self._names.instantiate(parent, name, True, None, 0.0)
                 child.attrs_known = False
             parent = child
         if inode.is_dir:
             inode.marked = True
         if inode.link_id is not None:
             core.link_ids[inode.link_id] = inode
-        inode.link(parent, name_of(last))
+        assert parent.children is not None
+        name = self._names.odd.give(parent, last)
+        if name in parent.children and not inode.is_dir:
+            name = self._names.odd.give(parent, last, shadowed=True)  # a directory beside it is restored too
+        inode.link(parent, name)

@@ -30,11 +30,12 @@ class Refresher:
             core.remote.forget(core.root.prefix)
             await self._forget_below(core.root)
             return
-        prefix = "".join(f"{component_of(name)}/" for name in names[:-1])
-        core.remote.forget_name(core.root.prefix + prefix, component_of(names[-1]))
+        prefix, last = core.root.prefix, component_of(names[-1])
         parent: Inode | None = core.root
         for name in names[:-1]:
+            prefix += f"{parent.component(name) if parent is not None else component_of(name)}/"
             parent = parent.children.get(name) if parent is not None and parent.children is not None else None
+        core.remote.forget_name(prefix, parent.component(names[-1]) if parent is not None else last)
         if parent is None or parent.children is None:
             return
         self._forget_entry(parent, names[-1])

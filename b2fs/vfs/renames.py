@@ -16,7 +16,6 @@ import trio
 from b2fs.cache.inode import Inode
 from b2fs.cache.ledger import Remote
 from b2fs.cache.parallel import for_each
-from b2fs.core.keys import name_of
 from b2fs.core.types import Caller, ObjectInfo
 from b2fs.errors import FsError
 from b2fs.vfs.api import RENAME_EXCHANGE, RENAME_NOREPLACE
@@ -47,6 +46,8 @@ class Renames:
         inode = await self._names.existing(*old)
         target = await self._names.child(*new)
         self._core.writable()
+        for one in (inode, target):
+            self._core.check_not_sealed(one)
         if flags & RENAME_EXCHANGE:
             await self._exchange(old, new, inode, target, caller)
             return
@@ -72,7 +73,7 @@ class Renames:
         self._check_may_move(old[0], inode, new[0], caller)
         if target is None:
             self._mutations.check_may_change(new[0], caller)
-            self._mutations.check_key(*new)
+            self._mutations.check_key(*new, is_dir=inode.is_dir)
         else:
             self._mutations.check_may_remove(new[0], target, caller)
 
@@ -270,17 +271,18 @@ class Renames:
         if not tree.inode.is_dir:
             return
         prefix = tree.inode.prefix
+        directories = _directories(tree.listed, prefix)
         for info in tree.listed:
             if info.key == prefix:
                 tree.inode.marked = True
+                self._names.keep_content(tree.inode, info)
             elif not self._core.engine.is_gone(info.key):
-                self._take_one(tree.inode, info, info.key[len(prefix) :], tree.markers.get(info.key), tree.seen_at)
+                shadowed = f"{info.key}/" in directories
+                self._take_one(tree, info, info.key[len(prefix) :], shadowed=shadowed)
 
-    def _take_one(
-        self, directory: Inode, info: ObjectInfo, rest: str, marker: ObjectInfo | None, seen_at: float
-    ) -> None:
+    def _take_one(self, tree: _Tree, info: ObjectInfo, rest: str, *, shadowed: bool) -> None:
         *middle, last = rest.removesuffix("/").split("/")
-        parent = directory
+        parent, seen_at, marker = tree.inode, tree.seen_at, tree.markers.get(info.key)
         for component in middle:
             parent = self._directory_below(parent, component, seen_at)
         if rest.endswith("/"):
@@ -288,9 +290,11 @@ class Renames:
             if marker is not None and not below.attrs_known:
                 self._names.learn(below, marker)
             below.marked = below.attrs_known = True
+            if not below.pending:
+                self._names.keep_content(below, info)
             return
         assert parent.children is not None
-        name = name_of(last)
+        name = self._names.odd.give(parent, last, shadowed=shadowed)
         child = parent.children.get(name)
         if child is not None and (child.pending or child.validated_at >= seen_at or self._is_base(child, info)):
             return
@@ -305,9 +309,14 @@ class Renames:
 
     def _directory_below(self, parent: Inode, component: str, seen_at: float) -> Inode:
         assert parent.children is not None
-        name = name_of(component)
+        name = self._names.odd.give(parent, component)
         child = parent.children.get(name)
-        if child is None or not child.is_dir:
+        if child is not None and not child.is_dir:
+            # A file of ours that is not in the bucket yet: it moves along under the name of what has one beside it.
+            child.unlink(parent, name)
+            child.link(parent, self._names.odd.give(parent, component, shadowed=True))
+            child = None
+        if child is None:
             child = self._names.instantiate(parent, name, True, None, seen_at)
             child.attrs_known = False
         return child
@@ -321,6 +330,17 @@ class _Tree:
     seen_at: float
     listed: list[ObjectInfo] = field(default_factory=list)
     markers: dict[str, ObjectInfo | None] = field(default_factory=dict)
+
+
+def _directories(listed: list[ObjectInfo], top: str) -> set[str]:
+    """The prefixes of every directory below top that the listed objects make."""
+    found: set[str] = set()
+    for info in listed:
+        cut = info.key.rfind("/") + 1
+        while cut > len(top) and info.key[:cut] not in found:
+            found.add(info.key[:cut])
+            cut = info.key.rfind("/", 0, cut - 1) + 1
+    return found
 
 
 def _tree(key: str, inode: Inode) -> Iterator[tuple[str, Inode]]:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 
 from b2fs.cache.inode import Inode
 from b2fs.cache.parallel import for_each
 from b2fs.cache.remote import Found, Listing
-from b2fs.core.keys import NAME_MAX, name_of
+from b2fs.core.keys import is_simple
 from b2fs.core.types import ObjectInfo
 from b2fs.vfs.core import Core
 from b2fs.vfs.foreign import ForeignAttributes
 from b2fs.vfs.namespace import RESERVED, Namespace
+from b2fs.vfs.oddnames import marker_content
 
 
 @contextmanager
@@ -66,16 +68,23 @@ class Scanner:
         children = directory.children
         assert children is not None
         new: list[tuple[bytes, str, Found]] = []
-        is_root = directory is self._core.root
-        for component, found in listing.rows():
-            name = name_of(component)
-            if len(name) > NAME_MAX or (is_root and name == RESERVED):
+        is_root, dirs, odd = directory is self._core.root, listing.dirs, self._names.odd
+        rows = listing.rows()
+        content = marker_content(listing.marker)
+        if content is not None:
+            rows = chain(rows, [("", Found(content, False, listing.seen_at))])
+        for component, found in rows:
+            if is_simple(component) and (found.is_dir or component not in dirs):
+                name = component.encode()  # as nearly all are
+            else:
+                name = odd.name(directory, component, found.is_dir, listing)
+            if is_root and name == RESERVED:
                 continue
             key = f"{listing.prefix}{component}/" if found.is_dir else listing.prefix + component
             child = children.get(name)
             if child is not None and (child.pending or self._names.same(child, found)):
                 child.validated_at = max(child.validated_at, listing.seen_at)
-            elif not self._core.engine.is_gone(key) and (found.file is None or component not in listing.dirs):
+            elif not self._core.engine.is_gone(key):
                 new.append((name, key, found))
         return new
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from b2fs.core.keys import QUOTE, component_of, name_of, split_key
+from b2fs.core.keys import NAME_MAX, QUOTE, component_of, is_hashed, is_plain, is_simple, name_of, odd_name, split_key
 
 names = st.one_of(
     st.binary(min_size=1, max_size=20),
@@ -71,3 +71,32 @@ def test_split_key_loses_nothing(key: str) -> None:
     prefix, component = split_key(key)
     assert prefix + component == key
     assert "/" not in component[:-1]
+
+
+components = st.text(
+    st.one_of(st.sampled_from(f"a.{QUOTE}\u2400~3\n"), st.characters(codec="utf-8")), max_size=300
+).map(lambda text: text.replace("/", ""))
+
+
+@given(components, st.booleans())
+@example("n" * 300, False)
+@example("a\nb", False)
+@example(f"a{QUOTE}b", False)
+@example("n" * 255, True)
+def test_what_has_no_name_of_its_own_is_given_one_that_a_file_can_have(component: str, shadowed: bool) -> None:
+    name = odd_name(component, shadowed=shadowed)
+    assert 0 < len(name) <= NAME_MAX
+    assert b"/" not in name
+    assert b"\0" not in name
+    name.decode()
+    assert name == odd_name(component, shadowed=shadowed) != odd_name(component, shadowed=not shadowed)
+    assert is_hashed(name) or (shadowed and is_plain(component))
+
+
+@given(components)
+def test_plain_components_are_those_whose_names_lead_back(component: str) -> None:
+    name = name_of(component)
+    assert is_plain(component) == (component_of(name) == component and len(name) <= NAME_MAX)
+    if is_simple(component):
+        assert is_plain(component)
+        assert name == component.encode()

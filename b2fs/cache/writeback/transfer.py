@@ -107,7 +107,19 @@ class Transfer:
             await self._put(self.side_key(key), b"", metadata, attrs.DIRECTORY_TYPE)
         if not key:
             return await self._store.head(self.side_key(key))
+        if inode.base is not None and inode.base.size:
+            return await self._store_marker_content(inode, inode.base, key, metadata)
         return await self._put(key, b"", metadata, attrs.DIRECTORY_TYPE)
+
+    async def _store_marker_content(
+        self, inode: Inode, base: ObjectRef, key: str, metadata: Mapping[str, str]
+    ) -> ObjectInfo:
+        """Another program has put content into the directory's own object: it stays there, or moves along."""
+        if self._store.capabilities.marker_metadata:
+            return await self._copy_from(inode, base, key, metadata)
+        if base.key == key:
+            return await self._store.head(key)
+        return await self._resend(inode, base, key)
 
     def side_key(self, directory_key: str) -> str:
         """Where a directory's attributes are kept when its marker cannot carry them.
