@@ -1,4 +1,4 @@
-"""Programs of every day on a mount: version control, databases, compilers, archivers, editors, backup."""
+"""Programs of every day on a mount: version control, databases, compilers, archivers, editors."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.sites import LONG, Site, long_only, need, run
+from tests.e2e.sites import LONG, Site, need, run
 from tests.e2e.trees import file_contents, python_library
 
 GIT = {
@@ -174,44 +174,6 @@ def test_vim(mounted: Site) -> None:
         run(*words, path, environ={"TERM": "dumb"})
     assert (mounted.remount() / "text").read_text() == "one!!!\ntwo!!!\n"
     assert sorted(os.listdir(mounted.root)) == ["text"]
-
-
-@long_only
-def test_restic(mounted: Site, tmp_path: Path) -> None:
-    need("restic")
-    tree = python_library(tmp_path / "tree", 100)
-    environ = {"RESTIC_PASSWORD": "x", "RESTIC_CACHE_DIR": str(tmp_path / "cache")}
-    mounted.remount("--fsync=local", cold=False)
-    words = ("restic", "--quiet", f"--repo={mounted.root}/repository")
-    run(*words, "init", environ=environ)
-    run(*words, "backup", ".", cwd=tree, environ=environ)
-    (tree / "added").write_bytes(os.urandom(100_000))
-    run(*words, "backup", ".", cwd=tree, environ=environ)
-    run(*words, "forget", "--keep-last=1", "--prune", environ=environ)
-    mounted.remount()
-    run(*words, "check", "--read-data", environ=environ)
-    run(*words, "restore", "latest", f"--target={tmp_path}/restored", environ=environ)
-    assert file_contents(tmp_path / "restored") == file_contents(tree)
-
-
-def test_borg(mounted: Site, tmp_path: Path) -> None:
-    need("borg")
-    tree = python_library(tmp_path / "tree", 100)
-    environ = {"BORG_BASE_DIR": str(tmp_path / "borg"), "BORG_RELOCATED_REPO_ACCESS_IS_OK": "yes"}
-    environ["BORG_UNKNOWN_UNENCRYPTED_REPO_ACCESS_IS_OK"] = "yes"
-    mounted.remount("--fsync=local", cold=False)
-    repository = mounted.root / "repository"
-    run("borg", "init", "--encryption=none", repository, environ=environ)
-    run("borg", "create", f"{repository}::first", ".", cwd=tree, environ=environ)
-    (tree / "added").write_bytes(os.urandom(100_000))
-    run("borg", "create", f"{repository}::second", ".", cwd=tree, environ=environ)
-    run("borg", "prune", "--keep-last=1", repository, environ=environ)
-    run("borg", "compact", repository, environ=environ)
-    mounted.remount()
-    run("borg", "check", "--verify-data", repository, environ=environ)
-    (tmp_path / "restored").mkdir()
-    run("borg", "extract", f"{repository}::second", cwd=tmp_path / "restored", environ=environ)
-    assert file_contents(tmp_path / "restored") == file_contents(tree)
 
 
 @pytest.mark.parametrize("engine", ["psync", "mmap"])

@@ -328,7 +328,7 @@ class ModelMachine(RuleBasedStateMachine):
     def foreign_delete(self, pick: Pick) -> None:
         assert self.real.foreign_delete is not None
         path = self.path(pick)
-        if not self.model.exists(path) or not _is_file_or_free(self.model, path):
+        if not _is_file_or_free(self.model, path) or not self.model.exists(path):
             return
         self.real.foreign_delete(f"{self.real.directory}/{path}")
         with self._unseen_by_directory(path):
