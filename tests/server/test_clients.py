@@ -14,10 +14,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import obstore
 import pytest
 import urllib3
 from minio import Minio
 from minio.error import S3Error as MinioError
+from obstore.exceptions import GenericError
+from obstore.store import S3Store
 
 from tests.mounting import require_fuse
 from tests.server.harness import KEY_ID, REGION, SECRET, Server
@@ -237,6 +240,33 @@ def test_minio_sdk(server: Server, bucket: str, tree: Path) -> None:
     client.remove_object(bucket, "small")
     with pytest.raises(MinioError, match="NoSuchKey"):
         client.get_object(bucket, "small")
+
+
+def test_obstore(server: Server, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client in Rust that shares nothing with botocore."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(server.authority.ca_file))
+    store = S3Store(
+        bucket,
+        endpoint=server.url,
+        access_key_id=KEY_ID,
+        secret_access_key=SECRET,
+        region=REGION,
+        retry_config={"max_retries": 0},
+    )
+    body = hashlib.sha512(b"seed").digest() * (LARGE // 64)
+    obstore.put(store, "sub dir/b+ü.txt", b"beta")
+    obstore.put(store, "large", body, chunk_size=5 << 20)
+    assert bytes(obstore.get(store, "large").bytes()) == body
+    starts = [0, 7_000_000]
+    ranges = obstore.get_ranges(store, "large", starts=starts, lengths=[10, 10])
+    assert [bytes(piece) for piece in ranges] == [body[start : start + 10] for start in starts]
+    obstore.copy(store, "large", "copy")
+    found = obstore.list_with_delimiter(store, "")
+    assert ([item["path"] for item in found["objects"]], found["common_prefixes"]) == (["copy", "large"], ["sub dir"])
+    with pytest.raises(GenericError, match="501 Not Implemented"):
+        obstore.put(store, "large", b"x", mode="create", use_multipart=False)
+    obstore.delete(store, ["large", "copy", "sub dir/b+ü.txt"])
+    assert list(obstore.list(store).collect()) == []
 
 
 @pytest.mark.parametrize("backend", ["s3", "rclone"])
