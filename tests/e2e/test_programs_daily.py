@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import subprocess
+import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,9 @@ GIT = {
         for what, value in (("NAME", "A"), ("EMAIL", "a@b"))
     },
 }
+
+#: The files of the C program that make builds.
+PARTS = 200 if LONG else 6
 
 
 @pytest.fixture
@@ -72,12 +76,13 @@ def test_sqlite(mounted: Site, journal: str) -> None:
     assert run("sqlite3", path, check) == expected
 
 
-def test_sqlite_from_two_processes(mounted: Site) -> None:
-    """fcntl locks keep writers apart."""
+@pytest.mark.parametrize("journal", ["delete", "wal"])
+def test_sqlite_from_two_processes(mounted: Site, journal: str) -> None:
+    """fcntl locks keep writers apart, and with a write-ahead log they share memory through a mapped file."""
     need("sqlite3")
     mounted.remount("--fsync=local", cold=False)
     path = mounted.root / "counter.db"
-    run("sqlite3", path, "CREATE TABLE t(n INTEGER); INSERT INTO t VALUES(0);")
+    run("sqlite3", path, f"PRAGMA journal_mode={journal}; CREATE TABLE t(n INTEGER); INSERT INTO t VALUES(0);")
     steps = ".timeout 30000\n" + "UPDATE t SET n = n + 1;\n" * 40
     writers = [subprocess.Popen(["sqlite3", path], stdin=subprocess.PIPE, text=True) for _ in range(2)]
     for writer in writers:
@@ -121,7 +126,7 @@ def test_make_builds_a_c_program_and_then_has_nothing_to_do(mounted: Site) -> No
     need("make", "cc")
     project = mounted.root / "project"
     project.mkdir()
-    names = [f"part{number}" for number in range(6)]
+    names = [f"part{number}" for number in range(PARTS)]
     for number, name in enumerate(names):
         (project / f"{name}.c").write_text(f'#include "all.h"\nint {name}(void) {{ return {number}; }}\n')
     (project / "all.h").write_text("".join(f"int {name}(void);\n" for name in names))
@@ -136,12 +141,54 @@ def test_make_builds_a_c_program_and_then_has_nothing_to_do(mounted: Site) -> No
         "%.o: %.c all.h\n\tcc -g -c -o $@ $<\n"
     )
     run("make", "-j2", cwd=project)
-    assert run(project / "program") == "15\n"
+    assert run(project / "program") == f"{sum(range(PARTS))}\n"
     project = mounted.remount() / "project"
     assert "up to date" in run("make", cwd=project)
     (project / "part5.c").write_text('#include "all.h"\nint part5(void) { return 50; }\n')
     run("make", cwd=project)
-    assert run(project / "program") == "60\n"
+    assert run(project / "program") == f"{sum(range(PARTS)) + 45}\n"
+
+
+def test_pip_installs_into_a_directory(mounted: Site, tmp_path: Path) -> None:
+    """Into an empty one, and over what is there; what is installed can be imported, also from a cold mount."""
+    target = mounted.root / "packages"
+    for version in ("1.0", "2.0"):
+        wheel = make_wheel(tmp_path, version)
+        run(
+            sys.executable,
+            "-m",
+            "pip",
+            "--isolated",
+            "--disable-pip-version-check",
+            "install",
+            "--quiet",
+            "--no-index",
+            "--no-deps",
+            "--root-user-action=ignore",
+            "--upgrade",
+            f"--target={target}",
+            wheel,
+        )
+        mounted.remount()
+        program = "import parcel.part7 as part; print(part.VERSION)"
+        assert run(sys.executable, "-c", program, environ={"PYTHONPATH": str(target)}) == f"{version}\n"
+    # pip replaces what the new version has as well, and no more.
+    assert sorted(os.listdir(target)) == ["parcel", "parcel-1.0.dist-info", "parcel-2.0.dist-info"]
+
+
+def make_wheel(directory: Path, version: str) -> Path:
+    """A package of some modules as pip takes it."""
+    path = directory / f"parcel-{version}-py3-none-any.whl"
+    files = {f"parcel/part{number}.py": f"VERSION = {version!r}\n" * 50 for number in range(20)}
+    files["parcel/__init__.py"] = ""
+    info = f"parcel-{version}.dist-info"
+    files[f"{info}/METADATA"] = f"Metadata-Version: 2.1\nName: parcel\nVersion: {version}\n"
+    files[f"{info}/WHEEL"] = "Wheel-Version: 1.0\nGenerator: b2fs\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+    files[f"{info}/RECORD"] = "".join(f"{name},,\n" for name in (*files, f"{info}/RECORD"))
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, text in files.items():
+            archive.writestr(name, text)
+    return path
 
 
 def test_an_editor_saves(mounted: Site) -> None:

@@ -117,12 +117,20 @@ def s3fs(server: Server, bucket: str, directory: Path) -> Iterator[Path]:
     passwords.touch(mode=0o600)
     passwords.write_text(f"{server.access_key}:{server.secret_key}\n")
     options = f"url={server.endpoint},use_path_request_style,passwd_file={passwords}"
-    command = ["s3fs", bucket, str(mountpoint), "-f", "-o", options]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+    # Patient, since a server that is busy with other tests answers 500 while it makes room for a new bucket.
+    command = ["s3fs", bucket, str(mountpoint), "-f", "-o", f"{options},retries=20,dbglevel=warn"]
+    with (
+        open(directory / "s3fs.log", "w+") as log,
+        subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT) as process,
+    ):
         try:
             wait_until(lambda: is_mounted(mountpoint) or process.poll() is not None, "s3fs has mounted")
             assert process.poll() is None
             yield mountpoint
+        except (OSError, AssertionError) as error:
+            log.seek(0)
+            error.add_note(f"what s3fs said:\n{log.read()}")
+            raise
         finally:
             subprocess.run(["fusermount3", "-u", "-z", str(mountpoint)], check=False)
             process.wait(30)
