@@ -47,6 +47,7 @@ class Inode:
         "detached",
         "foreign_metadata",
         "gid",
+        "grouped_at",
         "holds",
         "ino",
         "link_id",
@@ -88,6 +89,8 @@ class Inode:
         #: Hard links: the identity that all names share, and what the bucket holds under each of them.
         self.link_id: str | None = None
         self.linked: dict[str, tuple[ObjectRef, int]] = {}
+        #: trio time at which all names of a hard-linked file were last looked for.
+        self.grouped_at = float("-inf")
         #: False while only a listing was seen, so that mode, owner and times are guesses.
         self.attrs_known = True
         #: The guesses may be shown: where this object is, objects carry nothing of their own.

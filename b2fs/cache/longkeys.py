@@ -48,7 +48,8 @@ class LongKeys(ForwardingStore):
         super().__init__(inner)
         self._root = root
         self._reserved = f"{root}.b2fs/"
-        self._sides = f"{self._reserved}dirs/"
+        #: Where paths are part of the keys.
+        self._of_paths = (f"{self._reserved}dirs/", f"{self._reserved}links/")
         self._place = f"{self._reserved}long/"
         self._ttl_s = ttl_s
         #: The long keys that there are, and their order.
@@ -254,7 +255,7 @@ class LongKeys(ForwardingStore):
                 token=inner_token or None,
                 max_keys=max_keys,
             )
-        if prefix.startswith(self._reserved) and not prefix.startswith(self._sides):
+        if prefix.startswith(self._reserved) and not prefix.startswith(self._of_paths):
             return page  # what is kept there has no long keys
         await self._learn(prefix, delimiter, page)
         return self._merged(page, prefix, delimiter, after)

@@ -33,6 +33,7 @@ from b2fs.vfs.core import Core, now_ns
 from b2fs.vfs.files import Files
 from b2fs.vfs.foreign import ForeignAttributes
 from b2fs.vfs.handles import DirHandle, FileHandle
+from b2fs.vfs.linkgroups import LinkGroups
 from b2fs.vfs.mutations import Mutations, check_target, symlink_mode
 from b2fs.vfs.namespace import Namespace
 from b2fs.vfs.recovery import Recovery
@@ -57,6 +58,7 @@ class B2Filesystem(Listener):
         self._refresher = Refresher(core, foreign)
         self._names = Namespace(core, foreign)
         self._scanner = Scanner(core, self._names, foreign)
+        self._groups = LinkGroups(core, self._names)
         self._files = Files(core, self._names)
         self._mutations = Mutations(core, self._names, self._scanner, self._files)
         self._renames = Renames(core, self._names, self._scanner, self._mutations, self._files)
@@ -76,7 +78,7 @@ class B2Filesystem(Listener):
     async def lookup(self, parent: InodeId, name: bytes, caller: Caller) -> Attr:
         directory = self._searched(parent, caller)
         while True:
-            inode = await self._names.existing(directory, name)
+            inode = await self._groups.complete(await self._names.existing(directory, name))
             if self._core.inodes.get(inode.ino) is inode:
                 return self._core.entry(inode)
             # It was stored while we asked, and forgotten, since nobody held it yet: what is in the bucket is it now.
@@ -101,11 +103,11 @@ class B2Filesystem(Listener):
         inode = self._core.inode(ino)
         if not inode.attrs_known:
             await self._names.shown(inode)
-        return self._core.attr(inode)
+        return self._core.attr(await self._groups.complete(inode))
 
     async def setattr(self, ino: InodeId, changes: SetAttr, handle: HandleId | None, caller: Caller) -> Attr:
         core = self._core
-        inode = await self._names.known(core.inode(ino))
+        inode = await self._groups.complete(await self._names.known(core.inode(ino)))
         core.writable()
         core.check_not_sealed(inode)
         if changes.size is not None and not inode.is_regular:
@@ -183,7 +185,7 @@ class B2Filesystem(Listener):
         return self._core.entry(await self._mutations.make(directory, name, symlink_mode(), caller, target=target))
 
     async def link(self, ino: InodeId, parent: InodeId, name: bytes, caller: Caller) -> Attr:
-        inode = await self._names.known(self._core.inode(ino))
+        inode = await self._groups.complete(await self._names.known(self._core.inode(ino)))
         await self._mutations.link(inode, self._searched(parent, caller), name, caller)
         return self._core.entry(inode)
 
@@ -228,6 +230,7 @@ class B2Filesystem(Listener):
         changes = mode != os.O_RDONLY or bool(flags & os.O_TRUNC)
         inode = await (self._names.known if changes else self._names.shown)(self._core.inode(ino))
         if changes:
+            await self._groups.complete(inode)
             self._core.writable()
             self._core.check_not_sealed(inode)
         if inode.is_dir and (changes or flags & os.O_CREAT):
@@ -306,6 +309,9 @@ class B2Filesystem(Listener):
                 inode.holds += 1  # until the directory is closed, so that no inode is dropped before its turn
             self._drop_snapshot(opened)
             opened.entries = entries
+            for _, inode in entries:
+                if inode.link_id is not None:
+                    await self._groups.complete(inode)
             opened.inode.accessed(now_ns())
         children = opened.inode.children
         assert children is not None
@@ -341,7 +347,7 @@ class B2Filesystem(Listener):
 
     async def setxattr(self, ino: InodeId, name: bytes, value: bytes, flags: int, caller: Caller) -> None:
         self._core.writable()
-        inode = await self._names.known(self._core.inode(ino))
+        inode = await self._groups.complete(await self._names.known(self._core.inode(ino)))
         self._core.check_not_sealed(inode)
         self._xattrs.check(inode, name, caller, write=True)
         self._xattrs.set(inode, name, bytes(value), flags)
@@ -351,7 +357,7 @@ class B2Filesystem(Listener):
 
     async def removexattr(self, ino: InodeId, name: bytes, caller: Caller) -> None:
         self._core.writable()
-        inode = await self._names.known(self._core.inode(ino))
+        inode = await self._groups.complete(await self._names.known(self._core.inode(ino)))
         self._core.check_not_sealed(inode)
         self._xattrs.check(inode, name, caller, write=True)
         self._xattrs.remove(inode, name)
@@ -431,7 +437,7 @@ def build_core(store: ObjectStore, config: VfsConfig, notifier: KernelNotifier) 
     blocks = BlockCache(BlockCacheConfig(os.path.join(config.cache_dir, "blocks"), config.cache_size_bytes))
     reader = Reader(store, blocks, config.reader)
     remote = RemoteView(store, RemoteConfig(ttl_s=config.ttl_s, reserved=f"{config.prefix}.b2fs/"))
-    transfer = Transfer(store, ledger, reader, config.writeback, f"{config.prefix}.b2fs/")
+    transfer = Transfer(store, ledger, reader, config.writeback, f"{config.prefix}.b2fs/", remote.links)
     engine = Engine(store, ledger, remote, transfer, config.writeback)
     root = Inode(ROOT, stat.S_IFDIR | config.defaults.dir_mode)
     root.uid, root.gid = config.defaults.uid, config.defaults.gid

@@ -247,6 +247,7 @@ class Renames:
             return tree
         own = inode.prefix
         tree.listed = await self._list_below(own)
+        await self._core.remote.links.load()  # the names of links below, which nobody may have looked at, change too
 
         async def learn(key: str) -> None:
             tree.markers[key] = await self._names.directory_info(key)

@@ -19,6 +19,7 @@ from cachetools import LRUCache, TTLCache
 
 from b2fs.cache.parallel import open_flat_nursery
 from b2fs.cache.remote.known import KnownAttributes, Row
+from b2fs.cache.remote.links import LinkNames
 from b2fs.cache.remote.listing import NS, Found, Listing, pack
 from b2fs.cache.remote.sides import SideObjects
 from b2fs.cache.remote.walk import Patch, Walk
@@ -99,6 +100,7 @@ class RemoteView:
         self._points: TTLCache[str, Found] = TTLCache(config.max_points, config.ttl_s, timer=trio.current_time)
         self.known = KnownAttributes(config.max_attributes)
         self.attributes: AttributeSource = NoAttributes()
+        self.links = LinkNames(store, config.reserved.removesuffix(".b2fs/"), config.ttl_s)
         self.sides = SideObjects(store, f"{config.reserved}dirs/", config.ttl_s)
         self._loads: dict[str, _Load] = {}
         #: Directories that were listed as a whole lately, and flat listings that may go on.
@@ -232,6 +234,7 @@ class RemoteView:
         for point in [p for p in self._points if p.startswith(prefix)]:
             del self._points[point]
         self.sides.refresh()
+        self.links.refresh()
         self._walks.clear()
 
     def _patch(self, key: str, patch: Callable[[Listing, str], None]) -> None:

@@ -17,6 +17,7 @@ import trio
 
 from b2fs.cache.inode import Inode
 from b2fs.cache.ledger import Ledger
+from b2fs.cache.remote.links import LinkNames
 from b2fs.cache.writeback.budget import ByteBudget
 from b2fs.cache.writeback.config import WriteBackConfig
 from b2fs.cache.writeback.multipart import FixedPlan, MultipartUpload, Plan, StreamPlan
@@ -43,13 +44,20 @@ class Transfer:
     """See the module."""
 
     def __init__(
-        self, store: ObjectStore, ledger: Ledger, reader: BaseReader, config: WriteBackConfig, side_prefix: str
+        self,
+        store: ObjectStore,
+        ledger: Ledger,
+        reader: BaseReader,
+        config: WriteBackConfig,
+        side_prefix: str,
+        links: LinkNames,
     ) -> None:
         self._store = store
         self._ledger = ledger
         self._reader = reader
         self._config = config
         self._side_prefix = side_prefix
+        self._links = links
         self._budget = ByteBudget(config.memory_bytes)
         self.sent_bytes = 0
 
@@ -73,6 +81,7 @@ class Transfer:
     async def _bring(self, inode: Inode, key: str) -> ObjectInfo:
         if inode.is_dir:
             return await self._store_directory(inode, key)
+        await self._name_link(inode, key)
         metadata = self.metadata(inode) if inode.attrs_known else None
         content = inode.content
         if content is None or (inode.base_content_seq == inode.content_seq and content.size > _RESEND_BYTES):
@@ -85,6 +94,14 @@ class Transfer:
                 body = await self.snapshot(inode)
                 return await self._put(key, body, self.metadata(inode), self._content_type(inode, key))
         return await self._multipart(inode, key)
+
+    async def _name_link(self, inode: Inode, key: str) -> None:
+        """A hard-linked file: its other names must lead to this one, from the moment at which it is there."""
+        identity = inode.link_id
+        if not inode.attrs_known and inode.base is not None:
+            identity = self._links.identity_of(inode.base.key)
+        if identity is not None:
+            await self._links.put(identity, key)
 
     def metadata(self, inode: Inode) -> dict[str, str]:
         """What the object carries: the attributes, and what others had put there."""
@@ -135,7 +152,9 @@ class Transfer:
 
     def side_keys(self, key: str) -> list[str]:
         """Keys that go away with this one."""
-        return [self.side_key(key)] if key.endswith("/") and not self._store.capabilities.marker_metadata else []
+        if key.endswith("/"):
+            return [] if self._store.capabilities.marker_metadata else [self.side_key(key)]
+        return self._links.removed(key)
 
     # ---- copies -------------------------------------------------------------------------------------------------
 
