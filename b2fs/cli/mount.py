@@ -6,6 +6,7 @@ forks while nothing of it is loaded (see daemon.background).
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Callable
@@ -70,6 +71,7 @@ def checked_settings(url: str, mountpoint: str, raw: dict[str, str]) -> MountSet
 
 def serve_foreground(settings: MountSettings) -> int:
     """Run the mount here; the exit status."""
+    gc.disable()  # until the mount answers: loading makes nothing but what stays
     from b2fs.daemon import process
     from b2fs.daemon.build import real_parts
     from b2fs.daemon.run import Events
@@ -88,6 +90,7 @@ def mount_in_background(settings: MountSettings) -> int:
 
 
 def _serve_background(settings: MountSettings, ready_fd: int) -> int:
+    gc.disable()  # as above
     from b2fs.daemon import process
     from b2fs.daemon.build import real_parts
     from b2fs.daemon.run import Events

@@ -93,6 +93,7 @@ def _show_key(key: ApplicationKey) -> None:
 @click.option("--latency", default="0s", help="Delay every answer, as 20ms.")
 @click.option("--cap", "caps", multiple=True, metavar="NAME=N", help="Daily caps, as class-c=2500 or storage=10GB.")
 @click.option("--max-buckets", type=int, default=100, show_default=True, help="Buckets that an account may have.")
+@click.option("--refuse-checksums", is_flag=True, help="Refuse x-amz-checksum headers, as B2 did until July 2025.")
 @click.option("--no-sync", is_flag=True, help="Do not sync to the disk: for throw-away stores.")
 @click.option("--front", type=click.Choice([kind.value for kind in FrontKind]), default=FrontKind.OWN.value)
 def serve(
@@ -114,6 +115,7 @@ def serve(
     latency: str,
     caps: Sequence[str],
     max_buckets: int,
+    refuse_checksums: bool,
     no_sync: bool,
     front: str,
 ) -> None:
@@ -140,6 +142,7 @@ def serve(
         caps=_caps(caps),
         hazard_seed=hazard_same_second,
         max_buckets=max_buckets,
+        refuse_checksums=refuse_checksums,
         durable=not no_sync,
         access_log=access_log,
         front=FrontKind(front),

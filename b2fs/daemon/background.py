@@ -8,7 +8,6 @@ pipe closes without that, it has failed.
 
 from __future__ import annotations
 
-import gc
 import os
 import signal
 import sys
@@ -32,7 +31,6 @@ def in_background(run: Callable[[int], int]) -> int:
     sys.stdout.flush()
     sys.stderr.flush()
     reading, writing = os.pipe()
-    gc.freeze()  # the child's collections leave alone what both processes share
     child = os.fork()
     if child == 0:
         os.close(reading)

@@ -24,9 +24,8 @@ def real_parts() -> Parts:
 
 
 def load() -> None:
-    """Import what the core and the kernel's side need."""
-    import b2fs.fuse.mount
-    import b2fs.vfs.filesystem  # noqa: F401  # used where they are built
+    """Import what the core and the kernel's side need, then what the first listing will need."""
+    import lxml.etree  # noqa: F401  # all are used where they are needed
 
 
 def make_frontend(settings: MountSettings) -> Frontend:

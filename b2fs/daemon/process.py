@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import logging
 import os
 import sys
@@ -35,12 +36,19 @@ def serve(settings: MountSettings, parts: Parts, events: Events, ready_fd: int |
     os.umask(0o077)  # cache, log and sockets are nobody else's business
     notifier = Notifier.from_environment(os.environ)
     state = MountState(settings)
+    ready = events.ready
     if ready_fd is None:
         configure_logging(settings.log_level, settings.log_file, os.environ)
     else:
         # Until the mount is ready the user sees what goes wrong; from then on there is only the file.
         configure_logging("warning", settings.log_file, os.environ)
-        events = Events(ready=partial(_detach, state, ready_fd), draining=events.draining)
+        ready = partial(_detach, state, ready_fd)
+
+    def answers() -> None:
+        ready()
+        _collect_garbage()
+
+    events = Events(ready=answers, draining=events.draining)
     try:
         outcome = _run(partial(run_mount, state, parts, notifier, events))
     except B2fsError as error:
@@ -84,6 +92,12 @@ def _run(main: Callable[[], Awaitable[Outcome]]) -> Outcome:
             raise _first_leaf(deliberate) from None
         log.critical("the daemon has ended", exc_info=True)
         raise B2fsError("The daemon has ended by an error that nobody foresaw; its log has the details") from error
+
+
+def _collect_garbage() -> None:
+    """From now on, but not in what was loaded: it stays, and going through it would hold up requests."""
+    gc.freeze()
+    gc.enable()
 
 
 def _give_memory_back() -> None:

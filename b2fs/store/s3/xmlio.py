@@ -1,16 +1,15 @@
 """The XML of the S3 protocol: answers to values, and the few bodies that requests carry.
 
-Pure: bytes in, values out.  Parsing is lxml's (C, releases the GIL), with entities, DTDs and the network off.
+Pure: bytes in, values out.  Parsing is lxml's (C, releases the GIL), with entities, DTDs and the network off; it is
+loaded with the first answer, since a mount comes up without one.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 from urllib.parse import unquote_plus
-from xml.sax.saxutils import escape
-
-from lxml import etree
 
 from b2fs.core.types import (
     ETag,
@@ -25,6 +24,9 @@ from b2fs.core.types import (
     VersionPage,
 )
 from b2fs.errors import CorruptBody
+
+if TYPE_CHECKING:
+    from lxml import etree
 
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _HEAD_FIELDS = (
@@ -44,10 +46,10 @@ def parse_error(body: bytes) -> tuple[str, str]:
     if not body:
         return "", ""
     try:
-        root = _root(body)
+        root = _parsed(body)
     except CorruptBody:
         return "", ""
-    fields = _fields(root)
+    fields = _fields(root) if _local(root) == "Error" else {}
     return fields.get("Code", ""), fields.get("Message", "")
 
 
@@ -60,8 +62,8 @@ def parse_objects(body: bytes) -> ListPage:
         objects = [_object(_fields(row), decode) for row in _rows(root, "Contents")]
     # SeaweedFS sorts a page by the encoded keys.  Code points sort as UTF-8 does; sorting what is sorted costs little.
     objects.sort(key=lambda item: item.ref.key)
-    token = top.get("NextContinuationToken") if top.get("IsTruncated") == "true" else None
-    return ListPage(tuple(objects), _prefixes(root, decode), token or None)
+    token = _next(top, "NextContinuationToken")
+    return ListPage(tuple(objects), _prefixes(root, decode), token)
 
 
 def parse_versions(body: bytes) -> VersionPage:
@@ -71,10 +73,10 @@ def parse_versions(body: bytes) -> VersionPage:
     rows = tuple(
         _version(_fields(row), decode, _local(row) == "DeleteMarker") for row in _rows(root, "Version", "DeleteMarker")
     )
-    if top.get("IsTruncated") != "true":
+    key_marker = _next(top, "NextKeyMarker")
+    if key_marker is None:
         return VersionPage(rows, _prefixes(root, decode), None, None)
-    key_marker = decode(top.get("NextKeyMarker", "")) or None
-    return VersionPage(rows, _prefixes(root, decode), key_marker, top.get("NextVersionIdMarker") or None)
+    return VersionPage(rows, _prefixes(root, decode), decode(key_marker), top.get("NextVersionIdMarker") or None)
 
 
 def parse_uploads(body: bytes) -> tuple[list[UploadInfo], str | None, str | None]:
@@ -85,9 +87,10 @@ def parse_uploads(body: bytes) -> tuple[list[UploadInfo], str | None, str | None
         UploadInfo(decode(row["Key"]), UploadId(row["UploadId"]), parse_time_ns(row.get("Initiated", "")))
         for row in map(_fields, _rows(root, "Upload"))
     ]
-    if top.get("IsTruncated") != "true":
+    key_marker = _next(top, "NextKeyMarker")
+    if key_marker is None:
         return uploads, None, None
-    return uploads, decode(top.get("NextKeyMarker", "")) or None, top.get("NextUploadIdMarker") or None
+    return uploads, decode(key_marker), top.get("NextUploadIdMarker") or None
 
 
 def parse_parts(body: bytes) -> tuple[list[PartInfo], str | None]:
@@ -102,12 +105,20 @@ def parse_parts(body: bytes) -> tuple[list[PartInfo], str | None]:
         if part.number not in newest or moment >= newest[part.number][0]:
             newest[part.number] = (moment, part)
     parts = [part for _, part in newest.values()]
-    return parts, (top.get("NextPartNumberMarker") or None) if top.get("IsTruncated") == "true" else None
+    return parts, _next(top, "NextPartNumberMarker")
 
 
 def parse_result(body: bytes) -> Fields:
     """The simple children of an answer's root, by local name: CopyObject, Create/CompleteMultipartUpload and so on."""
     return _fields(_root(body))
+
+
+def parse_made_etag(body: bytes) -> ETag:
+    """The ETag in the answer to a copy or a completion, which proves that it was carried out.  Raises CorruptBody."""
+    etag = unquote_etag(parse_result(body).get("ETag", ""))
+    if not etag:
+        raise CorruptBody("the answer does not tell the ETag of what was made")
+    return etag
 
 
 def parse_deleted(body: bytes) -> tuple[list[Fields], list[Fields]]:
@@ -119,7 +130,7 @@ def parse_deleted(body: bytes) -> tuple[list[Fields], list[Fields]]:
 def complete_body(parts: Sequence[PartInfo]) -> bytes:
     """The body of CompleteMultipartUpload."""
     rows = "".join(
-        f'<Part><PartNumber>{part.number}</PartNumber><ETag>"{escape(part.etag)}"</ETag></Part>' for part in parts
+        f'<Part><PartNumber>{part.number}</PartNumber><ETag>"{_escaped(part.etag)}"</ETag></Part>' for part in parts
     )
     return (
         f'<CompleteMultipartUpload xmlns="http://s3.amazonaws.com/doc/2006-03-01/">{rows}</CompleteMultipartUpload>'
@@ -129,8 +140,8 @@ def complete_body(parts: Sequence[PartInfo]) -> bytes:
 def delete_body(targets: Sequence[tuple[str, VersionId | None]]) -> bytes:
     """The body of DeleteObjects."""
     rows = "".join(
-        f"<Object><Key>{_escape_key(key)}</Key>"
-        + (f"<VersionId>{escape(version)}</VersionId>" if version is not None else "")
+        f"<Object><Key>{_escaped(key)}</Key>"
+        + (f"<VersionId>{_escaped(version)}</VersionId>" if version is not None else "")
         + "</Object>"
         for key, version in targets
     )
@@ -167,12 +178,38 @@ def stable_version(text: str | None) -> VersionId | None:
     return VersionId(text) if text and text != "null" else None
 
 
-def _escape_key(key: str) -> str:
-    # A bare CR or LF would be normalised away by the receiving parser.
-    return escape(key, {"\r": "&#13;", "\n": "&#10;", "\t": "&#9;"})
+#: A bare CR or LF would be normalised away by the receiving parser.
+_ESCAPES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", "\r": "&#13;", "\n": "&#10;", "\t": "&#9;"})
+
+
+def _escaped(text: str) -> str:
+    return text.translate(_ESCAPES)
 
 
 def _root(body: bytes) -> etree._Element:
+    """The root of an answer to a call.
+
+    Raises CorruptBody for whatever else comes with a 200: a cut body, an error, the page of some gateway.  Taken for an
+    answer it would be an empty directory, or a copy that was never made.
+    """
+    root = _parsed(body)
+    if not _local(root).endswith(("Result", "Configuration")):
+        raise CorruptBody(f"the answer is not one of S3: it begins with <{_local(root)}>")
+    return root
+
+
+def _next(top: Fields, name: str) -> str | None:
+    """Where the next page begins; None at the end.  Raises CorruptBody for a listing that ends and says it does not."""
+    if top.get("IsTruncated") != "true":
+        return None
+    if not top.get(name):
+        raise CorruptBody(f"the listing is not complete, and {name} is missing")
+    return top[name]
+
+
+def _parsed(body: bytes) -> etree._Element:
+    from lxml import etree
+
     parser = etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False)
     try:
         root = etree.fromstring(body, parser)
@@ -183,8 +220,8 @@ def _root(body: bytes) -> etree._Element:
 
 def _namespace(root: etree._Element) -> str:
     """The root's namespace as it stands before names: some servers leave it out."""
-    namespace = etree.QName(root).namespace
-    return f"{{{namespace}}}" if namespace else ""
+    namespace, brace, _ = str(root.tag).rpartition("}")
+    return namespace + brace
 
 
 def _local(element: etree._Element) -> str:
@@ -193,7 +230,7 @@ def _local(element: etree._Element) -> str:
 
 def _fields(row: etree._Element) -> Fields:
     """The text of each child, by local name."""
-    return {_local(child): child.text or "" for child in row.iterchildren(tag=etree.Element)}
+    return {_local(child): child.text or "" for child in row.iterchildren("{*}*")}
 
 
 def _rows(root: etree._Element, *names: str) -> Iterator[etree._Element]:
@@ -221,6 +258,8 @@ def _objects_by_column(root: etree._Element, decode: Callable[[str], str]) -> li
 
     None if some row lacks a field or has it empty, so that the columns do not fit together.
     """
+    from lxml import etree
+
     row = _namespace(root)
     columns = [
         etree.ETXPath(f"{row}Contents/{row}{name}/text()", smart_strings=False)(root)
