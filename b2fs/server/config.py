@@ -51,6 +51,7 @@ class ServeConfig:
     caps: Mapping[str, int] = field(default_factory=dict)
     hazard_seed: int | None = None
     max_buckets: int = 100
+    refuse_checksums: bool = False
     durable: bool = True
     access_log: str | None = None
     front: FrontKind = FrontKind.OWN

@@ -43,7 +43,7 @@ def open_home(config: ServeConfig) -> Iterator[Home]:
     engine = Engine(EngineConfig(config.directory, hazard_seed=config.hazard_seed, durable=config.durable))
     try:
         domains = tuple(config.domains) or ("localhost", f"s3.{config.region}.backblazeb2.com")
-        yield Home(engine, KeyRing(engine), config.region, domains, config.max_buckets)
+        yield Home(engine, KeyRing(engine), config.region, domains, config.max_buckets, config.refuse_checksums)
     finally:
         engine.close()
 

@@ -84,6 +84,8 @@ class S3Service:
         seen.key_id = verified.key.key_id if verified is not None else "-"
         target = route(request, self._home.domains)
         seen.operation = target.operation.name
+        if self._home.refuses_checksums:
+            headers.refuse_checksums(request.headers)
         call = await self._prepare(request, target, verified)
         authorise(call)
         upload_bytes = _declared_bytes(request) if target.operation.streams_in else 0

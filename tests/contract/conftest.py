@@ -25,9 +25,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """`b2fs serve` with a bucket, over HTTPS."""
+    """`b2fs serve` with a bucket, over HTTPS; strict, so that our client is seen to send no checksum headers."""
     directory = tmp_path_factory.mktemp("served")
-    with run_server(directory, Authority.make(directory)) as running:
+    with run_server(directory, Authority.make(directory), ["--refuse-checksums"]) as running:
         running.s3().create_bucket(Bucket=SERVED_BUCKET)
         yield running
 

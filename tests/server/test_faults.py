@@ -109,3 +109,13 @@ def test_hypercorn_serves_the_same_application(tmp_path: Path, authority: Author
         assert s3.head_object(Bucket="hyper-bucket", Key="k")["ContentLength"] == len(body)
         with refused(404, "404"):
             s3.head_object(Bucket="hyper-bucket", Key="none")
+
+
+def test_checksums_may_be_refused_as_b2_did_once(tmp_path: Path, authority: Authority) -> None:
+    with run_server(tmp_path, authority, ["--refuse-checksums"]) as running:
+        modest = running.s3(request_checksum_calculation="when_required", response_checksum_validation="when_required")
+        modest.create_bucket(Bucket="old-bucket")
+        modest.put_object(Bucket="old-bucket", Key="k", Body=b"x")
+        with refused(400, "InvalidArgument", "Unsupported header 'x-amz-"):
+            running.s3().put_object(Bucket="old-bucket", Key="k", Body=b"y")
+        assert modest.get_object(Bucket="old-bucket", Key="k")["Body"].read() == b"x"

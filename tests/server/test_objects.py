@@ -275,8 +275,10 @@ def test_unsupported_headers(s3: S3Client, bucket: str) -> None:
         s3.put_object(Bucket=bucket, Key="k", Body=b"x", ACL="public-read-write")
     with refused(400, "InvalidArgument", "Unsupported value for canned acl 'public-read'"):
         s3.put_object(Bucket=bucket, Key="k", Body=b"x", ACL="public-read")
-    with refused(501, "NotImplemented"):
+    with refused(400, "InvalidArgument", "Unsupported header 'x-amz-tagging' received for this API call."):
         s3.put_object(Bucket=bucket, Key="k", Body=b"x", Tagging="a=b")
+    with refused(400, "InvalidArgument", "Unsupported header 'x-amz-grant-read'"):
+        s3.put_bucket_acl(Bucket=bucket, GrantRead="id=1")
     with refused(400, "InvalidArgument"):
         s3.put_object(Bucket=bucket, Key="k", Body=b"x", ServerSideEncryption="aws:kms")
     with refused(501, "NotImplemented"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from b2fs.server.ops.call import Call, Reply
-from b2fs.server.ops.headers import canned_acl
+from b2fs.server.ops.headers import canned_acl, refuse_grants
 from b2fs.server.wire.errors import S3Error
 from b2fs.store.embedded.errors import BucketExists
 from b2fs.store.embedded.rows import (
@@ -55,8 +55,7 @@ def create_bucket(call: Call) -> Reply:
     assert call.key is not None
     _location(call)
     headers = call.request.headers
-    if any(name.startswith("x-amz-grant-") for name in headers):
-        raise S3Error("NotImplemented")
+    refuse_grants(headers)
     acl = canned_acl(headers["x-amz-acl"]) if "x-amz-acl" in headers else Acl.PRIVATE
     owner = call.key.account.id
     lock = bool(call.params.get("ObjectLockEnabledForBucket"))
@@ -122,8 +121,7 @@ def acl_values(call: Call) -> dict[str, Any]:
 def requested_acl(call: Call) -> Acl:
     """The ACL that a PutBucketAcl or PutObjectAcl asks for, by header or by an equal list of grants."""
     headers = call.request.headers
-    if any(name.startswith("x-amz-grant-") for name in headers):
-        raise S3Error("NotImplemented")
+    refuse_grants(headers)
     if "x-amz-acl" in headers:
         if "AccessControlPolicy" in call.params:
             raise S3Error("UnexpectedContent")

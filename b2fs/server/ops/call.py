@@ -48,6 +48,8 @@ class Home:
     domains: tuple[str, ...] = ()
     #: Buckets that one account may have.
     max_buckets: int = 100
+    #: Whether x-amz-checksum headers are refused, as B2 did until July 2025.
+    refuses_checksums: bool = False
 
 
 @dataclass(slots=True)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from b2fs.server.ops.call import Call
-from b2fs.server.wire.errors import S3Error
+from b2fs.server.wire.errors import S3Error, unsupported_header
 from b2fs.server.wire.parse import Params
 from b2fs.store.embedded.rows import (
     Acl,
@@ -25,15 +25,15 @@ from b2fs.store.embedded.rows import (
 DEFAULT_TYPE: Final = "binary/octet-stream"
 
 #: Headers whose features B2 does not have.
-_UNSUPPORTED: Final = (
-    "x-amz-tagging",
-    "x-amz-website-redirect-location",
+_GRANTS: Final = (
     "x-amz-grant-read",
     "x-amz-grant-write",
     "x-amz-grant-read-acp",
     "x-amz-grant-write-acp",
     "x-amz-grant-full-control",
 )
+_UNSUPPORTED: Final = ("x-amz-tagging", "x-amz-website-redirect-location", *_GRANTS)
+_CHECKSUMS: Final = ("x-amz-checksum-", "x-amz-sdk-checksum-algorithm", "x-amz-trailer")
 #: Conditions that S3 has for calls that change something.
 _CHANGE_CONDITIONS: Final = ("if-match", "if-none-match", "x-amz-if-match-last-modified-time", "x-amz-if-match-size")
 #: Header, field of ContentHeaders, query parameter that replaces it in an answer.
@@ -55,12 +55,26 @@ def canned_acl(text: str) -> Acl:
         raise S3Error("InvalidArgument", f"Unsupported value for canned acl '{text}'") from error
 
 
+def _refuse(headers: Mapping[str, str], names: Iterable[str]) -> None:
+    for name in names:
+        if name in headers:
+            raise unsupported_header(name)
+
+
+def refuse_grants(headers: Mapping[str, str]) -> None:
+    """B2 has canned ACLs only.  Raises InvalidArgument."""
+    _refuse(headers, _GRANTS)
+
+
+def refuse_checksums(headers: Mapping[str, str]) -> None:
+    """Refuse what B2 refused until July 2025.  Raises InvalidArgument."""
+    _refuse(headers, (name for name in headers if name.startswith(_CHECKSUMS)))
+
+
 def check_upload_headers(call: Call) -> None:
     """Refuse what B2 refuses in PutObject, CopyObject and CreateMultipartUpload."""
     headers = call.request.headers
-    for name in _UNSUPPORTED:
-        if name in headers:
-            raise S3Error("NotImplemented")
+    _refuse(headers, _UNSUPPORTED)
     acl = headers.get("x-amz-acl")
     if acl is not None and canned_acl(acl) is not call.bucket.acl:
         raise S3Error("InvalidArgument", f"Unsupported value for canned acl '{acl}'")

@@ -121,6 +121,11 @@ class S3Error(B2fsError):
         ).encode("utf-8", "replace")
 
 
+def unsupported_header(name: str) -> S3Error:
+    """A header of a feature that B2 does not have."""
+    return S3Error("InvalidArgument", f"Unsupported header '{name}' received for this API call.")
+
+
 def not_entitled() -> S3Error:
     """The key's capabilities, buckets or prefix do not allow the call."""
     return S3Error("AccessDenied", "not entitled")
