@@ -20,6 +20,9 @@ from b2fs.core.slabs import SLABS
 
 _RAW, _BINARY = 1, 2  # diskcache's modes: value in the row, value in a file
 Buffer = bytes | memoryview
+#: One write(2).  Measured on ext4: 8 MiB in one call take 2 s of CPU per GiB, for the kernel looks for huge pages to put
+#: them in; 256 KiB to 1 MiB take 0.3, 4 KiB take 1.
+_WRITE_BYTES = 1 << 20
 
 
 _HEADER = struct.Struct(">QI")  # length of the value, length of a chunk; a CRC-32C for each chunk follows
@@ -204,7 +207,7 @@ class _Connection:
 
 
 def _write_file(path: str, data: Buffer) -> None:
-    """Write a new file in as few calls as the kernel allows, or leave none."""
+    """Write a new file in a few large calls, or leave none."""
     try:
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     except FileNotFoundError:
@@ -213,7 +216,7 @@ def _write_file(path: str, data: Buffer) -> None:
     try:
         rest = memoryview(data)
         while rest:
-            rest = rest[os.write(file, rest) :]
+            rest = rest[os.write(file, rest[:_WRITE_BYTES]) :]
     except BaseException:
         os.unlink(path)
         raise

@@ -37,7 +37,7 @@ class PrefetchConfig:
     #: Fetched by the first read at the start of an object.
     first_bytes: int = 1 << 20
     #: First window of a run that has proved sequential, beyond the read itself.
-    start_window_bytes: int = 4 << 20
+    start_window_bytes: int = 8 << 20
     #: Largest window.
     window_bytes: int = 64 << 20
     #: Largest single range: long enough that a request's overhead vanishes, short enough that eight fill a window.

@@ -8,6 +8,7 @@ gives out owns its slab; when the last view of it is gone, in whatever thread, t
 from __future__ import annotations
 
 import ctypes
+import mmap
 import weakref
 from collections import deque
 from collections.abc import Mapping
@@ -23,7 +24,7 @@ class Slabs:
     def __init__(self, shelf: Mapping[int, int] = _SHELF) -> None:
         """shelf says how many free slabs to keep of each size in bytes, a power of two."""
         self._least = min(shelf) // 2
-        self._free: dict[int, deque[bytearray]] = {size: deque(maxlen=count) for size, count in shelf.items()}
+        self._free: dict[int, deque[mmap.mmap]] = {size: deque(maxlen=count) for size, count in shelf.items()}
 
     @property
     def free_bytes(self) -> int:
@@ -39,8 +40,8 @@ class Slabs:
         try:
             slab = free.pop()
         except IndexError:
-            slab = bytearray(capacity)
-        # A bytearray cannot tell when its last view goes; an object of ctypes can, and exports the same memory.
+            slab = mmap.mmap(-1, capacity, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # a bytearray is zeroed twice
+        # A mapping cannot tell when its last view goes; an object of ctypes can, and exports the same memory.
         lease = (ctypes.c_ubyte * capacity).from_buffer(slab)
         weakref.finalize(lease, free.append, slab).atexit = False
         return memoryview(lease).cast("B")[:size]
