@@ -36,19 +36,23 @@ def test_a_page_of_objects(namespace: str) -> None:
 
 
 def test_keys_are_taken_as_they_are_without_encoding() -> None:
-    page = xmlio.parse_objects(f"<R><IsTruncated>false</IsTruncated>{contents('a%20b+c')}</R>".encode())
+    page = xmlio.parse_objects(
+        f"<ListBucketResult><IsTruncated>false</IsTruncated>{contents('a%20b+c')}</ListBucketResult>".encode()
+    )
     assert page.objects[0].key == "a%20b+c"
     assert page.next_token is None
 
 
 def test_rows_that_lack_fields() -> None:
-    page = xmlio.parse_objects(f"<R>{contents('a')}{contents('b', etag='')}{contents('c')}</R>".encode())
+    page = xmlio.parse_objects(
+        f"<ListBucketResult>{contents('a')}{contents('b', etag='')}{contents('c')}</ListBucketResult>".encode()
+    )
     assert [(item.key, item.ref.etag) for item in page.objects] == [("a", "abc"), ("b", ""), ("c", "abc")]
 
 
 def test_a_page_sorted_by_encoded_keys_is_put_in_order() -> None:
     page = xmlio.parse_objects(
-        f"<R><EncodingType>url</EncodingType>{contents('%C3%A9')}{contents('B')}{contents('a')}</R>".encode()
+        f"<ListBucketResult><EncodingType>url</EncodingType>{contents('%C3%A9')}{contents('B')}{contents('a')}</ListBucketResult>".encode()
     )
     assert [item.key for item in page.objects] == ["B", "a", "é"]
 
@@ -72,7 +76,12 @@ def test_versions_and_markers_keep_their_order() -> None:
 
 def test_a_part_that_was_uploaded_again_counts_once() -> None:
     part = "<Part><PartNumber>1</PartNumber><ETag>{}</ETag><Size>5</Size><LastModified>{}</LastModified></Part>"
-    body = "<R>" + part.format("new", "2026-01-01T00:00:02Z") + part.format("old", "2026-01-01T00:00:01Z") + "</R>"
+    body = (
+        "<ListBucketResult>"
+        + part.format("new", "2026-01-01T00:00:02Z")
+        + part.format("old", "2026-01-01T00:00:01Z")
+        + "</ListBucketResult>"
+    )
     assert xmlio.parse_parts(body.encode()) == ([PartInfo(1, ETag("new"), 5)], None)
 
 
@@ -82,10 +91,30 @@ def test_keys_survive_the_way_into_a_request_body() -> None:
     assert [element.text for element in etree.fromstring(body).iter("{*}Key")] == keys
 
 
-@pytest.mark.parametrize("body", [b"", b"<html>", b"no XML at all", b"<a><b></a>"])
-def test_what_is_no_xml(body: bytes) -> None:
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"<html>",
+        b"no XML at all",
+        b"<a><b></a>",
+        b"<html><body>login</body></html>",
+        b"<Error><Code>x</Code></Error>",
+    ],
+)
+def test_what_is_no_answer(body: bytes) -> None:
+    """An empty directory least of all."""
     with pytest.raises(CorruptBody):
         xmlio.parse_objects(body)
+    with pytest.raises(CorruptBody):
+        xmlio.parse_made_etag(body)
+
+
+def test_a_listing_that_ends_and_says_that_it_does_not() -> None:
+    body = b"<ListResult><IsTruncated>true</IsTruncated></ListResult>"
+    for parse in (xmlio.parse_objects, xmlio.parse_versions, xmlio.parse_uploads, xmlio.parse_parts):
+        with pytest.raises(CorruptBody):
+            parse(body)
 
 
 def test_entities_are_not_expanded() -> None:

@@ -7,6 +7,7 @@ texts decide nothing, with the one exception that stands in `_is_cap`.
 from __future__ import annotations
 
 import email.utils
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -98,6 +99,10 @@ _SENTENCES: Mapping[str, str] = {
 }
 
 
+#: An XML declaration and blanks, in any number, before the root.
+_ERROR_ROOT = re.compile(rb"\s*(?:<\?xml[^>]*\?>)?\s*<(?:\w+:)?Error[\s/>]")
+
+
 @dataclass(frozen=True, slots=True)
 class Response:
     """A complete answer: header names are lower-case; the body is as long as the server announced."""
@@ -131,8 +136,11 @@ def error_of(response: Response, *, has_body: bool = True) -> StoreError:
 
 
 def error_in_success(response: Response) -> StoreError | None:
-    """The error that some calls report in the body of a 200 (copy, complete), or None."""
-    if b"<Error" not in response.body[:512]:
+    """The error that some calls report in the body of a 200 (copy, complete), or None.
+
+    A server that takes its time keeps the connection alive with blanks in front of it.
+    """
+    if not _ERROR_ROOT.match(response.body):
         return None
     code, message = xmlio.parse_error(response.body)
     if not code:

@@ -174,7 +174,9 @@ class S3Store:
             encoding_type="url",
         )
         response = await self.calls.call(Call("ListObjectsV2", "GET", path, expected_bytes=max_keys * 512))
-        return await _parse(xmlio.parse_objects, response.body)
+        page = await _parse(xmlio.parse_objects, response.body)
+        _check_goes_on(page.next_token, token)
+        return page
 
     async def list_versions(
         self,
@@ -196,7 +198,9 @@ class S3Store:
             encoding_type="url",
         )
         response = await self.calls.call(Call("ListObjectVersions", "GET", path, expected_bytes=max_keys * 1024))
-        return await _parse(xmlio.parse_versions, response.body)
+        page = await _parse(xmlio.parse_versions, response.body)
+        _check_goes_on((page.next_key_marker, page.next_version_marker), (key_marker, version_marker))
+        return page
 
     # ---- reading -----------------------------------------------------------------------------------------------
 
@@ -312,7 +316,7 @@ class S3Store:
                 errors_in_body=True,
             )
         )
-        etag = xmlio.unquote_etag(xmlio.parse_result(response.body).get("ETag", ""))
+        etag = xmlio.parse_made_etag(response.body)
         return self._written(key, response, etag, source.size, metadata, content_type)
 
     async def _made_before(
@@ -322,9 +326,10 @@ class S3Store:
 
         On B2 an upload's ID is the ID of the version that it becomes.
         """
-        info = await self.head(key)
-        if (etag and info.ref.etag == etag) or (upload_id is not None and str(info.ref.version_id) == upload_id):
-            return info
+        with contextlib.suppress(NotFound):
+            info = await self.head(key)
+            if (etag and info.ref.etag == etag) or (upload_id is not None and str(info.ref.version_id) == upload_id):
+                return info
         raise refusal
 
     def _written(
@@ -474,10 +479,7 @@ class S3Store:
         response = await self.calls.call(
             Call("UploadPartCopy", "PUT", path, tuple(headers), copied_bytes=end - start, errors_in_body=True)
         )
-        etag = xmlio.unquote_etag(xmlio.parse_result(response.body).get("ETag", ""))
-        if not etag:
-            raise CorruptBody("the server copied a part without telling its ETag")
-        return PartInfo(number, etag, end - start)
+        return PartInfo(number, xmlio.parse_made_etag(response.body), end - start)
 
     async def complete_upload(self, key: str, upload_id: UploadId, parts: Sequence[PartInfo]) -> ObjectInfo:
         body = xmlio.complete_body(parts)
@@ -488,12 +490,12 @@ class S3Store:
         history = History()
         try:
             response = await self.calls.call(call, history)
-        except NoSuchUpload as refusal:
-            if not history.repeated:
+            etag = xmlio.parse_made_etag(response.body)
+        except (NoSuchUpload, CorruptBody) as unclear:
+            if isinstance(unclear, NoSuchUpload) and not history.repeated:
                 raise
-            return await self._made_before(refusal, key, multipart_etag([part.etag for part in parts]), upload_id)
-        result = xmlio.parse_result(response.body)
-        info = self._written(key, response, xmlio.unquote_etag(result.get("ETag", "")), size, None, None)
+            return await self._made_before(unclear, key, multipart_etag([part.etag for part in parts]), upload_id)
+        info = self._written(key, response, etag, size, None, None)
         if info.ref.version_id is None:
             # Without a version ID the ETag names the content, and some servers answer another one here than later.
             return await self.head(key)
@@ -517,8 +519,10 @@ class S3Store:
                 encoding_type="url",
             )
             response = await self.calls.call(Call("ListMultipartUploads", "GET", path, expected_bytes=512 << 10))
-            page, key_marker, id_marker = await _parse(xmlio.parse_uploads, response.body)
+            page, *following = await _parse(xmlio.parse_uploads, response.body)
             uploads += page
+            _check_goes_on(following, [key_marker, id_marker])
+            key_marker, id_marker = following
             if key_marker is None:
                 return uploads
 
@@ -528,8 +532,10 @@ class S3Store:
         while True:
             path = self._paths.key(key, uploadId=upload_id, part_number_marker=marker)
             response = await self.calls.call(Call("ListParts", "GET", path, expected_bytes=256 << 10))
-            page, marker = await _parse(xmlio.parse_parts, response.body)
+            page, following = await _parse(xmlio.parse_parts, response.body)
             parts += page
+            _check_goes_on(following, marker)
+            marker = following
             if marker is None:
                 return parts
 
@@ -538,6 +544,12 @@ class S3Store:
     def _need(self, available: bool, what: str) -> None:
         if not available:
             raise Unsupported(f"{self._config.hostname} does not offer {what}")
+
+
+def _check_goes_on(following: object, now: object) -> None:
+    """Raise CorruptBody for a page that names itself as the next one; both are None, or all None, without one."""
+    if following == now and following not in (None, (None, None), [None, None]):
+        raise CorruptBody("the listing goes in a circle")
 
 
 async def _checked_body(info: ObjectInfo, response: Response, start: int, end: int | None) -> bytes | memoryview:

@@ -193,7 +193,7 @@ def _root(body: bytes) -> etree._Element:
     answer it would be an empty directory, or a copy that was never made.
     """
     root = _parsed(body)
-    if not _local(root).endswith(("Result", "Configuration")):
+    if not _local(root).endswith(("Result", "Configuration", "Upload")):
         raise CorruptBody(f"the answer is not one of S3: it begins with <{_local(root)}>")
     return root
 
