@@ -49,7 +49,7 @@ def vfs_config(settings: MountSettings, directory: Path) -> VfsConfig:
     from b2fs.cache.writeback.config import WriteBackConfig
     from b2fs.cache.writeback.conflicts import ConflictPolicy
     from b2fs.core.attrs import Defaults
-    from b2fs.vfs.config import VfsConfig
+    from b2fs.vfs.config import Quota, VfsConfig
 
     umask = _USUAL_UMASK if settings.umask is None else settings.umask
     return VfsConfig(
@@ -62,6 +62,7 @@ def vfs_config(settings: MountSettings, directory: Path) -> VfsConfig:
         ttl_s=settings.metadata_ttl,
         foreign_attrs=settings.foreign_attrs,
         attr_index=not settings.no_attr_index,
+        quota=Quota(*settings.quota) if settings.quota is not None else None,
         writeback=WriteBackConfig(
             conflict=ConflictPolicy(settings.conflict),
             memory_bytes=settings.memory_limit * 3 // 8,

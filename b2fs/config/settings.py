@@ -20,8 +20,10 @@ from b2fs.config.units import (
     parse_flag,
     parse_id,
     parse_octal,
+    parse_quota,
     parse_size,
     render_duration,
+    render_quota,
     render_size,
 )
 from b2fs.errors import ConfigError
@@ -66,6 +68,8 @@ class MountSettings:
     conflict: Conflict = "ours-on-top"
     memory_limit: int = 256 << 20
     metadata_ttl: float = 60.0
+    #: Bytes and number of files; files None: no limit.
+    quota: tuple[int, int | None] | None = None
     foreign_attrs: ForeignAttrs = "sample"
     no_attr_index: bool = False
     log_file: str | None = None
@@ -152,6 +156,13 @@ OPTIONS: tuple[Option, ...] = (
         "How long a listing is trusted before other clients' changes are looked for (default: 60s).",
         parse_duration,
         render_duration,
+    ),
+    Option(
+        "quota",
+        "SIZE[:FILES]",
+        "How much may be stored, and in how many files; df shows it as the size (default: no end).",
+        parse_quota,
+        render_quota,
     ),
     Option(
         "foreign_attrs",

@@ -39,6 +39,20 @@ def render_size(size_bytes: int) -> str:
     return str(size_bytes)
 
 
+def parse_quota(text: str) -> tuple[int, int | None]:
+    """Bytes and number of files of "10G" or "10G:100000"; the latter None where it is not given."""
+    size, colon, files = text.strip().partition(":")
+    if colon and not re.fullmatch(r"\d{1,18}", files):
+        raise ConfigError(f"{text!r} is not a quota: write SIZE or SIZE:FILES, for example 10G:100000")
+    return parse_size(size), int(files) if colon else None
+
+
+def render_quota(quota: tuple[int, int | None]) -> str:
+    """A text that parse_quota reads back."""
+    size, files = quota
+    return render_size(size) if files is None else f"{render_size(size)}:{files}"
+
+
 def show_size(size_bytes: int) -> str:
     """A size for people, rounded: "1.4 GiB"."""
     value = float(size_bytes)

@@ -12,6 +12,14 @@ GIB = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
+class Quota:
+    """How much may be stored below the mount's root; files None: as many as fit."""
+
+    size_bytes: int
+    files: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class VfsConfig:
     """cache_dir: this mount's own directory for ledger, dirty files and blocks; sizes in bytes, times in seconds.
 
@@ -34,7 +42,8 @@ class VfsConfig:
     foreign_attrs: str = "sample"
     attr_index: bool = True
     check_permissions: bool = False
-    #: What statvfs reports as the size of the filesystem: a bucket has no end.
+    quota: Quota | None = None
+    #: Without a quota, what statvfs reports as the size of the filesystem: a bucket has no end.
     statfs_bytes: int = 1 << 50
     defaults: Defaults = field(default_factory=Defaults)
     writeback: WriteBackConfig = field(default_factory=WriteBackConfig)

@@ -23,6 +23,7 @@ from b2fs.errors import FsError
 from b2fs.store.protocol import ObjectStore
 from b2fs.vfs.api import KernelNotifier
 from b2fs.vfs.config import VfsConfig
+from b2fs.vfs.usage import Usage
 
 
 @dataclass(slots=True)
@@ -43,6 +44,7 @@ class Core:
     blocks: BlockCache
     notifier: KernelNotifier
     root: Inode
+    usage: Usage
     inodes: dict[InodeId, Inode] = field(default_factory=dict)
     #: Hard-linked files by the identity that their names share.
     link_ids: dict[str, Inode] = field(default_factory=dict)

@@ -141,9 +141,12 @@ class Files:
             await self._make_room(len(data))
         fresh = inode.content is None
         content = inode.content or await self.localize(inode)
-        start = min(offset, content.size)
+        start, before = min(offset, content.size), content.size
+        if end > before:
+            core.usage.check((end - before) * len(inode.links), 0)
         journal = content.write(offset, data) or not inode.pending or (fresh and inode.base is not None)
         inode.size = content.size
+        core.usage.resized(inode, before)
         inode.mtime_ns = inode.ctime_ns = now_ns()
         if inode.mode & 0o6000:
             # The kernel takes most of these bits away before it writes, but not those of a stranger to the group.
@@ -167,15 +170,17 @@ class Files:
         """Cut or extend to size bytes; the caller commits."""
         if size > self._core.store.capabilities.max_object_bytes:
             raise FsError(errno.EFBIG)
+        self._core.usage.check((size - inode.size) * len(inode.links), 0)
         if inode.content is None and (size == 0 or inode.base is None):
             inode.content = LocalContent(self._core.files, inode.ino)
             inode.content.truncate_file(0)
         content = inode.content or await self.localize(inode)
-        before = content.size
+        before = inode.size
         if size > before:
             self._check_space(0)
         content.truncate(size)
         inode.size = size
+        self._core.usage.resized(inode, before)
         if inode.upload is not None:
             inode.upload.touched(min(before, size), max(before, size))
         inode.mtime_ns = inode.ctime_ns = now_ns()

@@ -40,6 +40,7 @@ from b2fs.vfs.recovery import Recovery
 from b2fs.vfs.refresh import Refresher
 from b2fs.vfs.renames import Renames
 from b2fs.vfs.scan import Scanner
+from b2fs.vfs.usage import Usage
 from b2fs.vfs.xattrs import Xattrs
 
 log = logging.getLogger(__name__)
@@ -162,8 +163,7 @@ class B2Filesystem(Listener):
         return inode.target
 
     async def statfs(self) -> StatFs:
-        blocks = self._core.config.statfs_bytes // 4096
-        return StatFs(4096, blocks, blocks, 1 << 32, 1 << 31)
+        return await self._core.usage.statfs()
 
     # ---- names --------------------------------------------------------------------------------------------------
 
@@ -422,6 +422,7 @@ class B2Filesystem(Listener):
         async with trio.open_nursery() as nursery:
             await nursery.start(self._core.reader.run)
             nursery.start_soon(self._files.run)
+            nursery.start_soon(self._core.usage.run)
             if self._core.index is not None:
                 nursery.start_soon(self._core.index.run)
             if not self._core.config.read_only:
@@ -443,7 +444,8 @@ def build_core(store: ObjectStore, config: VfsConfig, notifier: KernelNotifier) 
     root.uid, root.gid = config.defaults.uid, config.defaults.gid
     root.prefix_cache = config.prefix
     root.holds = 1
-    core = Core(config, store, ledger, files, remote, transfer, engine, reader, blocks, notifier, root)
+    usage = Usage(store, engine, config.prefix, config.quota, config.statfs_bytes)
+    core = Core(config, store, ledger, files, remote, transfer, engine, reader, blocks, notifier, root, usage)
     core.inodes[ROOT] = root
     if config.attr_index:
         index = AttrIndexConfig(config.prefix, f"{config.prefix}.b2fs/attrs/", config.ttl_s, not config.read_only)

@@ -70,6 +70,7 @@ class Mutations:
         if name in parent.children:
             raise FsError(errno.EEXIST)
         core, now = self._core, now_ns()
+        core.usage.check(len(target or b""), 1)
         mode, gid = new_node(parent.attr(0), mode, caller)
         component = component_of(name)
         inode = core.new_inode(mode, parent.prefix + component + ("/" if stat.S_ISDIR(mode) else ""))
@@ -80,6 +81,7 @@ class Mutations:
             inode.target, inode.size = target, len(target)
         inode.marked = inode.is_dir
         inode.link(parent, name)
+        core.usage.named(inode, 1)
         if inode.is_dir:
             core.remote.note_new_directory(inode.prefix)
         core.touch_directory(parent, now)
@@ -101,10 +103,12 @@ class Mutations:
         if name in parent.children:
             raise FsError(errno.EEXIST)
         core, now = self._core, now_ns()
+        core.usage.check(inode.size, 1)
         inode.link_id = inode.link_id or uuid.uuid4().hex
         core.link_ids[inode.link_id] = inode
         inode.ctime_ns = now
         inode.link(parent, name)
+        core.usage.named(inode, 1)
         core.engine.want(parent.key_of(name, inode), inode, Remote(True, None))
         core.touch(inode)
         core.touch_directory(parent, now)
@@ -179,6 +183,7 @@ class Mutations:
         key = parent.key_of(name, inode)
         core.engine.want_absent(key, self.remote_of(key, inode))
         inode.unlink(parent, name)
+        core.usage.named(inode, -1)
         inode.ctime_ns = now
         if inode.links:
             core.touch(inode)
@@ -194,6 +199,7 @@ class Mutations:
     def _empty_marker(self, parent: Inode, name: bytes, inode: Inode, now: int) -> None:
         """The content of a directory's own object goes; the object and the directory stay."""
         inode.unlink(parent, name)
+        self._core.usage.changed(-inode.size, 0)
         parent.base, parent.marked = None, True
         self._core.touch_directory(parent, now)
         self._core.ledger.commit()
@@ -213,6 +219,7 @@ class Mutations:
         """A directory that only its keys imply must not vanish with the last of them: it gets an object of its own."""
         if not parent.marked and parent is not self._core.root and parent.links:
             parent.marked = True
+            self._core.usage.named(parent, 1)
             key = parent.prefix
             if self._core.engine.remote_of(key) is None:
                 self._core.engine.want(key, parent, Remote(False, None))

@@ -133,6 +133,7 @@ class Renames:
             return pending if pending is not None else Remote(True, None)
         remote = self._mutations.remote_of(new_key, target)
         target.unlink(*new)
+        self._core.usage.named(target, -1)
         target.ctime_ns = now
         if target.links:
             self._core.touch(target)

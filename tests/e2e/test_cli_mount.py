@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -164,6 +165,20 @@ def test_options_reach_the_files(place: Path) -> None:
     with open("/proc/self/mountinfo") as mounts:
         (line,) = (line for line in mounts if f" {place / 'mnt'} " in line)
     assert "noexec" in line
+
+
+def test_a_quota_is_the_size_and_the_end(place: Path) -> None:
+    assert mount(place, None, "--quota=10M:5").returncode == EXIT_OK
+    mountpoint = place / "mnt"
+    (mountpoint / "f").write_bytes(bytes(9 << 20))
+    found = os.statvfs(mountpoint)
+    assert (found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize) == (10 << 20, 1 << 20)
+    assert (found.f_files, found.f_favail) == (5, 4)
+    with pytest.raises(OSError, match="quota") as refused:
+        (mountpoint / "g").write_bytes(bytes(2 << 20))
+    assert refused.value.errno == errno.EDQUOT
+    (mountpoint / "f").unlink()
+    (mountpoint / "g").write_bytes(bytes(2 << 20))
 
 
 def test_interrupting_a_foreground_mount_uploads_and_unmounts(place: Path) -> None:

@@ -223,6 +223,7 @@ raws = st.fixed_dictionaries(
         "profile": names,
         "fsync": st.sampled_from(["bucket", "local"]),
         "metadata_ttl": st.integers(0, 10**6).map(lambda ms: f"{ms}ms"),
+        "quota": st.sampled_from(["10G", "1500", "3M:100000"]),
         "log_file": paths,
         "log_level": st.sampled_from(["debug", "error"]),
     },
@@ -241,3 +242,9 @@ def test_every_option_is_a_field_and_has_help() -> None:
     for option in OPTIONS:
         assert hasattr(settings, option.name)
         assert option.help.endswith(".")
+
+
+@pytest.mark.parametrize("text", ["", "x", "10G:", "10G:x", ":5", "10G:5:5", "10G:-1"])
+def test_a_quota_that_is_none(text: str) -> None:
+    with pytest.raises(ConfigError, match="--quota"):
+        build_settings(FILE_URL, "/mnt", {"quota": text})
