@@ -40,7 +40,10 @@ READS = ("GetObject", "HeadObject", "ListObjectsV2")
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request as it arrived: operation is the S3 name of the call, key is decoded, header names are lower-case."""
+    """One request as it arrived: operation is the S3 name of the call, key is decoded, header names are lower-case.
+
+    at is when its head had arrived, by the monotonic clock.
+    """
 
     operation: str
     method: str
@@ -49,6 +52,7 @@ class Request:
     headers: dict[str, str]
     body_bytes: int
     head: tuple[tuple[str, str], ...]
+    at: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -432,7 +436,9 @@ def _read_request(client: socket.socket, stream: BinaryIO) -> Request | None:
         head = [pair for pair in head if pair[0].lower() != "expect"]
     method, target, _ = first
     operation, key = classify(method, target, headers)
-    return Request(operation, method, target, key, headers, int(headers.get("content-length", 0)), tuple(head))
+    return Request(
+        operation, method, target, key, headers, int(headers.get("content-length", 0)), tuple(head), time.monotonic()
+    )
 
 
 def _render(answer: Answer, method: str) -> bytes:

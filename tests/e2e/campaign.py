@@ -1,224 +1,247 @@
-"""A program that changes a mount at random until it cannot, and the model of what it did.
+"""A program that changes a mount at random until it cannot.
 
     python -m tests.e2e.campaign DIRECTORY LOG SEED
 
 Every system call that changes something is one line of the log before it is made, and one more when it has returned.
-Whoever replays the log knows what must be there, and of one call at most that it may or may not have been carried out.
-Every content tells its own length and hash, so whoever finds one can tell whether it is whole.
+Whoever replays the log (campaign_model) knows what must be there, and of one call at most that it may or may not have
+been carried out.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
+import mmap
 import os
 import random
-import stat
-import struct
 import sys
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-_MAGIC = b"whole\n"
-_HEADER = struct.Struct("<6sQ32s")
-#: Names that begin so are being written in several calls: what they hold need not be whole.
-TEMPORARY = "tmp-"
+from tests.e2e.campaign_model import (
+    LOG,
+    MAPPED,
+    PAGE,
+    SYMLINK,
+    TEMPORARY,
+    WHOLE,
+    Call,
+    History,
+    Tree,
+    content,
+    page,
+    replay,
+    split,
+)
 
-#: name of the call and its arguments.
-Call = list[str | int]
-#: By path: content and permission bits of a file, or None for a directory.
-Tree = dict[str, tuple[bytes, int] | None]
-
-
-def content(number: int, size: int) -> bytes:
-    """A content of about this size that tells whether it is whole."""
-    body = random.Random(number).randbytes(size)
-    return _HEADER.pack(_MAGIC, len(body), hashlib.sha256(body).digest()) + body
-
-
-def is_whole(found: bytes) -> bool:
-    """Whether these are all bytes of a content, or none at all, as in a file that was just made."""
-    if not found:
-        return True
-    if len(found) < _HEADER.size:
-        return False
-    magic, size, digest = _HEADER.unpack_from(found)
-    body = found[_HEADER.size :]
-    return (magic, size, digest) == (_MAGIC, len(body), hashlib.sha256(body).digest())
+# --- Making the calls
 
 
-# --- What calls do
+@contextmanager
+def _opened(path: str, flags: int) -> Iterator[int]:
+    fd = os.open(path, flags, 0o644)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _write(fd: int, data: bytes) -> None:
+    assert os.write(fd, data) == len(data), "one call must do, or the model does not hold"
 
 
 def make(root: str, call: Call) -> None:
     """Make the system call."""
     name, path, *rest = call
-    full = f"{root}/{path}"
-    if name == "create":
-        os.close(os.open(full, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644))
-    elif name == "write":
-        _write(full, content(int(rest[0]), int(rest[1])))
-    elif name == "fsync":
-        fd = os.open(full, os.O_RDONLY)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+    full = f"{root}/{path}" if path else root
+    number = int(rest[0]) if rest and isinstance(rest[0], int) else 0
+    if name in _BY_DESCRIPTOR:
+        flags, work = _BY_DESCRIPTOR[str(name)]
+        with _opened(full, flags) as fd:
+            work(fd, content(number, int(rest[1])) if len(rest) > 1 else page(number))
     elif name == "chmod":
-        os.chmod(full, int(rest[0]))
-    elif name == "rename":
-        os.rename(full, f"{root}/{rest[0]}")
+        os.chmod(full, number)
+    elif name == "truncate":
+        os.truncate(full, number)
+    elif name in ("rename", "link"):
+        {"rename": os.rename, "link": os.link}[str(name)](full, f"{root}/{rest[0]}")
+    elif name == "symlink":
+        os.symlink(str(rest[0]), full)
+    elif name == "orphan":
+        _write_without_name(full)
     else:
         {"unlink": os.unlink, "mkdir": os.mkdir, "rmdir": os.rmdir}[str(name)](full)
 
 
-def _write(path: str, data: bytes) -> None:
-    fd = os.open(path, os.O_WRONLY)
-    try:
-        done = os.write(fd, data)
-        assert done == len(data), "one call must do, or the model does not hold"
-    finally:
-        os.close(fd)
+def _write_mapped(fd: int, data: bytes) -> None:
+    """Through a shared mapping, and into the bucket."""
+    with mmap.mmap(fd, PAGE) as mapping:
+        mapping[:] = data
+        mapping.flush()
 
 
-def apply(tree: Tree, call: Call) -> Tree:
-    """The tree after the call."""
-    name, path, *rest = call
-    path = str(path)
-    after = dict(tree)
-    held = tree.get(path)
-    if name == "create":
-        after[path] = (b"", held[1] if held else 0o644)
-    elif name == "write":
-        assert held is not None
-        after[path] = (content(int(rest[0]), int(rest[1])), held[1])
-    elif name == "chmod":
-        assert held is not None
-        after[path] = (held[0], int(rest[0]))
-    elif name == "mkdir":
-        after[path] = None
-    elif name in ("unlink", "rmdir"):
-        del after[path]
-    elif name == "rename":
-        new = str(rest[0])
-        after.pop(new, None)
-        for below in [p for p in tree if p == path or p.startswith(f"{path}/")]:
-            after[new + below[len(path) :]] = after.pop(below)
-    return after
+def _write_without_name(path: str) -> None:
+    """What is written to a file that has lost its name is nobody's business."""
+    with _opened(path, os.O_RDWR) as fd:
+        os.unlink(path)
+        os.pwrite(fd, b"nobody may see this", 0)
+        assert os.pread(fd, 19, 0) == b"nobody may see this"
 
 
-# --- The log
+def _nothing(fd: int, data: bytes) -> None:
+    """Opening was all."""
 
 
-@dataclass
-class History:
-    """What a log tells: the tree, the call that may or may not have been carried out, and what is in the bucket."""
-
-    tree: Tree = field(default_factory=dict)
-    open_call: Call | None = None
-    count: int = 0
-    #: Files that have not changed since a fsync of them returned.
-    durable: set[str] = field(default_factory=set)
-
-    def begin(self, call: Call) -> None:
-        self.open_call = call
-        self.count += 1
-        # A change that has begun may be in the bucket, or half of it: the old name and the new.
-        paths = [str(call[1]), *(str(word) for word in call[2:] if call[0] == "rename")]
-        if call[0] != "fsync":
-            self.durable = {p for p in self.durable if not any(p == q or p.startswith(f"{q}/") for q in paths)}
-
-    def end(self, carried_out: bool) -> None:
-        call, self.open_call = self.open_call, None
-        assert call is not None
-        if carried_out:
-            self.tree = apply(self.tree, call)
-            if call[0] == "fsync":
-                self.durable.add(str(call[1]))
+_BY_DESCRIPTOR: dict[str, tuple[int, Callable[[int, bytes], None]]] = {
+    "create": (os.O_WRONLY | os.O_CREAT | os.O_TRUNC, _nothing),
+    "write": (os.O_WRONLY, _write),
+    "fill": (os.O_WRONLY, _write),
+    "osync": (os.O_WRONLY | os.O_SYNC, _write),
+    "append": (os.O_WRONLY | os.O_APPEND, _write),
+    "msync": (os.O_RDWR, _write_mapped),
+    "fsync": (os.O_RDONLY, lambda fd, _: os.fsync(fd)),
+    "fdatasync": (os.O_RDONLY, lambda fd, _: os.fdatasync(fd)),
+    "syncdir": (os.O_RDONLY | os.O_DIRECTORY, lambda fd, _: os.fsync(fd)),
+}
 
 
-def replay(log: Path) -> History:
-    history = History()
-    for line in log.read_text().splitlines() if log.exists() else ():
-        entry = json.loads(line)
-        if isinstance(entry, list):
-            history.begin(entry)
-        else:
-            history.end(bool(entry))
-    return history
+# --- Choosing them
 
 
-def look(root: Path) -> Tree:
-    """The tree that is there."""
-    tree: Tree = {}
-    for directory, names, files in os.walk(root):
-        for name in names:
-            tree[os.path.relpath(os.path.join(directory, name), root)] = None
-        for name in files:
-            path = os.path.join(directory, name)
-            with open(path, "rb") as file:
-                tree[os.path.relpath(path, root)] = (file.read(), stat.S_IMODE(os.fstat(file.fileno()).st_mode))
-    return tree
+class Chooser:
+    """Calls that make sense together; all of them can be carried out."""
 
+    def __init__(self, history: History, chance: random.Random) -> None:
+        self.history = history
+        self.chance = chance
+        self.kinds = {
+            self.save: 4,
+            self.replace: 4,
+            self.log: 3,
+            self.map: 1,
+            self.symlink: 1,
+            self.link: 1,
+            self.chmod: 1,
+            self.remove: 3,
+            self.move: 2,
+            self.make_directory: 1,
+            self.change_directory: 2,
+            self.sync_directory: 1,
+        }
+        self.weights = list(self.kinds.values())
 
-# --- The workload
+    @property
+    def tree(self) -> Tree:
+        return self.history.tree
 
+    def next_calls(self) -> list[Call]:
+        (kind,) = self.chance.choices(list(self.kinds), self.weights)
+        return kind()
 
-def next_calls(history: History, chance: random.Random) -> list[Call]:
-    """Some calls that make sense together; all of them can be carried out."""
-    tree = history.tree
-    files = [path for path, held in tree.items() if held is not None]
-    directories = ["", *(f"{path}/" for path, held in tree.items() if held is None)]
-    new = chance.choice(directories) + chance.choice("abcdefgh") + "-file"
-    kind = chance.choice(("save", "save", "save", "replace", "replace", "chmod", "unlink", "move", "mkdir", "tree"))
-    number = history.count
-    if kind == "save":
-        size = chance.choice((0, 10, 5000, 60_000))
-        fsync: list[Call] = [["fsync", new]] if chance.random() < 0.4 else []
-        return [["create", new], ["write", new, number, size], *fsync]
-    if kind == "replace":
+    def _directories(self) -> list[str]:
+        return [path for path, ino in self.tree.names.items() if ino is None]
+
+    def _files(self, ending: str = "") -> list[str]:
+        return [path for path, ino in self.tree.names.items() if ino is not None and path.endswith(ending)]
+
+    def _new(self, ending: str) -> str:
+        directory = self.chance.choice(["", *(f"{path}/" for path in self._directories())])
+        return f"{directory}{self.chance.choice('abcdefgh')}{ending}"
+
+    def _sync(self, path: str) -> list[Call]:
+        return [[self.chance.choice(("fsync", "fdatasync")), path]] if self.chance.random() < 0.4 else []
+
+    def save(self) -> list[Call]:
+        path, number = self._new(WHOLE), self.history.count
+        size = self.chance.choice((0, 10, 5000, 60_000))
+        if self.chance.random() < 0.15:
+            return [["create", path], ["osync", path, number, size]]
+        return [["create", path], ["write", path, number, size], *self._sync(path)]
+
+    def replace(self) -> list[Call]:
+        new, number = self._new(WHOLE), self.history.count
         temporary = os.path.join(os.path.dirname(new), f"{TEMPORARY}{number}")
         return [
             ["create", temporary],
-            ["write", temporary, number, chance.choice((100, 90_000))],
+            ["write", temporary, number, self.chance.choice((100, 90_000))],
+            *self._sync(temporary),
             ["rename", temporary, new],
         ]
-    if kind == "mkdir":
-        path = chance.choice(directories) + chance.choice("xyz")
-        return [] if path in tree or path.count("/") > 1 else [["mkdir", path]]
-    if kind == "tree":
-        return _change_of_tree(tree, chance)
-    if not files:
-        return []
-    path = chance.choice(files)
-    if kind == "chmod":
-        return [["chmod", path, chance.choice((0o600, 0o644, 0o755))]]
-    if kind == "unlink":
-        return [["unlink", path]]
-    return [["rename", path, new]] if path != new else []
 
+    def log(self) -> list[Call]:
+        path = self.chance.choice([*self._files(LOG), self._new(LOG)])
+        if path not in self.tree.names:
+            return [["create", path]]
+        starts = split(self.tree.file(path)[0]) or []
+        if len(starts) > 8 or (starts and self.chance.random() < 0.2):
+            return [["truncate", path, self.chance.choice(starts)], *self._sync(path)]
+        return [["append", path, self.history.count, self.chance.choice((20, 3000, 60_000))], *self._sync(path)]
 
-def _change_of_tree(tree: Tree, chance: random.Random) -> list[Call]:
-    directories = [path for path, held in tree.items() if held is None]
-    if not directories:
-        return []
-    path = chance.choice(directories)
-    below = [other for other in tree if other.startswith(f"{path}/")]
-    if not below:
-        return [["rmdir", path]]
-    new = chance.choice("xyz")
-    return [] if new in tree else [["rename", path, new]]
+    def map(self) -> list[Call]:
+        path, number = self._new(MAPPED), self.history.count
+        if path not in self.tree.names or len(self.tree.file(path)[0]) != PAGE:
+            return [["create", path], ["fill", path, number]]
+        return [["msync", path, number]]
+
+    def symlink(self) -> list[Call]:
+        path = self._new(SYMLINK)
+        return [] if path in self.tree.names else [["symlink", path, f"target/{self.history.count}"]]
+
+    def link(self) -> list[Call]:
+        new = self._new(WHOLE)
+        found = self._files(WHOLE)
+        return [["link", self.chance.choice(found), new]] if found and new not in self.tree.names else []
+
+    def chmod(self) -> list[Call]:
+        found = [path for path in self._files() if not path.endswith(SYMLINK)]
+        return [["chmod", self.chance.choice(found), self.chance.choice((0o600, 0o644, 0o755))]] if found else []
+
+    def remove(self) -> list[Call]:
+        found = self._files()
+        if not found:
+            return []
+        path = self.chance.choice(found)
+        orphan = not path.endswith(SYMLINK) and len(self.tree.paths_of(path)) == 1 and self.chance.random() < 0.2
+        return [["orphan" if orphan else "unlink", path]]
+
+    def move(self) -> list[Call]:
+        found = self._files()
+        if not found:
+            return []
+        path = self.chance.choice(found)
+        name = os.path.basename(path)
+        new = self._new(name[name.index("-") :]) if not name.startswith(TEMPORARY) else self._new(WHOLE)
+        return [["rename", path, new]] if path != new else []
+
+    def make_directory(self) -> list[Call]:
+        path = self.chance.choice(["", *(f"{path}/" for path in self._directories())]) + self.chance.choice("xyz")
+        return [] if path in self.tree.names or path.count("/") > 1 else [["mkdir", path]]
+
+    def change_directory(self) -> list[Call]:
+        if not (found := self._directories()):
+            return []
+        path = self.chance.choice(found)
+        if not any(other.startswith(f"{path}/") for other in self.tree.names):
+            return [["rmdir", path]]
+        new = self.chance.choice("xyz")
+        return [] if new in self.tree.names else [["rename", path, new]]
+
+    def sync_directory(self) -> list[Call]:
+        return [["syncdir", self.chance.choice(["", *self._directories()])]]
 
 
 def run(root: str, log: Path, seed: int) -> None:
     history = replay(log)
-    chance = random.Random(seed)
+    chooser = Chooser(history, random.Random(seed))
+    device = os.stat(root).st_dev
     with open(log, "a", buffering=1) as lines:
         while True:
-            for call in next_calls(history, chance):
+            for call in chooser.next_calls():
                 lines.write(f"{json.dumps(call)}\n")
                 history.begin(call)
                 make(root, call)
+                if os.stat(root).st_dev != device:
+                    raise OSError("the mount has gone, perhaps before this call")
                 lines.write("1\n")
                 history.end(True)
 

@@ -1,29 +1,45 @@
 """kill -9 at random instants, again and again, while a program changes things and another client looks on.
 
-After each kill: what a fsync had promised is in the bucket (I2).  After each new mount: every call that had returned is
-there, and at most one that had not (I1).  And the other client never sees a torn object (I3).
+Most kills strike while the program works, others a drain, a recovery or a second kill's recovery; some ends are two
+signals.  After each: what a fsync had promised is in the bucket (I2).  After each new mount: every call that had
+returned is there, and at most one that had not (I1).  And the other client never sees a torn object (I3).
 """
 
 from __future__ import annotations
 
 import os
 import random
+import select
+import shutil
+import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
 from botocore.exceptions import ClientError
 
-from tests.e2e.campaign import TEMPORARY, History, Tree, apply, is_whole, look, replay
-from tests.e2e.programs import DEADLINE_S, wait_until
-from tests.e2e.sites import Site
+from tests.e2e.campaign_model import (
+    MAPPED,
+    SYMLINK,
+    TEMPORARY,
+    History,
+    Look,
+    apply,
+    is_whole,
+    look,
+    replay,
+    settle,
+)
+from tests.e2e.programs import B2FS, DEADLINE_S, force_unmount, is_mounted, wait_until
+from tests.e2e.sites import LONG, RESERVED, Site, is_running
 from tests.servers import Server
 
-RUNS = 200 if os.environ.get("B2FS_LONG") == "1" else 20
+RUNS = 200 if LONG else 15
+SEED = int(os.environ.get("B2FS_SEED", "2026"))
 _POLL_S = 0.1
 
 
@@ -55,7 +71,7 @@ class Onlooker:
                 raise
             return
         self.looked += 1
-        if not is_whole(found):
+        if not is_whole(key, found):
             self.torn.append(f"{key}: {len(found)} bytes")
 
     @contextmanager
@@ -70,48 +86,128 @@ class Onlooker:
 
 
 def _is_whole_key(key: str) -> bool:
-    return not key.endswith("/") and not key.startswith(".b2fs/") and not key.rpartition("/")[2].startswith(TEMPORARY)
+    name = key.rpartition("/")[2]
+    reserved = key.endswith("/") or key.startswith(RESERVED) or name.startswith(TEMPORARY)
+    return not (reserved or name.endswith((MAPPED, SYMLINK)))
 
 
-def work_and_kill(site: Site, log: Path, chance: random.Random) -> None:
-    """Let the program work for a while, and kill the daemon in the middle of it."""
+# --- How a mount ends
+
+
+@contextmanager
+def working(site: Site, log: Path, chance: random.Random) -> Iterator[subprocess.Popen[str]]:
+    """A program at work on the mount; at the end of the block it must have ended because the mount did."""
     lines = len(log.read_text().splitlines()) if log.exists() else 0
     command = [sys.executable, "-m", "tests.e2e.campaign", str(site.root), str(log), str(chance.randrange(1 << 30))]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as program:
         wait_until(lambda: log.exists() and len(log.read_text().splitlines()) > lines, "the program works")
         with pytest.raises(subprocess.TimeoutExpired):
             program.wait(chance.uniform(0, 0.7))
-        site.kill()
+        yield program
         assert program.wait(DEADLINE_S) != 0
         assert program.stderr is not None
         assert program.stderr.read().startswith("ended by: ")
 
 
+def kill_at_work(site: Site, log: Path, chance: random.Random) -> None:
+    """kill -9 while the program works."""
+    with working(site, log, chance):
+        site.kill()
+
+
+def kill_at_work_and_in_recovery(site: Site, log: Path, chance: random.Random) -> None:
+    """kill -9 while the program works, and again while the next mounts take up what is left."""
+    kill_at_work(site, log, chance)
+    for _ in range(2):
+        with _mounting(site) as mount:
+            with pytest.raises(subprocess.TimeoutExpired):
+                mount.wait(chance.uniform(0.3, 1.5))
+            mount.kill()
+        force_unmount(site.root)
+
+
+def _mounting(site: Site) -> subprocess.Popen[bytes]:
+    """A mount that is being made, and that can be killed on the way."""
+    words = ["mount", "--foreground", *site.bucket.words, f"--cache-dir={site.cache}", site.bucket.url, str(site.root)]
+    environ = {**os.environ, **site.bucket.environ, **site.environ}
+    return subprocess.Popen([*B2FS, *words], env=environ, stderr=subprocess.DEVNULL)
+
+
+def kill_in_drain(site: Site, log: Path, chance: random.Random) -> None:
+    """kill -9 while b2fs umount waits for the uploads."""
+    pid = site.pid
+    with working(site, log, chance) as program:
+        program.send_signal(signal.SIGSTOP)
+        with subprocess.Popen([*B2FS, "umount", str(site.root)], stderr=subprocess.DEVNULL) as umount:
+            _is_gone_within(umount.pid, chance.uniform(0, 1.0))
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            wait_until(lambda: not is_running(pid), "the daemon has ended")
+            force_unmount(site.root)
+        program.send_signal(signal.SIGCONT)
+
+
+def two_signals(site: Site, log: Path, chance: random.Random) -> None:
+    """SIGTERM drains; a second one ends at once."""
+    pid = site.pid
+    with working(site, log, chance):
+        os.kill(pid, signal.SIGTERM)
+        _is_gone_within(pid, chance.uniform(0, 0.5))
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+        wait_until(lambda: not is_running(pid), "the daemon has ended")
+        force_unmount(site.root)
+
+
+ENDS = [kill_at_work] * 12 + [kill_at_work_and_in_recovery] * 3 + [kill_in_drain] * 3 + [two_signals] * 2
+
+
+def _is_gone_within(pid: int, seconds: float) -> bool:
+    fd = os.pidfd_open(pid)
+    try:
+        return bool(select.select([fd], [], [], seconds)[0])
+    finally:
+        os.close(fd)
+
+
+def clear_mountpoint(site: Site) -> None:
+    """What the program did behind the end of a mount that went in good order is in the directory below."""
+    assert not is_mounted(site.root)
+    shutil.rmtree(site.root)
+    site.root.mkdir()
+
+
+# --- What must be there
+
+
 def check_durable(site: Site, history: History) -> None:
-    found = site.bucket.contents()
+    found, wanted = site.bucket.contents(), history.tree.look()
     for path in history.durable:
-        held = history.tree[path]
+        held = wanted[path]
         assert held is not None
         assert found.get(path) == held[0], f"{path} is not in the bucket as a fsync had promised"
+    for directory in history.complete:
+        names = {path for path in found if os.path.dirname(path) == directory and not path.endswith("/")}
+        expected = {path for path, held in wanted.items() if held is not None and os.path.dirname(path) == directory}
+        assert names == expected, f"{directory or 'the root'} is not in the bucket as a fsync had promised"
 
 
 def check_mount(site: Site, log: Path, history: History) -> None:
     """What is there is what the model says; the call that was under way is decided by what is found."""
     found = look(site.root)
-    if found == history.tree:
-        carried_out = False
-    else:
-        expected = apply(history.tree, history.open_call) if history.open_call is not None else history.tree
+    carried_out = found != history.tree.look()
+    if carried_out:
+        after = apply(history.tree, history.open_call) if history.open_call is not None else history.tree
+        expected = after.look()
         differing = [path for path in found.keys() | expected.keys() if found.get(path, 0) != expected.get(path, 0)]
         told = [f"{path}: found {_told(found, path)}, wanted {_told(expected, path)}" for path in sorted(differing)]
         assert not told, f"{told} after {history.open_call}"
-        carried_out = True
     if history.open_call is not None:
-        with open(log, "a") as lines:
-            lines.write(f"{int(carried_out)}\n")
+        history.end(carried_out)
+    settle(log, history)
 
 
-def _told(tree: Tree, path: str) -> str:
+def _told(tree: Look, path: str) -> str:
     if path not in tree:
         return "nothing"
     held = tree[path]
@@ -119,7 +215,7 @@ def _told(tree: Tree, path: str) -> str:
 
 
 def test_kills_at_random_instants(seaweedfs_site: Site, seaweedfs: Server) -> None:
-    site, chance = seaweedfs_site, random.Random(2026)
+    site, chance = seaweedfs_site, random.Random(SEED)
     site.troubled = True  # the log says that changes from before are being stored
     log = site.directory / "campaign.log"
     onlooker = Onlooker(seaweedfs, site.bucket.url.removeprefix("s3://"))
@@ -127,7 +223,9 @@ def test_kills_at_random_instants(seaweedfs_site: Site, seaweedfs: Server) -> No
         for _ in range(RUNS):
             site.mount()
             check_mount(site, log, replay(log))
-            work_and_kill(site, log, chance)
+            end = chance.choice(ENDS)
+            end(site, log, chance)
+            clear_mountpoint(site)
             check_durable(site, replay(log))
         site.mount()
         check_mount(site, log, replay(log))
@@ -136,9 +234,9 @@ def test_kills_at_random_instants(seaweedfs_site: Site, seaweedfs: Server) -> No
     assert onlooker.looked > 0
     history = replay(log)
     assert history.count > 10 * RUNS
-    objects = {key: body for key, body in site.bucket.contents().items() if not key.startswith(".b2fs/")}
-    assert {key: body for key, body in objects.items() if not key.endswith("/")} == {
-        path: held[0] for path, held in history.tree.items() if held is not None
+    wanted = history.tree.look()
+    assert {key: body for key, body in site.bucket.contents().items() if not key.endswith("/")} == {
+        path: held[0] for path, held in wanted.items() if held is not None
     }
     site.mount(cold=True)
     check_mount(site, log, history)

@@ -1,0 +1,117 @@
+"""A filesystem in this process, the S3 client below it, a proxy that does harm, and a real server behind that.
+
+Times are short so that faults which last pass quickly; nothing else is other than in a mount.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, closing, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from b2fs.cache.writeback.config import WriteBackConfig
+from b2fs.core.types import Capabilities
+from b2fs.store.s3 import RetryPolicy, S3Config, S3Store
+from b2fs.vfs.config import VfsConfig
+from b2fs.vfs.filesystem import open_filesystem
+from tests.faultproxy import FaultProxy
+from tests.mounting import NoKernel
+from tests.server.harness import KEY_ID, REGION, SECRET, Server
+from tests.servers import boto3_client
+from tests.writeback.harness import Calls
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+MIB = 1 << 20
+#: A request that makes no progress for so long has failed.
+STALL_S = 0.5
+RETRY = RetryPolicy(attempts=3, base_delay_s=0.02, max_delay_s=0.1, deadline_s=30.0)
+WRITEBACK = WriteBackConfig(
+    quiet_s=0.1,
+    bulk_quiet_s=0.05,
+    remove_quiet_s=0.05,
+    dir_quiet_s=0.1,
+    open_quiet_s=0.2,
+    spacing_s=0.1,
+    put_max_bytes=1 * MIB,
+    stream_bytes=12 * MIB,
+    retry_min_s=0.1,
+    retry_max_s=0.5,
+    refused_retry_s=0.3,
+    durable_timeout_s=60.0,
+)
+
+
+@dataclass
+class WiredCalls(Calls):
+    """The filesystem, and the client that it speaks through."""
+
+    store: S3Store
+
+
+@dataclass
+class Wire:
+    """One bucket of a server, and the way to it."""
+
+    proxy: FaultProxy
+    s3: S3Client
+    bucket: str
+    root: Path
+    caches: int = 0
+
+    @asynccontextmanager
+    async def mount(
+        self,
+        *,
+        cold: bool = False,
+        writeback: WriteBackConfig = WRITEBACK,
+        s3: dict[str, Any] | None = None,
+        **vfs: Any,
+    ) -> AsyncIterator[WiredCalls]:
+        """A running filesystem; leaving does not drain.  cold: with an empty cache."""
+        self.caches += cold
+        cache = self.root / f"cache{self.caches}"
+        cache.mkdir(mode=0o700, exist_ok=True)
+        settings: dict[str, Any] = {"retry": RETRY, "stall_timeout_s": STALL_S, "min_bytes_per_s": 1 << 30}
+        config = S3Config(self.bucket, endpoint=self.proxy.endpoint, region=REGION, **settings | (s3 or {}))
+        options = replace(VfsConfig(str(cache), attr_index=False, writeback=writeback), **vfs)
+        async with (
+            S3Store(config, Capabilities()) as store,
+            open_filesystem(store, options, NoKernel()) as fs,
+        ):
+            yield WiredCalls(fs, store)
+
+    def contents(self) -> dict[str, bytes]:
+        """Every object, as another client sees it past the proxy."""
+        found: dict[str, bytes] = {}
+        for page in self.s3.get_paginator("list_objects_v2").paginate(Bucket=self.bucket):
+            for row in page.get("Contents", ()):
+                with self.s3.get_object(Bucket=self.bucket, Key=row["Key"])["Body"] as body:
+                    found[row["Key"]] = body.read()
+        return found
+
+    def versions(self) -> dict[str, list[str]]:
+        """The version IDs of every key that has any, hide markers left out."""
+        found: dict[str, list[str]] = {}
+        for page in self.s3.get_paginator("list_object_versions").paginate(Bucket=self.bucket):
+            for row in page.get("Versions", ()):
+                found.setdefault(row["Key"], []).append(row["VersionId"])
+        return found
+
+    def uploads(self) -> int:
+        """How many multipart uploads are neither completed nor aborted."""
+        return len(self.s3.list_multipart_uploads(Bucket=self.bucket).get("Uploads", ()))
+
+
+@contextmanager
+def wire_to(server: Server, bucket: str, root: Path, seed: int = 0) -> Iterator[Wire]:
+    """A new bucket of a `b2fs serve` behind a proxy."""
+    with (
+        FaultProxy(server.url, seed).running() as proxy,
+        closing(boto3_client(server.url, KEY_ID, SECRET, REGION)) as s3,
+    ):
+        s3.create_bucket(Bucket=bucket)
+        yield Wire(proxy, s3, bucket, root)
