@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 from b2fs.core.extents import Extents
 from b2fs.core.types import InodeId
+from b2fs.store.pread import pread
 
 
 class DirtyFiles:
@@ -144,6 +145,10 @@ class LocalContent:
     def read_local(self, start: int, end: int) -> bytes:
         """Bytes [start, end), which must be local; shorter only if the disk lost some."""
         return os.pread(self._files.fd(self.ino), end - start, start)
+
+    def view_local(self, start: int, end: int) -> bytes | memoryview:
+        """Like read_local, for who lets go of the bytes soon: their memory is used again."""
+        return pread(self._files.fd(self.ino), end - start, start)
 
     def missing(self, start: int, end: int) -> list[tuple[int, int]]:
         """The parts of [start, end) that only the base version has."""

@@ -31,12 +31,16 @@ class Slabs:
         """What lies on the shelf."""
         return sum(size * len(slabs) for size, slabs in self._free.items())
 
+    def recycles(self, size: int) -> bool:
+        """Whether memory of this size is kept for the next one."""
+        return size > self._least and _capacity(size) in self._free
+
     def take(self, size: int) -> memoryview:
         """Return `size` bytes of writable memory, which hold whatever they held before."""
-        capacity = 1 << max(0, size - 1).bit_length()
-        free = self._free.get(capacity) if size > self._least else None
-        if free is None:
+        if not self.recycles(size):
             return memoryview(bytearray(size))
+        capacity = _capacity(size)
+        free = self._free[capacity]
         try:
             slab = free.pop()
         except IndexError:
@@ -45,6 +49,11 @@ class Slabs:
         lease = (ctypes.c_ubyte * capacity).from_buffer(slab)
         weakref.finalize(lease, free.append, slab).atexit = False
         return memoryview(lease).cast("B")[:size]
+
+
+def _capacity(size: int) -> int:
+    """The power of two that holds size."""
+    return 1 << (size - 1).bit_length()
 
 
 #: The one shelf of the process.

@@ -66,7 +66,7 @@ class Files:
         if content is None:
             return await self._read_base(handle, offset, end)
         if not content.missing(offset, end):
-            return content.read_local(offset, end)
+            return content.view_local(offset, end)
         return await self._read_mixed(handle, content, offset, end)
 
     async def _read_base(self, handle: FileHandle, start: int, end: int) -> bytes | memoryview:

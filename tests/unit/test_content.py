@@ -68,6 +68,16 @@ def test_few_descriptors_are_kept_open(tmp_path: Path) -> None:
     assert len(os.listdir("/proc/self/fd")) == before
 
 
+def test_a_view_is_a_copy(files: DirtyFiles) -> None:
+    content = LocalContent(files, InodeId(1))
+    for size in (100, 1 << 20):
+        content.write(0, b"a" * size)
+        view = content.view_local(0, size)
+        content.write(0, b"b" * size)
+        assert view == b"a" * size
+        assert content.view_local(1, size) == b"b" * (size - 1)
+
+
 def test_a_retired_file_makes_room_for_a_new_one(files: DirtyFiles) -> None:
     LocalContent(files, ONE).write(0, b"old")
     retired = files.retire(ONE)
