@@ -25,6 +25,11 @@ from b2fs.vfs.api import KernelNotifier
 from b2fs.vfs.config import VfsConfig
 from b2fs.vfs.usage import Usage
 
+#: The name in the root below which b2fs keeps what is its own.
+RESERVED = b".b2fs"
+#: Of local files from this size on it is asked how much of them is allocated.
+_SPARSE_BYTES = 1 << 16
+
 
 @dataclass(slots=True)
 class Core:
@@ -83,10 +88,24 @@ class Core:
 
     def attr(self, inode: Inode) -> Attr:
         """What stat shows, and for how long the kernel may believe it."""
-        if inode.pending or inode is self.root or not inode.links:
-            # Only this mount changes it, so it is true until we say otherwise.
-            return inode.attr(self.config.ttl_s)
-        return inode.attr(self.remote.ttl_left(inode.validated_at))
+        # While only this mount changes it, it is true until we say otherwise.
+        ours = inode.pending or inode is self.root or not inode.links
+        attr = inode.attr(self.config.ttl_s if ours else self.remote.ttl_left(inode.validated_at))
+        if inode.children is not None:
+            attr.nlink = max(attr.nlink, self._listed_nlink(inode))
+        elif inode.content is not None and inode.content.complete and inode.size >= _SPARSE_BYTES:
+            attr.blocks = min(attr.blocks, inode.content.blocks())
+        return attr
+
+    def _listed_nlink(self, directory: Inode) -> int:
+        """The link count of a directory by its listing, if there is one and nothing below differs from it; else 0."""
+        if not directory.links and directory is not self.root:
+            return 0
+        listing = self.remote.peek(directory.prefix)
+        if listing is None or listing.until is not None or self.engine.count_below(directory.prefix):
+            return 0
+        ours = directory is self.root and RESERVED.decode() in listing.dirs
+        return 2 + len(listing.dirs) - ours
 
     def entry(self, inode: Inode) -> Attr:
         """The answer to a lookup: attributes, and one more reference of the kernel."""

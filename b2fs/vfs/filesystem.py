@@ -343,6 +343,7 @@ class B2Filesystem(Listener):
     async def getxattr(self, ino: InodeId, name: bytes, caller: Caller) -> bytes:
         inode = await self._names.shown(self._core.inode(ino))
         self._xattrs.check(inode, name, caller, write=False)
+        await self._xattrs.find_version(inode, name)
         return self._xattrs.get(inode, name)
 
     async def setxattr(self, ino: InodeId, name: bytes, value: bytes, flags: int, caller: Caller) -> None:

@@ -16,9 +16,9 @@ from b2fs.core.keys import NAME_MAX, component_of
 from b2fs.core.longkeys import fits, is_long
 from b2fs.core.types import Caller
 from b2fs.errors import FsError
-from b2fs.vfs.core import Core, now_ns
+from b2fs.vfs.core import RESERVED, Core, now_ns
 from b2fs.vfs.files import Files
-from b2fs.vfs.namespace import RESERVED, Namespace
+from b2fs.vfs.namespace import Namespace
 from b2fs.vfs.permissions import W_OK, X_OK, may_access, may_mknod, may_remove_entry, new_node
 from b2fs.vfs.scan import Scanner
 
@@ -102,6 +102,7 @@ class Mutations:
         assert parent.children is not None
         if name in parent.children:
             raise FsError(errno.EEXIST)
+        self.check_length(parent.key_of(name, inode), inode)
         core, now = self._core, now_ns()
         core.usage.check(inode.size, 1)
         inode.link_id = inode.link_id or uuid.uuid4().hex
@@ -120,7 +121,7 @@ class Mutations:
             raise FsError(errno.ENOENT)
         self._core.check(may_access(parent.attr(0), caller, W_OK | X_OK))
 
-    def check_key(self, parent: Inode, name: bytes, *, is_dir: bool = False) -> None:
+    def check_key(self, parent: Inode, name: bytes, inode: Inode | None = None, *, is_dir: bool = False) -> None:
         if len(name) > NAME_MAX:
             raise FsError(errno.ENAMETOOLONG)
         if parent is self._core.root and name == RESERVED:
@@ -128,12 +129,19 @@ class Mutations:
         component = component_of(name)
         if not component and not is_dir:
             raise FsError(errno.EPERM, "this name is that of the content of a directory's own object")
-        self.check_length(f"{parent.prefix}{component}/")
+        self.check_length(f"{parent.prefix}{component}/", inode)
 
-    def check_length(self, key: str) -> None:
-        """A key may be longer than a bucket takes as long as an object's metadata can carry the path."""
-        if is_long(key) and not fits(key[len(self._core.root.prefix) :]):
+    def check_length(self, key: str, inode: Inode | None = None) -> None:
+        """A key may be longer than a bucket takes as long as an object's metadata can carry the path.
+
+        inode: what is to be under the key, whose attributes need room in the metadata too.
+        """
+        if not is_long(key):
+            return
+        if not fits(key[len(self._core.root.prefix) :]):
             raise FsError(errno.ENAMETOOLONG)
+        if inode is not None and inode.attrs_known and not self._core.transfer.fits(inode, [key]):
+            raise FsError(errno.ENOSPC, "the path and the extended attributes are larger than metadata may be")
 
     # ---- removing -----------------------------------------------------------------------------------------------
 

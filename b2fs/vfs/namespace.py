@@ -21,11 +21,9 @@ from b2fs.core import attrs
 from b2fs.core.keys import NAME_MAX
 from b2fs.core.types import ObjectInfo
 from b2fs.errors import FsError, NotFound
-from b2fs.vfs.core import Core
+from b2fs.vfs.core import RESERVED, Core
 from b2fs.vfs.foreign import ForeignAttributes
 from b2fs.vfs.oddnames import OddNames, marker_content
-
-RESERVED = b".b2fs"
 
 
 class Namespace:

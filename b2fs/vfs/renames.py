@@ -73,7 +73,7 @@ class Renames:
         self._check_may_move(old[0], inode, new[0], caller)
         if target is None:
             self._mutations.check_may_change(new[0], caller)
-            self._mutations.check_key(*new, is_dir=inode.is_dir)
+            self._mutations.check_key(*new, inode, is_dir=inode.is_dir)
         else:
             self._mutations.check_may_remove(new[0], target, caller)
 
@@ -209,8 +209,8 @@ class Renames:
         """Every path below a directory that is to move must be one that can be kept."""
         old_key = inode.prefix
         if len(new_key) > len(old_key):
-            for key, _ in _tree(old_key, inode):
-                self._mutations.check_length(new_key + key[len(old_key) :])
+            for key, child in _tree(old_key, inode):
+                self._mutations.check_length(new_key + key[len(old_key) :], child)
 
     def _carry_out(self, moves: list[tuple[Name, Name, Inode]], known: dict[str, Remote]) -> None:
         """Give every key of the moved trees its new meaning; known: what the bucket holds under new keys."""

@@ -11,9 +11,9 @@ from b2fs.cache.parallel import for_each
 from b2fs.cache.remote import Found, Listing
 from b2fs.core.keys import is_simple
 from b2fs.core.types import ObjectInfo
-from b2fs.vfs.core import Core
+from b2fs.vfs.core import RESERVED, Core
 from b2fs.vfs.foreign import ForeignAttributes
-from b2fs.vfs.namespace import RESERVED, Namespace
+from b2fs.vfs.namespace import Namespace
 from b2fs.vfs.oddnames import marker_content
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 
 from b2fs.cache.inode import Inode
-from b2fs.core.attrs import encode
 from b2fs.core.types import Caller
 from b2fs.errors import FsError
 from b2fs.vfs.core import Core, now_ns
@@ -14,8 +13,6 @@ from b2fs.vfs.permissions import xattr_error
 XATTR_CREATE = 1
 XATTR_REPLACE = 2
 
-#: Names and values of all metadata together: B2 takes 7,000 bytes, 2,048 in buckets with encryption or Object Lock.
-_METADATA_BYTES = 6_500
 _OWN = b"user.b2fs."
 #: Not system.*: access control lists that nobody obeys must be refused, or programs leave a file's mode to them.
 #: Those that an object came with stay with it, unseen.
@@ -51,6 +48,16 @@ class Xattrs:
             raise FsError(errno.ENODATA)
         return value
 
+    async def find_version(self, inode: Inode, name: bytes) -> None:
+        """Learn the version ID of a file that only a listing has shown, if that is what is asked for."""
+        base = inode.base
+        if name != _OWN + b"version_id" or inode.is_dir or base is None or base.version_id is not None:
+            return
+        if self._core.store.capabilities.versioning and not inode.pending:
+            found = (await self._core.store.head(base.key)).ref
+            if inode.base is base and (found.etag, found.size) == (base.etag, base.size):
+                inode.base = found
+
     @staticmethod
     def names(inode: Inode, caller: Caller) -> list[bytes]:
         """b2fs's own are not listed, so that copying programs do not copy them."""
@@ -68,7 +75,7 @@ class Xattrs:
             raise FsError(errno.ENODATA)
         before = inode.xattrs
         inode.xattrs = {**before, name: value}
-        if sum(len(k) + len(v) for k, v in encode(inode.posix()).items()) > _METADATA_BYTES:
+        if not self._core.transfer.fits(inode, inode.all_keys()):
             inode.xattrs = before
             raise FsError(errno.ENOSPC, "the extended attributes are larger than an object's metadata may be")
         self._changed(inode)
@@ -86,20 +93,11 @@ class Xattrs:
         self._core.touch(inode)
         self._core.ledger.commit()
 
-    @staticmethod
-    def _own(inode: Inode) -> dict[bytes, bytes]:
-        """user.b2fs.state, and what names the version in the bucket."""
-        if inode.is_dir:
-            return {}
-        own = {b"user.b2fs.state": _state(inode)}
-        if inode.base is not None and inode.base_content_seq == inode.content_seq:
+    def _own(self, inode: Inode) -> dict[bytes, bytes]:
+        """user.b2fs.state, and of a file what names the version in the bucket."""
+        own = {b"user.b2fs.state": self._core.engine.state_of(inode).encode()}
+        if not inode.is_dir and inode.base is not None and inode.base_content_seq == inode.content_seq:
             own[b"user.b2fs.etag"] = inode.base.etag.encode()
             if inode.base.version_id is not None:
                 own[b"user.b2fs.version_id"] = inode.base.version_id.encode()
         return own
-
-
-def _state(inode: Inode) -> bytes:
-    if not inode.pending:
-        return b"clean"
-    return b"uploading" if inode.upload is not None else b"dirty"

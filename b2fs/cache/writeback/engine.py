@@ -169,6 +169,15 @@ class Engine:
         """What the bucket holds under a pending key; None if the key is not pending."""
         return p.remote if (p := self._pending.get(key)) is not None else None
 
+    def state_of(self, inode: Inode) -> str:
+        """In one word: clean, dirty, uploading, or failed (refused or unanswered; it is tried again)."""
+        names = self._pending.of(inode)
+        if any(p.error is not None and not p.running for p in names):
+            return "failed"
+        if inode.storing or any(p.running for p in names):
+            return "uploading"
+        return "dirty" if names else "clean"
+
     def is_gone(self, key: str) -> bool:
         """Whether the key was removed here and the bucket may still hold it."""
         return (p := self._pending.get(key)) is not None and p.inode is None
