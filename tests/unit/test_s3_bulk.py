@@ -19,7 +19,7 @@ import trustme
 from b2fs.core.types import Capabilities, ETag
 from b2fs.errors import AccessDenied, CorruptBody, PreconditionFailed, SlowDown, TimedOut, Unavailable
 from b2fs.store.s3 import RetryPolicy, S3Config, S3Store
-from b2fs.store.s3.store import BULK_BYTES
+from b2fs.store.s3.reads import BULK_BYTES
 from tests.unit.s3_scripted import EMPTY_LISTING, Reply, Request, Script, ScriptedServer, error_reply
 
 QUICK = RetryPolicy(attempts=3, base_delay_s=0.01, max_delay_s=0.05, deadline_s=20.0)
