@@ -9,6 +9,8 @@ from __future__ import annotations
 import errno
 import stat
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from b2fs.cache.inode import Inode
 from b2fs.cache.ledger import Remote
@@ -24,6 +26,20 @@ from b2fs.vfs.scan import Scanner
 
 #: Room for one more component than a key of its own may have: below this a directory can still hold names.
 _SYMLINK_MAX = 4095
+
+
+@contextmanager
+def held(core: Core, *inodes: Inode | None) -> Iterator[None]:
+    """Keep these inodes under their names while a call waits, even if they are stored and given back meanwhile."""
+    kept = [inode for inode in inodes if inode is not None]
+    for inode in kept:
+        inode.holds += 1
+    try:
+        yield
+    finally:
+        for inode in kept:
+            inode.holds -= 1
+            core.drop_if_unused(inode)
 
 
 class Mutations:
@@ -154,8 +170,7 @@ class Mutations:
         if not self._core.store.capabilities.versioning and inode.opens:
             await self._files.localize_whole(inode)
         self._check_still(parent, name, inode)
-        now = now_ns()
-        self._remove_now(parent, name, inode, now)
+        self._remove_now(parent, name, inode, now_ns())
 
     async def rmdir(self, parent: Inode, name: bytes, caller: Caller) -> None:
         inode = await self._names.existing(parent, name)
@@ -163,13 +178,13 @@ class Mutations:
         self.check_may_remove(parent, inode, caller)
         if not inode.is_dir:
             raise FsError(errno.ENOTDIR)
-        if not await self._scanner.is_empty(inode):
-            raise FsError(errno.ENOTEMPTY)
-        self._check_still(parent, name, inode)
-        if inode.children:
-            raise FsError(errno.ENOTEMPTY)
-        now = now_ns()
-        self._remove_now(parent, name, inode, now)
+        with held(self._core, inode):
+            if not await self._scanner.is_empty(inode):
+                raise FsError(errno.ENOTEMPTY)
+            self._check_still(parent, name, inode)
+            if inode.children:
+                raise FsError(errno.ENOTEMPTY)
+            self._remove_now(parent, name, inode, now_ns())
 
     def check_may_remove(self, parent: Inode, inode: Inode, caller: Caller) -> None:
         self.check_may_change(parent, caller)

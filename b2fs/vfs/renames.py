@@ -21,7 +21,7 @@ from b2fs.errors import FsError
 from b2fs.vfs.api import RENAME_EXCHANGE, RENAME_NOREPLACE
 from b2fs.vfs.core import Core, now_ns
 from b2fs.vfs.files import Files
-from b2fs.vfs.mutations import Mutations
+from b2fs.vfs.mutations import Mutations, held
 from b2fs.vfs.namespace import Namespace
 from b2fs.vfs.permissions import W_OK, may_access
 from b2fs.vfs.scan import Scanner
@@ -44,7 +44,14 @@ class Renames:
         if flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE) or flags == RENAME_NOREPLACE | RENAME_EXCHANGE:
             raise FsError(errno.EINVAL)
         inode = await self._names.existing(*old)
-        target = await self._names.child(*new)
+        with held(self._core, inode):
+            target = await self._names.child(*new)
+            with held(self._core, target):
+                await self._rename(old, new, inode, target, flags, caller)
+
+    async def _rename(
+        self, old: Name, new: Name, inode: Inode, target: Inode | None, flags: int, caller: Caller
+    ) -> None:
         self._core.writable()
         for one in (inode, target):
             self._core.check_not_sealed(one)

@@ -136,6 +136,9 @@ class Site:
 
         async def change(filesystem: B2Filesystem) -> None:
             await _settle(filesystem)
+            # What is settled rides along with the next commit.  After a crash in between it is stored once more, on top
+            # of what another client did in that twentieth of a second.
+            filesystem._core.ledger.commit()
             self.place.bucket.add(key, content)
             if self._ttl_s:
                 await filesystem.refresh(key.encode())

@@ -122,7 +122,7 @@ def copy_cache(old: Path, new: Path) -> None:
     (new / "dirty").mkdir()
     for name in os.listdir(old / "dirty"):
         with suppress(FileNotFoundError):  # a worker thread was about to remove it
-            shutil.copyfile(old / "dirty" / name, new / "dirty" / name)
+            shutil.copy2(old / "dirty" / name, new / "dirty" / name)  # its time is the file's
 
 
 #: The references that the present call has to give back.
