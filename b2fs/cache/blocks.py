@@ -70,8 +70,8 @@ class BlockCacheConfig:
 
     @property
     def block_sizes(self) -> tuple[int, ...]:
-        """Sizes of blocks, largest first; a small cache has no large ones, as a few of them would fill it."""
-        large = self.large_bytes > self.block_bytes and self.size_bytes >= 8 * self.large_bytes
+        """Sizes of blocks, largest first; a small cache has no large ones: when it is full, ten entries go at once."""
+        large = self.large_bytes > self.block_bytes and self.size_bytes >= 64 * self.large_bytes
         return (self.large_bytes, self.block_bytes) if large else (self.block_bytes,)
 
 

@@ -122,7 +122,7 @@ def test_sequential_stretches_become_few_files(directory: Path) -> None:
 
 
 def test_a_small_cache_has_no_large_entries(directory: Path) -> None:
-    cache = _open(directory, size_bytes=31 * BLOCK, large_bytes=4 * BLOCK)
+    cache = _open(directory, size_bytes=255 * BLOCK, large_bytes=4 * BLOCK)
     ref = _ref(4 * BLOCK)
     cache.put_range(ref, 0, os.urandom(ref.size))
     assert len(list(directory.glob("??/*.val"))) == 4

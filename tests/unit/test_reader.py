@@ -169,6 +169,29 @@ async def test_random_reads_cost_one_small_request_each(autojump_clock: trio.tes
         assert reader.stats.fetched_bytes <= 100 * 72 * KIB
 
 
+async def test_backward_reads_are_batched(autojump_clock: trio.testing.MockClock) -> None:
+    store = FakeStore()
+    ref = store.put("big", BIG[: 8 * MIB])
+    async with _reading(store) as reader:
+        stream = reader.open(ref)
+        for start in range(ref.size - 64 * KIB, -1, -64 * KIB):
+            assert await _read(stream, start, start + 64 * KIB) == BIG[start : start + 64 * KIB]
+        assert len(store.gets) <= 20, "not one for each of the 128 reads"
+        assert reader.stats.fetched_bytes == ref.size
+
+
+async def test_strided_reads_fetch_what_is_read(autojump_clock: trio.testing.MockClock) -> None:
+    store = FakeStore()
+    ref = store.put("big", BIG)
+    async with _reading(store) as reader:
+        stream = reader.open(ref)
+        reads = range(MIB, 24 * MIB, MIB)
+        for start in reads:
+            assert await _read(stream, start, start + 64 * KIB) == BIG[start : start + 64 * KIB]
+        assert len(store.gets) == len(reads)
+        assert reader.stats.fetched_bytes == len(reads) * 64 * KIB
+
+
 async def test_readers_share_fetches_and_pieces(autojump_clock: trio.testing.MockClock) -> None:
     store = FakeStore()
     ref = store.put("big", BIG)
