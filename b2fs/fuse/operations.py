@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import functools
 import logging
+import stat
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -25,6 +26,8 @@ from b2fs.vfs.api import FileSystem
 log = logging.getLogger(__name__)
 
 _CALLERS_KEPT = 256
+#: What stands before the core's entries in every directory.
+_DOTS = (b".", b"..")
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -234,7 +237,9 @@ class Shell(pyfuse3.Operations):
 
     @handler
     async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
-        entries = self._fs.readdir(HandleId(fh), start_id)
+        if start_id < len(_DOTS) and not self._reply_dots(HandleId(fh), start_id, token):
+            return
+        entries = self._fs.readdir(HandleId(fh), max(0, start_id - len(_DOTS)))
         try:
             await self._reply_entries(entries, token)
         finally:
@@ -242,13 +247,22 @@ class Shell(pyfuse3.Operations):
             if close is not None:  # a generator that stopped half-way must not be left to the garbage collector
                 await close()
 
+    def _reply_dots(self, handle: HandleId, start_id: int, token: pyfuse3.ReaddirToken) -> bool:
+        """Reply the directory and its parent; False if they did not fit.  The kernel counts no reference for these."""
+        inodes = self._fs.dots(handle)
+        for number in range(start_id, len(_DOTS)):
+            fill_entry(self._entry, Attr(inodes[number], stat.S_IFDIR))
+            if not pyfuse3.readdir_reply(token, _DOTS[number], self._entry, number + 1):
+                return False
+        return True
+
     async def _reply_entries(self, entries: AsyncIterator[DirEntry], token: pyfuse3.ReaddirToken) -> None:
         held: list[InodeId] = []
         entry, reply, hold = self._entry, pyfuse3.readdir_reply, self._fs.hold
         try:
             async for name, attr, cookie in entries:
                 fill_entry(entry, attr)
-                if not reply(token, name, entry, cookie):
+                if not reply(token, name, entry, cookie + len(_DOTS)):
                     return
                 hold(attr.ino)
                 held.append(attr.ino)

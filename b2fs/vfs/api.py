@@ -108,6 +108,10 @@ class FileSystem(Protocol):
         """
         ...
 
+    def dots(self, handle: HandleId) -> tuple[InodeId, InodeId]:
+        """An open directory's own inode and that of the one above it; the root is above itself."""
+        ...
+
     def hold(self, ino: InodeId) -> None:
         """Count one reference: a readdir entry was accepted by the kernel."""
         ...

@@ -61,7 +61,8 @@ class Files:
         end = min(offset + length, inode.size)
         if offset >= end:
             return b""
-        inode.accessed(now_ns())
+        if not handle.flags & os.O_NOATIME:
+            inode.accessed(now_ns())
         content = inode.content
         if content is None:
             return await self._read_base(handle, offset, end)

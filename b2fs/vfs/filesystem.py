@@ -321,6 +321,10 @@ class B2Filesystem(Listener):
             if children.get(name) is inode:
                 yield DirEntry(name, self._core.attr(inode), index + 1)
 
+    def dots(self, handle: HandleId) -> tuple[InodeId, InodeId]:
+        directory = self._dirs[handle].inode
+        return directory.ino, (directory.links[0][0] if directory.links else directory).ino
+
     async def fsyncdir(self, handle: HandleId, datasync: bool) -> None:
         await self._files.sync_names(self._dirs[handle].inode)
 

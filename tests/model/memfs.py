@@ -281,7 +281,7 @@ class MemFs:
         if node.is_dir:
             raise FsError(errno.EISDIR)
         data = node.content.read(offset, min(length, max(0, node.attr.size - offset)))
-        if data:
+        if data and not self._handle(handle).flags & os.O_NOATIME:
             self._touch_atime(node)
         return data
 
@@ -326,6 +326,10 @@ class MemFs:
             ino = opened.node.children.get(name)
             if ino is not None:
                 yield DirEntry(name, self._nodes[ino].attr, cookie)
+
+    def dots(self, handle: HandleId) -> tuple[InodeId, InodeId]:
+        node = self._handle(handle).node
+        return node.attr.ino, node.parent
 
     async def fsyncdir(self, handle: HandleId, datasync: bool) -> None:
         self._handle(handle)

@@ -157,6 +157,9 @@ class Listing:
         finally:
             self.closed = True
 
+    def dots(self, handle: HandleId) -> tuple[InodeId, InodeId]:
+        return InodeId(7), InodeId(8)
+
     def hold(self, ino: InodeId) -> None:
         self.held.append(ino)
 
@@ -183,18 +186,28 @@ def replies(monkeypatch: pytest.MonkeyPatch) -> list[tuple[bytes, int, int]]:
 
 async def test_only_entries_that_the_kernel_took_are_held(replies: list[tuple[bytes, int, int]]) -> None:
     listing = Listing()
-    await shell(listing).readdir(1, 0, TOKEN)
-    assert replies == [(b"n1", 101, 1), (b"n2", 102, 2)]
+    await shell(listing).readdir(1, 2, TOKEN)
+    assert replies == [(b"n1", 101, 3), (b"n2", 102, 4)]
     assert listing.held == [101, 102]
     assert listing.closed
+
+
+async def test_the_directory_and_the_one_above_it_come_first(replies: list[tuple[bytes, int, int]]) -> None:
+    listing = Listing()
+    await shell(listing).readdir(1, 0, TOKEN)
+    assert replies == [(b".", 7, 1), (b"..", 8, 2)]
+    replies.clear()
+    await shell(listing).readdir(1, 1, TOKEN)
+    assert replies == [(b"..", 8, 2), (b"n1", 101, 3)]
+    assert listing.held == [101]
 
 
 async def test_a_listing_that_fails_half_way_holds_nothing(replies: list[tuple[bytes, int, int]]) -> None:
     listing = Listing(fails_behind=1)
     with pytest.raises(pyfuse3.FUSEError) as caught:
-        await shell(listing).readdir(1, 0, TOKEN)
+        await shell(listing).readdir(1, 2, TOKEN)
     assert caught.value.errno == errno.EIO
-    assert replies == [(b"n1", 101, 1)]
+    assert replies == [(b"n1", 101, 3)]
     assert listing.held == []
 
 

@@ -123,6 +123,15 @@ def test_an_unlinked_program_text_goes_on(kernel: KernelDriver) -> None:
     assert done.stdout == b"two\n"
 
 
+def test_a_directory_lists_itself_and_the_one_above(kernel: KernelDriver) -> None:
+    kernel.mkdir("d")
+    for directory in (".", "d"):
+        listed = subprocess.run(["ls", "-aif", kernel.path(directory)], capture_output=True, text=True, check=True)
+        numbers = {name: number for number, name in map(str.split, listed.stdout.splitlines())}
+        assert int(numbers["."]) == kernel.stat(directory).ino
+        assert int(numbers[".."]) == kernel.stat(f"{directory}/..").ino
+
+
 def test_a_tree_is_copied_and_removed(kernel: KernelDriver, tmp_path: Path) -> None:
     source = tmp_path / "tree"
     for number in range(100):

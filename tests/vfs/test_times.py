@@ -7,6 +7,7 @@ the present.  Changing the times of a file marks its ctime, so ctime is told by 
 from __future__ import annotations
 
 import errno
+import os
 import stat
 import time
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from collections.abc import Callable
 import pytest
 
 from b2fs.vfs.api import RENAME_EXCHANGE
-from tests.vfs.driver import ALICE, BOB, CREAT, EXCL, RW, TRUNC, Driver, Stat, W, fails, make_node
+from tests.vfs.driver import ALICE, BOB, CREAT, EXCL, RW, TRUNC, Driver, R, Stat, W, fails, make_node
 
 SECOND = 10**9
 PAST = 1_000_000_000 * SECOND
@@ -107,6 +108,14 @@ def test_reading_marks_once_and_not_again_until_something_changes(fs: Driver) ->
     _tick()
     fs.read("f")
     assert fs.stat("f").atime_ns == first
+
+
+def test_a_program_may_leave_no_trace_of_its_reading(fs: Driver) -> None:
+    fs.write("f", b"content")
+    fs.utime("f", (PAST, PAST))
+    with fs.opened("f", R | os.O_NOATIME) as fd:
+        assert fs.pread(fd, 10, 0) == b"content"
+    assert fs.stat("f").atime_ns == PAST
 
 
 # -- utimensat
