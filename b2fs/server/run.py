@@ -21,6 +21,7 @@ from hypercorn.typing import Framework
 from b2fs.server.accesslog import AccessLog
 from b2fs.server.app import Application
 from b2fs.server.auth.keys import ApplicationKey, KeyRing
+from b2fs.server.bucketcache import BucketCache
 from b2fs.server.classes import Caps
 from b2fs.server.config import FrontKind, ServeConfig, Started
 from b2fs.server.faults import FaultRule, Faults
@@ -43,7 +44,15 @@ def open_home(config: ServeConfig) -> Iterator[Home]:
     engine = Engine(EngineConfig(config.directory, hazard_seed=config.hazard_seed, durable=config.durable))
     try:
         domains = tuple(config.domains) or ("localhost", f"s3.{config.region}.backblazeb2.com")
-        yield Home(engine, KeyRing(engine), config.region, domains, config.max_buckets, config.refuse_checksums)
+        yield Home(
+            engine,
+            KeyRing(engine),
+            BucketCache(engine),
+            config.region,
+            domains,
+            config.max_buckets,
+            config.refuse_checksums,
+        )
     finally:
         engine.close()
 

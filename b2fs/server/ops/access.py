@@ -93,7 +93,7 @@ def authorise(call: Call) -> None:
         if capability is not None and not key.allows(capability):
             raise not_entitled()
         return
-    bucket = call.engine.bucket(call.target.bucket)
+    bucket = call.home.buckets.find(call.target.bucket)
     if call.params.get("ExpectedBucketOwner", bucket.owner) != bucket.owner:
         raise S3Error("AccessDenied")
     if key is None or key.account.id != bucket.owner:

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from b2fs.server.auth.keys import ApplicationKey, KeyRing
 from b2fs.server.auth.sigv4 import Verified
+from b2fs.server.bucketcache import BucketCache
 from b2fs.server.wire.errors import S3Error
 from b2fs.server.wire.parse import Params
 from b2fs.server.wire.request import Request
@@ -44,6 +45,7 @@ class Home:
 
     engine: Engine
     keys: KeyRing
+    buckets: BucketCache
     region: str
     domains: tuple[str, ...] = ()
     #: Buckets that one account may have.

@@ -65,6 +65,8 @@ class EngineBase:
     def __init__(self, config: EngineConfig, *, clock_ms: Callable[[], int] = _now_ms) -> None:
         """Open or create the directory (0700).  Raises DamagedStore, and OSError of the filesystem."""
         self.config = config
+        #: Grows with each change of a bucket that this process made, when the change is on the disk.
+        self.bucket_changes = 0
         self.directory = os.path.abspath(config.directory)
         os.makedirs(self.directory, mode=0o700, exist_ok=True)
         self._files = ContentFiles(self.directory, durable=config.durable)

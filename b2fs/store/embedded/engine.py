@@ -13,8 +13,11 @@ INVARIANT: contents are immutable and shared: a copy, a part and an assembled up
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 from b2fs.store.embedded import buckets
 from b2fs.store.embedded.base import EngineConfig
+from b2fs.store.embedded.database import Change
 from b2fs.store.embedded.fsck import Fsck
 from b2fs.store.embedded.names import check_bucket_name
 from b2fs.store.embedded.objects import ObjectCalls
@@ -25,6 +28,8 @@ from b2fs.store.embedded.rows import (
     FsckReport,
 )
 from b2fs.store.embedded.uploads import UploadCalls
+
+T = TypeVar("T")
 
 __all__ = ["Engine", "EngineConfig"]
 
@@ -40,7 +45,7 @@ class Engine(ObjectCalls, UploadCalls):
     def create_bucket(self, spec: BucketSpec, *, strict_name: bool = True) -> BucketRow:
         """Make a bucket.  Raises BucketExists, InvalidBucketName (by B2's rules; strict_name=False: any sane name)."""
         check_bucket_name(spec.name, strict=strict_name)
-        return self._database.run(lambda t: buckets.create(t, spec))
+        return self._change_buckets(lambda t: buckets.create(t, spec))
 
     def bucket(self, name: str) -> BucketRow:
         """The bucket of this name.  Raises NoSuchBucket."""
@@ -56,11 +61,17 @@ class Engine(ObjectCalls, UploadCalls):
 
     def update_bucket(self, bucket: int, changes: BucketChanges, *, if_revision: int | None = None) -> BucketRow:
         """Change settings; the revision goes up by one.  Raises NoSuchBucket, BucketChanged, InvalidLock."""
-        return self._database.run(lambda t: buckets.update(t, bucket, changes, if_revision))
+        return self._change_buckets(lambda t: buckets.update(t, bucket, changes, if_revision))
 
     def delete_bucket(self, bucket: int) -> None:
         """Remove an empty bucket with its unfinished uploads.  Raises NoSuchBucket, BucketNotEmpty."""
-        self._database.run(lambda t: buckets.delete(t, bucket))
+        self._change_buckets(lambda t: buckets.delete(t, bucket))
+
+    def _change_buckets(self, change: Change[T]) -> T:
+        try:
+            return self._database.run(change)
+        finally:
+            self.bucket_changes += 1
 
     def fsck(self, repair: bool = False) -> FsckReport:
         """Check every row against its content and every file against its row; with repair, set right what can be."""
