@@ -129,6 +129,19 @@ class BlockCache:
                 extents.add(*self._span(key, ref.size))
         return extents
 
+    def use_all(self, refs: Sequence[ObjectRef]) -> list[Extents]:
+        """As `present` for each, and what is there counts as just used: it is among the last to make room."""
+        return [self._use(ref) for ref in refs]
+
+    def _use(self, ref: ObjectRef) -> Extents:
+        prefix = content_key(ref) + ":"
+        extents = Extents()
+        with self._guard:
+            for key in list(self._cache.keys_from(prefix, prefix[:-1] + ";")):
+                extents.add(*self._span(key, ref.size))
+                self._touch(key)
+        return extents
+
     def get_block(self, ref: ObjectRef, start: int) -> Buffer | None:
         """Return the block that starts at `start` (a multiple of block_bytes), or None."""
         found = self._get(_key(content_key(ref), start, self.config.block_bytes), 0, self.config.block_bytes)
@@ -290,7 +303,7 @@ class BlockCache:
         with self._guard:
             if self._cache.volume() > self.config.size_bytes:
                 self._flush_touches_locked()
-                self._cache.cull(retry=True)
+                self._cache.make_room()
 
     def _touch(self, key: str) -> None:
         self._touched[key] = time.time()

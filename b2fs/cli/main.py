@@ -20,6 +20,8 @@ _COMMANDS = {
     "umount": "b2fs.cli.control:umount",
     "sync": "b2fs.cli.control:sync",
     "status": "b2fs.cli.control:status",
+    "refresh": "b2fs.cli.contents:refresh",
+    "warm": "b2fs.cli.contents:warm",
     "recover": "b2fs.cli.mount:recover",
     "serve": "b2fs.cli.serve:serve",
     "serve-key": "b2fs.cli.serve:serve_key",

@@ -1,4 +1,4 @@
-"""The control socket: how `b2fs status`, `sync` and `umount` talk to a running mount.
+"""The control socket: how `b2fs status`, `sync`, `refresh`, `warm` and `umount` talk to a running mount.
 
 One Unix socket a mount, in a directory that only its user (and root) can enter; its name is derived from the
 mountpoint.  A command is a method in `_commands`; adding one is adding a line there.
@@ -15,8 +15,8 @@ from contextlib import asynccontextmanager, suppress
 
 import trio
 
-from b2fs.daemon.interfaces import WriteBack
-from b2fs.daemon.messages import MAX_LINE_BYTES, Reply, Request
+from b2fs.daemon.interfaces import Core, Warming, WriteBack
+from b2fs.daemon.messages import MAX_LINE_BYTES, Reply, Request, WarmFigures
 from b2fs.daemon.state import MountState
 from b2fs.errors import B2fsError, ConfigError
 
@@ -114,6 +114,8 @@ class _Server:
             "status": self._status,
             "sync": self._sync,
             "follow": self._follow,
+            "refresh": self._refresh,
+            "warm": self._warm,
         }
 
     async def wait_idle(self) -> None:
@@ -185,6 +187,30 @@ class _Server:
         await self._state.stopped.wait()
         scope.cancel()
 
+    async def _refresh(self, request: Request, send: Send) -> None:
+        """Forget what is known of the bucket (below path)."""
+        core = self._state.core
+        if core is None:
+            await send(Reply("error", self._state.report(), f"the mount is {self._state.phase}"))
+            return
+        await core.refresh(os.fsencode(request.path))
+        await send(Reply("done", self._state.report()))
+
+    async def _warm(self, request: Request, send: Send) -> None:
+        """Bring contents onto the local disk, with progress; ends when the client leaves."""
+        core = self._state.core
+        if core is None:
+            await send(Reply("error", self._state.report(), f"the mount is {self._state.phase}"))
+            return
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._cancel_when_stopped, nursery.cancel_scope)
+            warming = _Warming(core, os.fsencode(request.path))
+            nursery.start_soon(warming.tell, send, self._state)
+            await warming.run()
+            nursery.cancel_scope.cancel()
+        kind = "stopped" if self._state.stopped.is_set() else "error" if warming.error else "done"
+        await send(Reply(kind, self._state.report(), warming.error, warming.figures()))
+
     async def _follow(self, request: Request, send: Send) -> None:
         """Progress until the daemon has ended."""
         while not self._state.stopped.is_set():
@@ -192,6 +218,33 @@ class _Server:
             with trio.move_on_after(PROGRESS_INTERVAL_S):
                 await self._state.stopped.wait()
         await send(Reply("stopped", self._state.report()))
+
+
+class _Warming:
+    """One `b2fs warm`."""
+
+    def __init__(self, core: Core, path: bytes) -> None:
+        self._core = core
+        self._path = path
+        self._progress: Warming | None = None
+        self.error = ""
+
+    def figures(self) -> WarmFigures:
+        return WarmFigures() if self._progress is None else WarmFigures.of(self._progress)
+
+    async def run(self) -> None:
+        try:
+            await self._core.warm(self._path, self._begun)
+        except B2fsError as error:
+            self.error = str(error)
+
+    def _begun(self, progress: Warming) -> None:
+        self._progress = progress
+
+    async def tell(self, send: Send, state: MountState) -> None:
+        while True:
+            await send(Reply("progress", state.report(), warm=self.figures()))
+            await trio.sleep(PROGRESS_INTERVAL_S)
 
 
 async def _read_line(stream: trio.SocketStream) -> bytes:

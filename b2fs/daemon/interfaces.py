@@ -61,11 +61,41 @@ class WriteBack(Protocol):
         ...
 
 
+class Warming(Protocol):
+    """How far the bringing of contents onto the local disk is; totals grow until `listed`."""
+
+    @property
+    def files(self) -> int: ...
+    @property
+    def bytes(self) -> int: ...
+    @property
+    def files_done(self) -> int: ...
+    @property
+    def bytes_done(self) -> int: ...
+    @property
+    def bytes_fetched(self) -> int: ...
+    @property
+    def changed(self) -> Sequence[str]: ...
+    @property
+    def listed(self) -> bool: ...
+
+
 class Core(FileSystem, Protocol):
     """The filesystem core with its write-back."""
 
     @property
     def writeback(self) -> WriteBack: ...
+
+    async def refresh(self, path: bytes) -> None:
+        """Look at the bucket anew for everything at and below a path relative to the mount."""
+        ...
+
+    async def warm(self, path: bytes, progress: Callable[[Warming], None]) -> Warming:
+        """Bring what is at and below a path onto the local disk; what progress is given changes from then on.
+
+        Raises B2fsError with a sentence for the user.
+        """
+        ...
 
 
 class Frontend(Protocol):

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, TypeVar
 
-from b2fs.daemon.interfaces import WriteBackStatus
+from b2fs.daemon.interfaces import Warming, WriteBackStatus
 
 MAX_LINE_BYTES = 1 << 20
 _MAX_FAILURES = 100
@@ -47,6 +47,24 @@ class Figures:
     def of(cls, status: WriteBackStatus) -> Figures:
         plain = {field.name: getattr(status, field.name) for field in fields(cls) if field.name != "failed"}
         return cls(**plain, failed=tuple(Failure(item.path, item.error) for item in status.failed[:_MAX_FAILURES]))
+
+
+@dataclass(frozen=True, slots=True)
+class WarmFigures:
+    """A moment of `b2fs warm`; changed counts contents that were replaced meanwhile."""
+
+    files: int = 0
+    bytes: int = 0
+    files_done: int = 0
+    bytes_done: int = 0
+    bytes_fetched: int = 0
+    changed: int = 0
+    listed: bool = False
+
+    @classmethod
+    def of(cls, warming: Warming) -> WarmFigures:
+        plain = {field.name: getattr(warming, field.name) for field in fields(cls) if field.name != "changed"}
+        return cls(**plain, changed=len(warming.changed))
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +106,7 @@ class Reply:
     kind: str
     report: MountReport = MountReport()
     message: str = ""
+    warm: WarmFigures = WarmFigures()
 
     @property
     def is_last(self) -> bool:
@@ -100,7 +119,13 @@ class Reply:
     def decode(cls, line: bytes) -> Reply:
         """Raises ValueError for what is not a reply."""
         content = _object(line)
-        return cls(str(content.get("kind", "")), _report(content.get("report")), str(content.get("message", "")))
+        warm = content.get("warm")
+        return cls(
+            str(content.get("kind", "")),
+            _report(content.get("report")),
+            str(content.get("message", "")),
+            _known(WarmFigures, warm if isinstance(warm, Mapping) else {}),
+        )
 
 
 def _object(line: bytes) -> dict[str, Any]:

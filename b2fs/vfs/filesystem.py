@@ -7,7 +7,7 @@ import itertools
 import logging
 import os
 import stat
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 import trio
@@ -19,6 +19,7 @@ from b2fs.cache.inode import Inode
 from b2fs.cache.ledger import Ledger
 from b2fs.cache.longkeys import LongKeys
 from b2fs.cache.reader import Reader
+from b2fs.cache.reader.stock import StockProgress
 from b2fs.cache.remote import RemoteConfig, RemoteView
 from b2fs.cache.writeback.engine import Engine
 from b2fs.cache.writeback.listener import Listener
@@ -41,6 +42,7 @@ from b2fs.vfs.refresh import Refresher
 from b2fs.vfs.renames import Renames
 from b2fs.vfs.scan import Scanner
 from b2fs.vfs.usage import Usage
+from b2fs.vfs.warm import Warmer
 from b2fs.vfs.xattrs import Xattrs
 
 log = logging.getLogger(__name__)
@@ -63,6 +65,7 @@ class B2Filesystem(Listener):
         self._files = Files(core, self._names)
         self._mutations = Mutations(core, self._names, self._scanner, self._files)
         self._renames = Renames(core, self._names, self._scanner, self._mutations, self._files)
+        self._warmer = Warmer(core, self._names)
         self._xattrs = Xattrs(core)
         self._recovery = Recovery(core, self._names)
         self._handles: dict[HandleId, FileHandle] = {}
@@ -398,6 +401,16 @@ class B2Filesystem(Listener):
     async def refresh(self, path: bytes = b"") -> None:
         """As Refresher.refresh."""
         await self._refresher.refresh(path)
+
+    async def warm(self, path: bytes, progress: Callable[[StockProgress], None]) -> StockProgress:
+        """Bring what is at and below a path onto the local disk; progress is told once, and changes from then on.
+
+        Raises like Warmer.begin and Stocking.run.
+        """
+        stocking, pages = await self._warmer.begin(path)
+        progress(stocking.progress)
+        await stocking.run(pages)
+        return stocking.progress
 
     # ---- life ---------------------------------------------------------------------------------------------------
 

@@ -66,7 +66,7 @@ def main(bucket_file: str, mountpoint: str, cache_dir: str) -> int:
     async def open_core(
         store: ObjectStore, settings: MountSettings, directory: Path, kernel: KernelNotifier
     ) -> AsyncIterator[Core]:
-        yield MemoryCore(FileWriteBack(bucket_file))
+        yield cast(Core, MemoryCore(FileWriteBack(bucket_file)))
 
     settings = build_settings("file:///nowhere/memory", mountpoint, {"cache_dir": cache_dir})
     parts = Parts(lambda _: cast(ObjectStore, FakeStore()), open_core, make_frontend)

@@ -271,7 +271,7 @@ class Fetcher:
         for start, end in have.gaps(flight.start, flight.end):
             if content.on_disk is not None:
                 content.on_disk.remove(start, end)
-            data = await self._get(content, flight.ref, start, end)
+            data = await self.get(content, flight.ref, start, end)
             flight.pieces.append(Piece(content, start, data, fetched=True, warm=flight.warm))
 
     def _take(self, flight: Flight, found: Iterable[tuple[int, Buffer]]) -> None:
@@ -315,7 +315,7 @@ class Fetcher:
 
     # --- the store
 
-    async def _get(self, content: Content, ref: ObjectRef, start: int, end: int) -> Buffer:
+    async def get(self, content: Content, ref: ObjectRef, start: int, end: int) -> Buffer:
         """GET [start, end) of exactly this content, with one more try after a fault that may pass."""
         try:
             return await self._get_once(content, ref, start, end)

@@ -10,11 +10,12 @@ import trio
 from b2fs.cache.blocks import BlockCache
 from b2fs.cache.reader.config import ReaderConfig, ReaderStats
 from b2fs.cache.reader.fetch import Fetcher, RangeStore
+from b2fs.cache.reader.stock import Stocking
 from b2fs.cache.reader.stream import Stream
 from b2fs.core.prefetch import Prefetcher
 from b2fs.core.siblings import SiblingHint
 from b2fs.core.types import ObjectRef
-from b2fs.errors import TimedOut
+from b2fs.errors import TimedOut, Unsupported
 
 #: A stream that has not fetched ahead for this long leaves its share of the memory to the others.
 _ACTIVE_S = 10.0
@@ -28,6 +29,7 @@ class Reader:
 
     def __init__(self, store: RangeStore, blocks: BlockCache | None, config: ReaderConfig | None = None) -> None:
         self._config = config or ReaderConfig()
+        self._blocks = blocks
         self._fetcher = Fetcher(store, blocks, self._config)
         self._active: OrderedDict[Stream, float] = OrderedDict()  # streams that fetch ahead: when they last did
 
@@ -87,6 +89,12 @@ class Reader:
         await trio.lowlevel.checkpoint()
         for flight in flights:
             await flight.done.wait()
+
+    def stocking(self) -> Stocking:
+        """A run that brings whole contents onto the disk.  Raises Unsupported without a block cache."""
+        if self._blocks is None:
+            raise Unsupported("there is no cache on disk")
+        return Stocking(self._fetcher, self._blocks, self._config)
 
     def check_invariants(self) -> None:
         """Raise AssertionError if the inner books do not balance; for tests."""

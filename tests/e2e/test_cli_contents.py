@@ -1,0 +1,162 @@
+"""`b2fs refresh` and `b2fs warm` on a real mount, with another client that writes and a server that counts."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from b2fs.daemon.exits import EXIT_FAILED, EXIT_OK, EXIT_USAGE
+from tests.e2e.programs import B2FS, force_unmount, is_mounted, run_b2fs, wait_until
+from tests.mounting import require_fuse
+from tests.server.harness import KEY_ID, SECRET, Authority, Server, run_server
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+BUCKET = "shared-photos"
+MIB = 1 << 20
+
+
+@dataclass
+class Site:
+    """A bucket behind `b2fs serve`, mounted once, and a client that knows nothing of the mount."""
+
+    server: Server
+    client: S3Client
+    mountpoint: Path
+
+    def mount(self, *words: str) -> None:
+        done = run_b2fs(
+            "mount", "--cache-dir", self.mountpoint.parent / "cache", f"--endpoint={self.server.url}",
+            "--metadata-ttl=1h", *words, f"s3://{BUCKET}", self.mountpoint,
+            AWS_ACCESS_KEY_ID=KEY_ID, AWS_SECRET_ACCESS_KEY=SECRET,
+        )  # fmt: skip
+        assert done.returncode == EXIT_OK, done.stderr
+
+    def put(self, key: str, body: bytes) -> None:
+        self.client.put_object(Bucket=BUCKET, Key=key, Body=body)
+
+    def gets(self) -> int:
+        return sum(entry["operation"] == "GetObject" for entry in self.server.log())
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    require_fuse()
+    with tempfile.TemporaryDirectory(prefix="b2fs-contents-") as parent:
+        place = Path(parent)
+        (place / "mnt").mkdir()
+        with run_server(place / "server", Authority.make(place), insecure=True) as server:
+            client = server.s3()
+            client.create_bucket(Bucket=BUCKET)
+            try:
+                yield Site(server, client, place / "mnt")
+                if is_mounted(place / "mnt"):
+                    assert run_b2fs("umount", place / "mnt", "--timeout=20s").returncode == EXIT_OK
+            finally:
+                force_unmount(place / "mnt")
+
+
+def test_refresh_shows_what_others_did(site: Site) -> None:
+    site.put("a/old", b"one")
+    site.put("b/old", b"one")
+    site.mount()
+    top = site.mountpoint
+    assert sorted(os.listdir(top / "a")) == sorted(os.listdir(top / "b")) == ["old"]
+    assert (top / "a/old").read_text() == (top / "b/old").read_text() == "one"
+    assert not (top / "a/new").exists()
+    for key in ("a/old", "b/old", "a/new", "b/new"):
+        site.put(key, b"three")
+    assert (top / "a/old").read_text() == "one"
+    assert not (top / "a/new").exists()
+
+    assert run_b2fs("refresh", top, "a").returncode == EXIT_OK
+    assert (top / "a/old").read_text() == "three"
+    assert (top / "a/new").read_text() == "three"
+    assert (top / "b/old").read_text() == "one", "only what was asked for"
+
+    assert run_b2fs("refresh", top).returncode == EXIT_OK
+    assert sorted(os.listdir(top / "b")) == ["new", "old"]
+    assert (top / "b/old").read_text() == "three"
+
+
+def test_refresh_keeps_what_was_changed_here_and_what_is_open(site: Site) -> None:
+    site.put("open", b"one")
+    site.mount()
+    top = site.mountpoint
+    with (top / "open").open() as file:
+        (top / "mine").write_text("mine")
+        site.put("open", b"two")
+        assert run_b2fs("refresh", top).returncode == EXIT_OK
+        assert file.read() == "one"
+    assert (top / "open").read_text() == "two"
+    assert (top / "mine").read_text() == "mine"
+
+
+def test_what_is_warm_is_read_without_a_request(site: Site) -> None:
+    choose = random.Random(7)
+    contents = {f"tree/d{number % 5}/f{number}": choose.randbytes(number * 997) for number in range(100)}
+    contents["tree/large"] = choose.randbytes(30 * MIB)
+    contents["outside"] = b"outside"
+    for key, body in contents.items():
+        site.put(key, body)
+    site.mount()
+    done = run_b2fs("warm", site.mountpoint / "tree")
+    assert (done.returncode, done.stderr) == (EXIT_OK, "")
+    assert done.stdout.startswith("100 files (")  # the empty one needs nothing
+    before = site.gets()
+    for key, body in contents.items():
+        if key.startswith("tree/"):
+            assert (site.mountpoint / key).read_bytes() == body, key
+    assert site.gets() == before
+    again = run_b2fs("warm", site.mountpoint / "tree")
+    assert again.stdout.endswith("0 B of it fetched now.\n")
+    single = run_b2fs("warm", site.mountpoint / "outside")
+    assert single.stdout.startswith("1 file (7 B)")
+    assert site.gets() == before + 1
+
+
+def test_what_does_not_fit_is_said(site: Site) -> None:
+    for number in range(10):
+        site.put(f"f{number}", bytes([number]) * (8 * MIB))
+    site.mount("--cache-size=64M")
+    done = run_b2fs("warm", site.mountpoint)
+    assert done.returncode == EXIT_FAILED
+    assert done.stderr == "b2fs: the cache is full (--cache-size); 7 files (56.0 MiB) in the cache\n"
+    before = site.gets()
+    assert (site.mountpoint / "f0").read_bytes() == bytes(8 * MIB)
+    assert site.gets() == before
+
+
+def test_an_interrupted_warming_ends_and_leaves_the_mount_alone(site: Site) -> None:
+    for number in range(40):
+        site.put(f"f{number:02d}", bytes([number]) * (2 * MIB))
+    site.mount()
+    warm = subprocess.Popen([*B2FS, "warm", str(site.mountpoint)], stderr=subprocess.PIPE, text=True)
+    assert warm.stderr is not None
+    with warm, warm.stderr:
+        before = site.gets()
+        wait_until(lambda: site.gets() > before, "the first request")
+        warm.send_signal(signal.SIGINT)
+        assert warm.wait(60) in (130, EXIT_OK)
+    assert (site.mountpoint / "f39").read_bytes() == bytes([39]) * (2 * MIB)
+
+
+def test_what_cannot_be_warmed_is_refused(site: Site, tmp_path: Path) -> None:
+    site.mount()
+    missing = run_b2fs("warm", site.mountpoint / "missing")
+    assert missing.returncode == EXIT_FAILED
+    assert "No such file" in missing.stderr
+    elsewhere = run_b2fs("warm", tmp_path)
+    assert elsewhere.returncode == EXIT_USAGE
+    assert "is not on a b2fs mount" in elsewhere.stderr
+    assert run_b2fs("refresh", tmp_path).returncode == EXIT_USAGE
