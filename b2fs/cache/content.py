@@ -33,6 +33,8 @@ class DirtyFiles:
         self._before_removal = before_removal
         self._max_open = max_open
         self._retired = 0
+        #: Files to remove as soon as the journal can be written again.
+        self._doomed: list[InodeId] = []
         self._open: OrderedDict[InodeId, int] = OrderedDict()
 
     def path(self, ino: InodeId) -> str:
@@ -52,7 +54,14 @@ class DirtyFiles:
         return fd
 
     def remove(self, ino: InodeId) -> None:
-        self._before_removal()
+        """Remove the file of an inode that is gone; later, if the journal cannot be written now."""
+        self._doomed.append(ino)
+        with contextlib.suppress(OSError):
+            self._before_removal()
+            while self._doomed:
+                self._remove(self._doomed.pop())
+
+    def _remove(self, ino: InodeId) -> None:
         fd = self._open.pop(ino, None)
         if fd is not None:
             os.close(fd)
@@ -60,7 +69,10 @@ class DirtyFiles:
             os.unlink(self.path(ino))
 
     def retire(self, ino: InodeId) -> str:
-        """Give the inode's file another name, which is answered, so that the inode can begin a new one."""
+        """Give the inode's file another name, which is answered, so that the inode can begin a new one.
+
+        Raises OSError when the journal cannot be written, with nothing changed.
+        """
         self._before_removal()
         fd = self._open.pop(ino, None)
         if fd is not None:

@@ -12,6 +12,7 @@ All methods are quick and synchronous and belong to one thread; only `checkpoint
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sqlite3
@@ -45,6 +46,9 @@ CREATE TABLE part(
     PRIMARY KEY(ino, number)
 ) WITHOUT ROWID;
 """
+_SAVE_ENTRY = "INSERT OR REPLACE INTO entry VALUES(?,?,?,?,?,?)"
+#: A statement and the rows that it is carried out for.
+_Write = tuple[str, list[tuple[object, ...]]]
 _RANGE = struct.Struct("<QQ")
 _NO_CONTENT = None
 _COMPLETE = b""
@@ -80,6 +84,10 @@ class Ledger:
             self._db.execute(f"PRAGMA {pragma}")
         self._migrate()
         self._in_transaction = False
+        #: What was written since the last commit, to be written again if the disk refuses it.
+        self._unwritten: list[_Write] = []
+        #: The disk has refused something: none of `_unwritten` is in the database.
+        self._behind = False
 
     def _migrate(self) -> None:
         (version,) = self._db.execute("PRAGMA user_version").fetchone()
@@ -90,55 +98,84 @@ class Ledger:
 
     # ---- writing: `commit` acknowledges -------------------------------------------------------------------------
 
-    def _begin(self) -> sqlite3.Connection:
+    def _write(self, sql: str, rows: list[tuple[object, ...]]) -> None:
+        """Note a change.  Never fails: what the disk refuses now `commit` tries again, and says so if that fails."""
+        self._unwritten.append((sql, rows))
+        if not self._behind:
+            try:
+                self._carry_out(sql, rows)
+            except sqlite3.Error:
+                self._fall_behind()
+
+    def _carry_out(self, sql: str, rows: list[tuple[object, ...]]) -> None:
         if not self._in_transaction:
             self._db.execute("BEGIN")
             self._in_transaction = True
-        return self._db
+        if len(rows) == 1:
+            self._db.execute(sql, rows[0])
+        else:
+            self._db.executemany(sql, rows)
+
+    def _fall_behind(self) -> None:
+        """SQLite may have undone the transaction in part or wholly: undo it wholly, and know that."""
+        self._behind = True
+        self._in_transaction = False
+        if self._db.in_transaction:
+            self._db.execute("ROLLBACK")
 
     def commit(self) -> None:
-        """Make every change so far survive kill -9."""
-        if self._in_transaction:
+        """Make every change so far survive kill -9.
+
+        Raises OSError (ENOSPC, EIO) when the disk refuses; the changes are not forgotten, and go with a later commit.
+        """
+        if not self._unwritten:
+            return
+        try:
+            if self._behind:
+                self._behind = False
+                for sql, rows in self._unwritten:
+                    self._carry_out(sql, rows)
             self._db.execute("COMMIT")
-            self._in_transaction = False
+        except sqlite3.Error as error:
+            self._fall_behind()
+            full = getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL
+            raise OSError(errno.ENOSPC if full else errno.EIO, f"the journal cannot be written: {error}") from error
+        self._in_transaction = False
+        self._unwritten.clear()
 
     @property
     def uncommitted(self) -> bool:
-        return self._in_transaction
+        return bool(self._unwritten)
 
     def save_inode(self, inode: Inode) -> None:
-        self._begin().execute(
-            "INSERT OR REPLACE INTO inode VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)", _inode_row(inode)
-        )
+        self._write("INSERT OR REPLACE INTO inode VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)", [_inode_row(inode)])
 
     def delete_inode(self, ino: InodeId) -> None:
-        self._begin().execute("DELETE FROM inode WHERE ino=?", (ino,))
+        self._write("DELETE FROM inode WHERE ino=?", [(ino,)])
 
     def save_entry(self, key: str, ino: InodeId | None, remote: Remote) -> None:
-        self._begin().execute("INSERT OR REPLACE INTO entry VALUES(?,?,?,?,?,?)", _entry_row(key, ino, remote))
+        self._write(_SAVE_ENTRY, [_entry_row(key, ino, remote)])
 
     def save_entries(self, rows: Iterable[EntryRow]) -> None:
-        self._begin().executemany(
-            "INSERT OR REPLACE INTO entry VALUES(?,?,?,?,?,?)", [_entry_row(r.key, r.ino, r.remote) for r in rows]
-        )
+        self._write(_SAVE_ENTRY, [_entry_row(r.key, r.ino, r.remote) for r in rows])
 
     def delete_entry(self, key: str) -> None:
-        self._begin().execute("DELETE FROM entry WHERE key=?", (key,))
+        self._write("DELETE FROM entry WHERE key=?", [(key,)])
 
     def save_upload(self, ino: InodeId, key: str, upload_id: UploadId) -> None:
-        self._begin().execute("INSERT OR REPLACE INTO upload VALUES(?,?,?)", (ino, key, upload_id))
+        self._write("INSERT OR REPLACE INTO upload VALUES(?,?,?)", [(ino, key, upload_id)])
 
     def save_part(self, ino: InodeId, part: PartInfo) -> None:
-        self._begin().execute("INSERT OR REPLACE INTO part VALUES(?,?,?,?)", (ino, part.number, part.etag, part.size))
+        self._write("INSERT OR REPLACE INTO part VALUES(?,?,?,?)", [(ino, part.number, part.etag, part.size)])
 
     def delete_part(self, ino: InodeId, number: int) -> None:
-        self._begin().execute("DELETE FROM part WHERE ino=? AND number=?", (ino, number))
+        self._write("DELETE FROM part WHERE ino=? AND number=?", [(ino, number)])
 
     def delete_upload(self, ino: InodeId, upload_id: UploadId) -> None:
         """Forget an upload that is completed or aborted; a later one of the same inode is left alone."""
-        db = self._begin()
-        if db.execute("DELETE FROM upload WHERE ino=? AND upload_id=?", (ino, upload_id)).rowcount:
-            db.execute("DELETE FROM part WHERE ino=?", (ino,))
+        held = "SELECT ino FROM upload WHERE ino=? AND upload_id=?"
+        self._write(f"DELETE FROM part WHERE ino IN ({held})", [(ino, upload_id)])
+        self._write("DELETE FROM upload WHERE ino=? AND upload_id=?", [(ino, upload_id)])
 
     # ---- reading: at mount --------------------------------------------------------------------------------------
 
@@ -189,8 +226,10 @@ class Ledger:
             db.close()
 
     def close(self) -> None:
-        self.commit()
-        self._db.close()
+        try:
+            self.commit()
+        finally:
+            self._db.close()
 
 
 def _inode_row(inode: Inode) -> tuple[object, ...]:

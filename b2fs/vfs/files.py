@@ -35,12 +35,17 @@ _RETIRE_BATCH = 64
 #: Filling the cache waits this long for programs to pause, in seconds, unless so many files wait for it.
 _RETIRE_PATIENCE_S = 30.0
 _RETIRE_MOST = 10_000
+#: How soon filling the cache is tried again when the journal could not be written.
+_RETIRE_AGAIN_S = 1.0
 #: The disk is asked for its free space once in so many bytes written.
 _SPACE_CHECK_BYTES = 8 << 20
 #: What a writer waits, per so many bytes, when as much is unsent as may be.  A guess: 16 MiB/s.
 _DELAY_AT_LIMIT_S = 0.5
 #: Left free on the cache disk for the ledger and for everybody else.
 _RESERVE_BYTES = 64 << 20
+
+#: A version, the file that holds its bytes, and whether to keep them.
+_Job = tuple[ObjectRef, str, bool]
 
 
 class Files:
@@ -301,10 +306,28 @@ class Files:
             while self._retired:
                 await self._core.engine.pace.wait_idle(_RETIRE_PATIENCE_S if len(self._retired) < _RETIRE_MOST else 0.0)
                 batch, self._retired = self._retired[:_RETIRE_BATCH], self._retired[_RETIRE_BATCH:]
-                jobs = [job for inode in batch if (job := self._take_content(inode)) is not None]
+                jobs, kept = self._take_contents(batch)
+                if kept:
+                    self._retired += kept
+                    await trio.sleep(_RETIRE_AGAIN_S)
                 await trio.to_thread.run_sync(self._keep, jobs)
 
-    def _take_content(self, inode: Inode) -> tuple[ObjectRef, str, bool] | None:
+    def _take_contents(self, batch: list[Inode]) -> tuple[list[_Job], list[Inode]]:
+        """_take_content of each; and the inodes that keep theirs, as the journal cannot be written now."""
+        jobs: list[_Job] = []
+        kept: list[Inode] = []
+        for inode in batch:
+            try:
+                job = self._take_content(inode)
+            except OSError as error:
+                log.info("local bytes stay for the time being: %s", error)
+                kept.append(inode)
+                continue
+            if job is not None:
+                jobs.append(job)
+        return jobs, kept
+
+    def _take_content(self, inode: Inode) -> _Job | None:
         """Part a clean inode from its local bytes; (version, file, whether to keep it).
 
         The file gets another name at once, so nobody writes to it while it is copied into the cache.
@@ -323,7 +346,7 @@ class Files:
         clean = not inode.pending and not inode.writers and inode.base_content_seq == inode.content_seq
         return inode.content is not None and inode.base is not None and clean
 
-    def _keep(self, jobs: list[tuple[ObjectRef, str, bool]]) -> None:
+    def _keep(self, jobs: list[_Job]) -> None:
         for ref, path, keep in jobs:
             try:
                 if keep:

@@ -11,7 +11,7 @@ from trio.testing import MockClock
 
 from b2fs.errors import CapExceeded, FsError, SlowDown, TimedOut, Unavailable, errno_of
 from b2fs.store.forward import CHANGES, Method
-from tests.writeback.harness import Place
+from tests.writeback.harness import Mount, Place
 
 LARGE = os.urandom(300_000)
 
@@ -171,6 +171,45 @@ async def test_a_full_disk_refuses_before_bytes_are_accepted(
         await mount.close(handle)
         await mount.drain()
     assert place.bucket.contents() == {"a": b"new"}
+
+
+async def test_a_journal_that_cannot_grow_refuses_changes_and_forgets_none(
+    place: Place, autojump_clock: MockClock
+) -> None:
+    """Neither those before, nor what it refused, which is there all the same; uploads go on, and nothing ends."""
+    async with place.mount() as mount:
+        await mount.save("before", b"before")
+        mount.store.pause(CHANGES)
+        await mount.save("waits", b"waits")
+        await mount.store.wait_held()
+        fill_journal(mount)
+        refused = 0
+        for number in range(200):
+            try:
+                await mount.save(f"f{number}", b"%d" % number)
+            except OSError as error:
+                assert errno_of(error) == errno.ENOSPC
+                refused += 1
+        assert 0 < refused < 200
+        await mount.store.resume()
+        await trio.sleep(100)
+        assert await mount.read("waits") == b"waits"
+        fill_journal(mount, full=False)
+        await mount.save("after", b"after")
+        expected = await mount.tree()
+        assert (expected["before"], expected["after"]) == (b"before", b"after")
+        place.crash()
+    async with place.mount() as mount:
+        assert await mount.tree() == expected
+        await mount.drain()
+    assert place.bucket.contents() == expected
+
+
+def fill_journal(mount: Mount, *, full: bool = True) -> None:
+    """Let SQLite find the disk full when it needs another page; or give it room again."""
+    database = mount.fs._core.ledger._db
+    (pages,) = database.execute("PRAGMA page_count").fetchone()
+    database.execute(f"PRAGMA max_page_count={pages if full else 1 << 30}")
 
 
 async def test_many_files_and_many_faults(place: Place, autojump_clock: MockClock) -> None:

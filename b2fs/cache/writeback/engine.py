@@ -40,6 +40,8 @@ log = logging.getLogger(__name__)
 
 #: Changes that acknowledge nothing are committed within this time, in seconds.
 _LAZY_COMMIT_S = 0.05
+#: How often that is tried while the disk is full.
+_FULL_COMMIT_S = 1.0
 _LONG_S = 3600.0
 
 
@@ -71,6 +73,7 @@ class Engine:
         )
         self._slots = trio.Semaphore(config.requests)
         self._nursery: trio.Nursery | None = None
+        self._lazy_commit_s = _LAZY_COMMIT_S
 
     def listen(self, listener: Listener) -> None:
         """Tell this listener from now on."""
@@ -262,9 +265,22 @@ class Engine:
 
     async def _wait_due(self) -> None:
         while self._schedule.queue.head() is None:
-            await self._schedule.queue.wait(_LAZY_COMMIT_S if self._ledger.uncommitted else _LONG_S)
-            self._ledger.commit()
+            await self._schedule.queue.wait(self._lazy_commit_s if self._ledger.uncommitted else _LONG_S)
+            self._commit_lazily()
         await trio.lowlevel.checkpoint()
+
+    def _commit_lazily(self) -> None:
+        """Commit what acknowledges nothing; a full disk delays it."""
+        try:
+            self._ledger.commit()
+        except OSError as error:
+            if self._lazy_commit_s == _LAZY_COMMIT_S:
+                log.error("the journal of changes cannot be written, changes are refused: %s", error)
+            self._lazy_commit_s = _FULL_COMMIT_S
+        else:
+            if self._lazy_commit_s != _LAZY_COMMIT_S:
+                log.warning("the journal of changes can be written again")
+            self._lazy_commit_s = _LAZY_COMMIT_S
 
     async def _start_due(self, nursery: trio.Nursery) -> None:
         removals: list[Pending] = []
