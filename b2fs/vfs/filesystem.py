@@ -35,7 +35,7 @@ from b2fs.vfs.files import Files
 from b2fs.vfs.foreign import ForeignAttributes
 from b2fs.vfs.handles import DirHandle, FileHandle
 from b2fs.vfs.linkgroups import LinkGroups
-from b2fs.vfs.mutations import Mutations, check_target, symlink_mode
+from b2fs.vfs.mutations import Mutations, check_target, held, symlink_mode
 from b2fs.vfs.namespace import Namespace
 from b2fs.vfs.recovery import Recovery
 from b2fs.vfs.refresh import Refresher
@@ -121,6 +121,8 @@ class B2Filesystem(Listener):
             core.check(not refused, refused)
         if changes.size is not None:
             await self._files.truncate(inode, changes.size)
+            if handle is not None:
+                self._handle(handle).wrote = True
         self._apply(inode, changes, caller)
         core.touch(inode)
         core.ledger.commit()
@@ -222,11 +224,11 @@ class B2Filesystem(Listener):
             self._mutations.check_may_change(directory, caller)
             self._mutations.check_key(directory, name)
             child = self._mutations.make_now(directory, name, stat.S_IFREG | stat.S_IMODE(mode), caller)
-            return self._opened(child, flags, caller), self._core.entry(child)
+            return self._opened(child, flags, caller, changed=True), self._core.entry(child)
         if flags & os.O_EXCL:
             raise FsError(errno.EEXIST)
-        opened = await self.open(child.ino, flags, caller)
-        return opened, self._core.entry(child)
+        with held(self._core, child):
+            return await self.open(child.ino, flags, caller), self._core.entry(child)
 
     async def open(self, ino: InodeId, flags: int, caller: Caller) -> OpenFile:
         mode = flags & os.O_ACCMODE
@@ -242,14 +244,15 @@ class B2Filesystem(Listener):
             raise FsError(errno.ELOOP)
         wanted = {os.O_RDONLY: 4, os.O_WRONLY: 2}.get(mode, 6) | (2 if flags & os.O_TRUNC else 0)
         self._core.check(self._may(inode, caller, wanted))
-        if flags & os.O_TRUNC and inode.is_regular:
+        cuts = inode.is_regular and bool(flags & os.O_TRUNC)
+        if cuts:
             await self._files.truncate(inode, 0)
             inode.mode = permissions.mode_after_write(inode.mode, inode.gid, caller)
             self._core.ledger.commit()
-        return self._opened(inode, flags, caller)
+        return self._opened(inode, flags, caller, changed=cuts)
 
-    def _opened(self, inode: Inode, flags: int, caller: Caller) -> OpenFile:
-        handle = FileHandle(HandleId(next(self._next_handle)), inode, flags, caller)
+    def _opened(self, inode: Inode, flags: int, caller: Caller, *, changed: bool) -> OpenFile:
+        handle = FileHandle(HandleId(next(self._next_handle)), inode, flags, caller, wrote=changed)
         self._handles[handle.id] = handle
         inode.opens += 1
         if handle.writes:

@@ -23,7 +23,7 @@ class FileHandle:
     stream_ref: ObjectRef | None = None
     #: A failed upload that this handle has not been told of.
     error: B2fsError | None = None
-    #: It wrote since it was opened.
+    #: It made, cut or wrote the file, and no close has waited for that yet.
     wrote: bool = False
 
     @property

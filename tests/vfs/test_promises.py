@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from b2fs.core.types import SetAttr
 from b2fs.errors import FsError, StoreError, Unavailable
 from b2fs.store.forward import Method
 from b2fs.vfs.config import VfsConfig
@@ -63,4 +64,19 @@ async def test_sync_on_close_makes_close_wait_for_the_bucket(tmp_path: Path) -> 
         await mounted.fs.write(opened.handle, 0, b"content")
         await mounted.fs.flush(opened.handle)
         assert (await store.get("f"))[1] == b"content"
+        await mounted.fs.release(opened.handle)
+
+
+@pytest.mark.parametrize("change", ["made", "opened with O_TRUNC", "ftruncate"])
+async def test_sync_on_close_waits_for_files_that_nobody_wrote_to(tmp_path: Path, change: str) -> None:
+    config = VfsConfig("", sync_on_close=True)
+    async with bucket(tmp_path) as store, mount(store, tmp_path / "cache", config) as mounted:
+        if change != "made":
+            await fill(store, ["f"])
+        flags = os.O_RDWR | (os.O_TRUNC if change == "opened with O_TRUNC" else 0)
+        opened, attr = await mounted.fs.create((await mounted.find("")).ino, b"f", 0o644, flags, ANYBODY)
+        if change == "ftruncate":
+            await mounted.fs.setattr(attr.ino, SetAttr(size=0), opened.handle, ANYBODY)
+        await mounted.fs.flush(opened.handle)
+        assert (await store.get("f"))[1] == b""
         await mounted.fs.release(opened.handle)
