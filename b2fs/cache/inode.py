@@ -64,6 +64,7 @@ class Inode:
         "rdev",
         "seq",
         "size",
+        "sleepers",
         "storing",
         "subdirs",
         "target",
@@ -130,6 +131,8 @@ class Inode:
         self.children: dict[bytes, Inode] | None = {} if stat.S_ISDIR(mode) else None
         #: How many of the children are directories.
         self.subdirs = 0
+        #: How many names in it the kernel holds that have no inode at present (see vfs.dormant).
+        self.sleepers = 0
         #: A `dir/` object carries (or will carry) this directory's attributes.
         self.marked = False
         #: Names that do not tell their key component by themselves, and the component.

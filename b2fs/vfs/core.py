@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import time
 from dataclasses import dataclass, field
-from hashlib import blake2b
 
 from cachetools import LRUCache
 
@@ -23,6 +22,8 @@ from b2fs.errors import FsError
 from b2fs.store.protocol import ObjectStore
 from b2fs.vfs.api import KernelNotifier
 from b2fs.vfs.config import VfsConfig
+from b2fs.vfs.dormant import Dormant
+from b2fs.vfs.numbers import stable_number
 from b2fs.vfs.usage import Usage
 
 #: The name in the root below which b2fs keeps what is its own.
@@ -35,7 +36,7 @@ _SPARSE_BYTES = 1 << 16
 class Core:
     """Dependencies, and the table of inodes.
 
-    INVARIANT: every inode that the kernel holds, that is open, or that is dirty is in `inodes`.
+    INVARIANT: every inode that the kernel holds, that is open, or that is dirty is in `inodes` or `dormant`.
     """
 
     config: VfsConfig
@@ -57,12 +58,29 @@ class Core:
     renamed: LRUCache[str, InodeId] = field(default_factory=lambda: LRUCache(100_000))
     started_ns: int = field(default_factory=time.time_ns)
     index: AttributeIndex | None = None
+    dormant: Dormant = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.dormant = Dormant(self)
 
     def inode(self, ino: InodeId) -> Inode:
-        try:
-            return self.inodes[ino]
-        except KeyError:
-            raise FsError(errno.ESTALE, f"inode {ino}") from None
+        """The inode, awake from now on if it was dormant.  Raises FsError(ESTALE) for a number that nobody holds."""
+        inode = self.inodes.get(ino) or self.dormant.wake(ino)
+        if inode is None:
+            raise FsError(errno.ESTALE, f"inode {ino}")
+        return inode
+
+    def shown_inode(self, ino: InodeId) -> Inode:
+        """The inode to ask what it is like; of a dormant one it is a likeness, and changing that changes nothing."""
+        inode = self.inodes.get(ino) or self.dormant.likeness(ino)
+        if inode is None:
+            raise FsError(errno.ESTALE, f"inode {ino}")
+        return inode
+
+    def child(self, parent: Inode, name: bytes) -> Inode | None:
+        """The inode under a name as far as there is one here, awake from now on."""
+        assert parent.children is not None
+        return parent.children.get(name) or self.dormant.wake_name(parent, name)
 
     def directory(self, ino: InodeId) -> Inode:
         inode = self.inode(ino)
@@ -81,8 +99,8 @@ class Core:
 
         A file that was renamed keeps its number while this mount lives, also when the kernel forgot it in between.
         """
-        number = self.renamed.pop(key, None) or _stable_number(key)
-        while number in self.inodes:
+        number = self.renamed.pop(key, None) or stable_number(key)
+        while number in self.inodes or number in self.dormant:
             number = InodeId(number + 1)
         return number
 
@@ -144,14 +162,14 @@ class Core:
         """Forget an inode that nobody holds, has open, or needs for write-back."""
         if inode.holds or inode.opens or inode.pending or inode is self.root:
             return
-        if inode.children:
+        if inode.children or inode.sleepers:
             return
         self.inodes.pop(inode.ino, None)
         if inode.link_id is not None and self.link_ids.get(inode.link_id) is inode:
             del self.link_ids[inode.link_id]
         for parent, name in list(inode.links):
             key = parent.key_of(name, inode)
-            if inode.ino != _stable_number(key):
+            if inode.ino != stable_number(key):
                 self.renamed[key] = inode.ino
             inode.unlink(parent, name)
             self.drop_if_unused(parent)
@@ -167,12 +185,6 @@ class Core:
         """Refuse what the permissions forbid, unless the kernel checks them for us."""
         if self.config.check_permissions and not allowed:
             raise FsError(code)
-
-
-def _stable_number(key: str) -> InodeId:
-    """A number from 2 to 2**52 + 1, so that programs that keep it in a double keep it whole."""
-    digest = blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-    return InodeId((int.from_bytes(digest, "big") >> 12) + 2)
 
 
 def now_ns() -> int:

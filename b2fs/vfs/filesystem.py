@@ -31,9 +31,10 @@ from b2fs.vfs import permissions
 from b2fs.vfs.api import ROOT, KernelNotifier
 from b2fs.vfs.config import VfsConfig
 from b2fs.vfs.core import Core, now_ns
+from b2fs.vfs.directories import Directories
 from b2fs.vfs.files import Files
 from b2fs.vfs.foreign import ForeignAttributes
-from b2fs.vfs.handles import DirHandle, FileHandle
+from b2fs.vfs.handles import FileHandle
 from b2fs.vfs.linkgroups import LinkGroups
 from b2fs.vfs.mutations import Mutations, check_target, held, symlink_mode
 from b2fs.vfs.namespace import Namespace
@@ -62,6 +63,7 @@ class B2Filesystem(Listener):
         self._names = Namespace(core, foreign)
         self._scanner = Scanner(core, self._names, foreign)
         self._groups = LinkGroups(core, self._names)
+        self._directories = Directories(core, self._names, self._scanner, self._groups)
         self._files = Files(core, self._names)
         self._mutations = Mutations(core, self._names, self._scanner, self._files)
         self._renames = Renames(core, self._names, self._scanner, self._mutations, self._files)
@@ -69,7 +71,6 @@ class B2Filesystem(Listener):
         self._xattrs = Xattrs(core)
         self._recovery = Recovery(core, self._names)
         self._handles: dict[HandleId, FileHandle] = {}
-        self._dirs: dict[HandleId, DirHandle] = {}
         self._next_handle = itertools.count(1)
         core.engine.listen(self)
 
@@ -81,11 +82,23 @@ class B2Filesystem(Listener):
 
     async def lookup(self, parent: InodeId, name: bytes, caller: Caller) -> Attr:
         directory = self._searched(parent, caller)
+        ino = self._core.dormant.look(directory, name)
+        if ino is not None:
+            return await self._look_at(ino)
         while True:
             inode = await self._groups.complete(await self._names.existing(directory, name))
             if self._core.inodes.get(inode.ino) is inode:
                 return self._core.entry(inode)
             # It was stored while we asked, and forgotten, since nobody held it yet: what is in the bucket is it now.
+
+    async def _look_at(self, ino: InodeId) -> Attr:
+        """The answer to a lookup that leads to a dormant file."""
+        self._core.dormant.hold_again(ino)  # now, so that it is not forgotten while its attributes are asked for
+        try:
+            return await self.getattr(ino)
+        except BaseException:
+            self.forget([(ino, 1)])
+            raise
 
     def _searched(self, ino: InodeId, caller: Caller) -> Inode:
         """A directory that the caller may look names up in."""
@@ -99,15 +112,18 @@ class B2Filesystem(Listener):
             if inode is not None:
                 inode.holds = max(0, inode.holds - count)
                 self._core.drop_if_unused(inode)
+            else:
+                self._core.dormant.forget(ino, count)
 
     def hold(self, ino: InodeId) -> None:
-        self._core.inode(ino).holds += 1
+        self._directories.hold(ino)
 
     async def getattr(self, ino: InodeId) -> Attr:
-        inode = self._core.inode(ino)
+        inode = self._core.shown_inode(ino)
         if not inode.attrs_known:
             await self._names.shown(inode)
-        return self._core.attr(await self._groups.complete(inode))
+        inode = await self._groups.complete(inode)
+        return self._core.attr(self._core.inodes.get(ino, inode))  # it may have woken up meanwhile
 
     async def setattr(self, ino: InodeId, changes: SetAttr, handle: HandleId | None, caller: Caller) -> Attr:
         core = self._core
@@ -144,7 +160,7 @@ class B2Filesystem(Listener):
             inode.marked = True
 
     async def access(self, ino: InodeId, mask: int, caller: Caller) -> bool:
-        inode = await self._names.shown(self._core.inode(ino))
+        inode = await self._names.shown(self._core.shown_inode(ino))
         if mask & permissions.W_OK and self._core.config.read_only:
             raise FsError(errno.EROFS)
         return self._may(inode, caller, mask)
@@ -302,56 +318,27 @@ class B2Filesystem(Listener):
     async def opendir(self, ino: InodeId, caller: Caller) -> HandleId:
         directory = self._core.directory(ino)
         self._core.check(self._may(directory, caller, permissions.R_OK))
-        handle = DirHandle(HandleId(next(self._next_handle)), directory)
-        self._dirs[handle.id] = handle
-        directory.opens += 1
-        return handle.id
+        handle = HandleId(next(self._next_handle))
+        self._directories.open(handle, directory)
+        return handle
 
-    async def readdir(self, handle: HandleId, start: int) -> AsyncIterator[DirEntry]:
-        opened = self._dirs[handle]
-        if opened.entries is None or start == 0:
-            entries = await self._scanner.entries(opened.inode)
-            for _, inode in entries:
-                inode.holds += 1  # until the directory is closed, so that no inode is dropped before its turn
-            self._drop_snapshot(opened)
-            opened.entries = entries
-            for _, inode in entries:
-                if inode.link_id is not None:
-                    await self._groups.complete(inode)
-            opened.inode.accessed(now_ns())
-        children = opened.inode.children
-        assert children is not None
-        entries = opened.entries
-        for index in range(start, len(entries)):
-            name, inode = entries[index]
-            if children.get(name) is inode:
-                yield DirEntry(name, self._core.attr(inode), index + 1)
+    def readdir(self, handle: HandleId, start: int) -> AsyncIterator[DirEntry]:
+        return self._directories.read(handle, start)
 
     def dots(self, handle: HandleId) -> tuple[InodeId, InodeId]:
-        directory = self._dirs[handle].inode
+        directory = self._directories.handle(handle).inode
         return directory.ino, (directory.links[0][0] if directory.links else directory).ino
 
     async def fsyncdir(self, handle: HandleId, datasync: bool) -> None:
-        await self._files.sync_names(self._dirs[handle].inode)
+        await self._files.sync_names(self._directories.handle(handle).inode)
 
     async def releasedir(self, handle: HandleId) -> None:
-        opened = self._dirs.pop(handle, None)
-        if opened is None:
-            return
-        opened.inode.opens -= 1
-        self._drop_snapshot(opened)
-        self._core.drop_if_unused(opened.inode)
-
-    def _drop_snapshot(self, opened: DirHandle) -> None:
-        entries, opened.entries = opened.entries, None
-        for _, inode in entries or ():
-            inode.holds -= 1
-            self._core.drop_if_unused(inode)
+        self._directories.close(handle)
 
     # ---- extended attributes ------------------------------------------------------------------------------------
 
     async def getxattr(self, ino: InodeId, name: bytes, caller: Caller) -> bytes:
-        inode = await self._names.shown(self._core.inode(ino))
+        inode = await self._names.shown(self._core.shown_inode(ino))
         self._xattrs.check(inode, name, caller, write=False)
         await self._xattrs.find_version(inode, name)
         return self._xattrs.get(inode, name)
@@ -364,7 +351,7 @@ class B2Filesystem(Listener):
         self._xattrs.set(inode, name, bytes(value), flags)
 
     async def listxattr(self, ino: InodeId, caller: Caller) -> list[bytes]:
-        return self._xattrs.names(await self._names.shown(self._core.inode(ino)), caller)
+        return self._xattrs.names(await self._names.shown(self._core.shown_inode(ino)), caller)
 
     async def removexattr(self, ino: InodeId, name: bytes, caller: Caller) -> None:
         self._core.writable()
@@ -443,6 +430,7 @@ class B2Filesystem(Listener):
         async with trio.open_nursery() as nursery:
             await nursery.start(self._core.reader.run)
             nursery.start_soon(self._files.run)
+            nursery.start_soon(self._core.remote.run)
             nursery.start_soon(self._core.usage.run)
             if self._core.index is not None:
                 nursery.start_soon(self._core.index.run)

@@ -2,18 +2,21 @@
 
 A listing does not show mode, owner and times.  Most programs store none, so where a sample of a directory carries
 none, the rest is taken as plain: shown with the defaults, and asked for when it is read or changed.  What was seen in
-several directories of a tree counts for the others of that tree.
+several directories of a tree counts for the others of that tree.  A small directory is judged by one or two objects
+when a whole tree is walked, and else by all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import trio
 from cachetools import TTLCache
 
 from b2fs.cache.parallel import for_each
+from b2fs.cache.remote import Listing
+from b2fs.cache.remote.listing import unpack
 from b2fs.core.attrs import carries_posix
 from b2fs.core.keys import split_key
 from b2fs.core.types import ObjectInfo
@@ -24,8 +27,9 @@ from b2fs.vfs.core import Core
 _FEW = 32
 _FIRST = 8
 _SPREAD = 16
-#: So many plain objects, in so many of its subdirectories, make a tree plain.
+#: So many plain objects make a directory plain; so many, in so many of its subdirectories, a tree.
 _EVIDENCE = 24
+_TREE_EVIDENCE = 3
 _BRANCHES = 2
 _DIRECTORIES = 10_000
 #: Evidence is gathered anew after this time.
@@ -51,29 +55,31 @@ class ForeignAttributes:
 
     async def one(self, prefix: str, info: ObjectInfo) -> ObjectInfo | None:
         """One object of a directory: with metadata, or without if it is taken as plain; None if it is gone by now."""
-        await self._core.remote.attributes.load(prefix)
+        await self._core.remote.load_attributes(prefix)
         known = self._core.remote.head_nowait(info)
         if known is not None or self._is_plain(prefix):
             return known or info
         return await self._ask(prefix, info)
 
-    async def all(self, prefix: str, infos: Iterable[ObjectInfo]) -> dict[str, ObjectInfo]:
-        """The objects of a directory, by key, as `one` gives them; those that are gone by now are left out."""
-        await self._core.remote.attributes.load(prefix)
+    async def all(self, listing: Listing, names: Sequence[str]) -> tuple[dict[str, ObjectInfo], set[str]]:
+        """The listed files of a directory that carry metadata, by name, and the names of those that are gone by now.
+
+        The others are taken as plain.
+        """
+        prefix, known = listing.prefix, self._core.remote.known
+        await self._core.remote.load_attributes(prefix)
         found: dict[str, ObjectInfo] = {}
-        unknown: list[ObjectInfo] = []
-        carrying = False
-        for info in infos:
-            known = self._core.remote.head_nowait(info)
-            if known is None:
-                unknown.append(info)
+        unknown: list[str] = []
+        for name in names:
+            row = known.row(prefix + name)
+            full = known.complete(unpack(prefix + name, listing.row(name) or b"")) if row is not None else None
+            if full is None:
+                unknown.append(name)
             else:
-                found[info.key] = known
-                carrying = carrying or carries_posix(known.metadata or {})
-        if carrying:
+                found[name] = full
+        if any(carries_posix(full.metadata or {}) for full in found.values()):
             self._note(prefix, carrying=True)
-        found.update(await self._learn(prefix, unknown))
-        return found
+        return found, await self._learn(listing, unknown, found)
 
     def forget(self) -> None:
         """Judge every directory anew."""
@@ -83,25 +89,36 @@ class ForeignAttributes:
         """An object that was taken as plain turned out to carry this."""
         self._note(split_key(info.key)[0], carrying=carries_posix(info.metadata or {}))
 
-    async def _learn(self, prefix: str, unknown: Sequence[ObjectInfo]) -> dict[str, ObjectInfo]:
-        found: dict[str, ObjectInfo] = {}
+    async def _learn(self, listing: Listing, unknown: Sequence[str], found: dict[str, ObjectInfo]) -> set[str]:
+        """Put into `found` what is asked for; the names of those that turn out to be gone."""
+        prefix = listing.prefix
         gone: set[str] = set()
 
-        async def ask(info: ObjectInfo) -> None:
-            full = await self._ask(prefix, info)
+        async def ask(name: str) -> None:
+            row = listing.row(name)
+            full = await self._ask(prefix, unpack(prefix + name, row)) if row is not None else None
             if full is not None:
-                found[info.key] = full
+                found[name] = full
             else:
-                gone.add(info.key)
+                gone.add(name)
 
-        if self._samples and len(unknown) > _FEW and not self._is_plain(prefix):
-            await for_each(_sample(unknown), ask)
-        left = [info for info in unknown if info.key not in found and info.key not in gone]
-        if self._is_plain(prefix):
-            found.update((info.key, info) for info in left)
-        else:
-            await for_each(left, ask)
-        return found
+        sample = self._sample(prefix, unknown)
+        await for_each(sample, ask)
+        judged = len(sample) > 0 and not self._carries(prefix)
+        if not judged and not self._is_plain(prefix):
+            await for_each([name for name in unknown if name not in found and name not in gone], ask)
+        return gone
+
+    def _sample(self, prefix: str, unknown: Sequence[str]) -> Sequence[str]:
+        """The names that a directory is to be judged by; none if it is not to be judged, or was."""
+        if not self._samples or not unknown or self._carries(prefix) or self._is_plain(prefix):
+            return ()
+        if len(unknown) > _FEW:
+            return _spread(unknown)
+        if not self._core.remote.is_walked(prefix):
+            return ()
+        near = any((seen := self._seen.get(directory)) is not None and seen.plain for directory, _ in _upwards(prefix))
+        return unknown[len(unknown) // 2 :][:1] if near else unknown[:: max(1, len(unknown) // 2)][:2]
 
     async def _ask(self, prefix: str, info: ObjectInfo) -> ObjectInfo | None:
         try:
@@ -127,9 +144,14 @@ class ForeignAttributes:
                 continue
             if directory == prefix and seen.own >= _EVIDENCE:
                 return True
-            if seen.plain >= _EVIDENCE and len(seen.branches) >= _BRANCHES:
+            if seen.plain >= _TREE_EVIDENCE and len(seen.branches) >= _BRANCHES:
                 return True
         return False
+
+    def _carries(self, prefix: str) -> bool:
+        """Whether an object at or below a directory was found to carry attributes."""
+        seen = self._seen.get(prefix)
+        return seen is not None and seen.carrying
 
     def _note(self, prefix: str, *, carrying: bool) -> None:
         for directory, branch in _upwards(prefix):
@@ -154,6 +176,6 @@ def _upwards(prefix: str) -> Iterator[tuple[str, str]]:
         prefix, branch = split_key(prefix)
 
 
-def _sample(infos: Sequence[ObjectInfo]) -> list[ObjectInfo]:
-    spread = len(infos) - _FIRST
-    return [*infos[:_FIRST], *(infos[_FIRST + spread * step // _SPREAD] for step in range(_SPREAD))]
+def _spread(names: Sequence[str]) -> list[str]:
+    spread = len(names) - _FIRST
+    return [*names[:_FIRST], *(names[_FIRST + spread * step // _SPREAD] for step in range(_SPREAD))]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from b2fs.cache.inode import Inode
 from b2fs.cache.reader import Stream
-from b2fs.core.types import Caller, HandleId, ObjectRef
+from b2fs.cache.remote.loading import Load
+from b2fs.core.types import Attr, Caller, HandleId, ObjectRef
 from b2fs.errors import B2fsError
 
 
@@ -36,10 +38,38 @@ class FileHandle:
             self.stream = self.stream_ref = None
 
 
+class DirRow(NamedTuple):
+    """A name of a directory that is being read; row and attr are set for a listed file that has no inode.
+
+    entry is what comes behind the directory's prefix in the key, as in Listing.entries.
+    plain: attr holds the mount's defaults, as the object carries no attributes.
+    """
+
+    name: bytes
+    entry: str
+    row: bytes | None = None
+    attr: Attr | None = None
+    plain: bool = False
+
+
 @dataclass(eq=False, slots=True)
 class DirHandle:
-    """One open directory; entries is the snapshot that readdir walks through."""
+    """One open directory.
+
+    entries are its names as far as they are known, in the order of readdir; a cookie is an index behind a name.
+    load brings more of them, `taken` pages were used.  local were there because of local changes when reading began;
+    late ones wait for the next page.
+    rows is the part of entries from `start` on that is ready to be handed out; its inodes are held.
+    """
 
     id: HandleId
     inode: Inode
-    entries: list[tuple[bytes, Inode]] | None = None
+    load: Load | None = None
+    taken: int = 0
+    begun: bool = False
+    entries: list[str] = field(default_factory=list)
+    local: frozenset[str] = frozenset()
+    late: set[str] = field(default_factory=set)
+    start: int = 0
+    rows: list[DirRow] = field(default_factory=list)
+    held: list[Inode] = field(default_factory=list)

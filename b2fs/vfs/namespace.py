@@ -50,7 +50,7 @@ class Namespace:
         assert parent.children is not None
         if len(name) > NAME_MAX:
             raise FsError(errno.ENAMETOOLONG)
-        child = parent.children.get(name)
+        child = self._core.child(parent, name)
         if child is not None and self.trusted(child):
             return await self.shown(child)
         if parent is self._core.root and name == RESERVED:
@@ -78,7 +78,7 @@ class Namespace:
         """What the name stands for now that the bucket was asked; local changes made meanwhile win."""
         assert parent.children is not None
         while True:
-            child = parent.children.get(name)
+            child = self._core.child(parent, name)
             if child is not None and (child.pending or self.same(child, found)):
                 child.validated_at = max(child.validated_at, found.seen_at)
                 if child.is_dir:
@@ -98,7 +98,7 @@ class Namespace:
                 self.detach_gone(parent, name, child)
                 return None
             # The state may have changed while we asked: look again, and make the inode without another wait.
-            if parent.children.get(name) is child and not self._gone_meanwhile(key, is_dir):
+            if self._core.child(parent, name) is child and not self._gone_meanwhile(key, is_dir):
                 return self.adopt(parent, name, is_dir, fresh, found.seen_at)
 
     async def _recheck_directory(self, child: Inode) -> None:
@@ -152,8 +152,7 @@ class Namespace:
 
     def adopt(self, parent: Inode, name: bytes, is_dir: bool, info: ObjectInfo | None, seen_at: float) -> Inode:
         """Put a new inode for what the bucket shows under the name; an object without metadata is taken as plain."""
-        assert parent.children is not None
-        self.detach_gone(parent, name, parent.children.get(name))
+        self.detach_gone(parent, name, self._core.child(parent, name))
         inode = self.instantiate(parent, name, is_dir, info, seen_at)
         if info is not None and info.metadata is None:
             inode.attrs_known, inode.presumed = False, True

@@ -44,14 +44,18 @@ class Refresher:
             await self._forget_below(child)
 
     async def _forget_below(self, directory: Inode) -> None:
-        stack = [directory]
+        stack, seen = [directory], set()
         while stack:
             parent = stack.pop()
+            seen.add(parent)
             for name, child in list((parent.children or {}).items()):
                 self._forget_entry(parent, name)
                 if child.is_dir:
                     stack.append(child)
             await trio.lowlevel.checkpoint()
+        for parent, name in self._core.dormant.names():
+            if parent in seen:
+                self._core.notifier.invalidate_entry(parent.ino, name)
 
     def _forget_entry(self, parent: Inode, name: bytes) -> None:
         child = parent.children.get(name) if parent.children is not None else None

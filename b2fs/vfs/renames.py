@@ -288,6 +288,7 @@ class Renames:
             elif not self._core.engine.is_gone(info.key):
                 shadowed = f"{info.key}/" in directories
                 self._take_one(tree, info, info.key[len(prefix) :], shadowed=shadowed)
+        self._core.dormant.detach_below(tree.inode)  # what the bucket does not show any more does not move
 
     def _take_one(self, tree: _Tree, info: ObjectInfo, rest: str, *, shadowed: bool) -> None:
         *middle, last = rest.removesuffix("/").split("/")
@@ -304,7 +305,7 @@ class Renames:
             return
         assert parent.children is not None
         name = self._names.odd.give(parent, last, shadowed=shadowed)
-        child = parent.children.get(name)
+        child = self._core.child(parent, name)
         if child is not None and (child.pending or child.validated_at >= seen_at or self._is_base(child, info)):
             return
         if child is not None:

@@ -1,33 +1,27 @@
-"""Scanning a whole directory: the listing of the bucket and the local changes as one list of inodes."""
+"""Scanning directories: what a piece of a listing and the local changes make of each name."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from itertools import chain
+import stat
+from collections.abc import Sequence
+
+from cachetools import LRUCache
 
 from b2fs.cache.inode import Inode
 from b2fs.cache.parallel import for_each
 from b2fs.cache.remote import Found, Listing
-from b2fs.core.keys import is_simple
-from b2fs.core.types import ObjectInfo
+from b2fs.cache.remote.listing import size_and_time, unpack
+from b2fs.core import attrs
+from b2fs.core.keys import is_simple, name_of
+from b2fs.core.types import Attr, InodeId, ObjectInfo
 from b2fs.vfs.core import RESERVED, Core
 from b2fs.vfs.foreign import ForeignAttributes
+from b2fs.vfs.handles import DirRow
 from b2fs.vfs.namespace import Namespace
-from b2fs.vfs.oddnames import marker_content
+from b2fs.vfs.numbers import stable_number
 
-
-@contextmanager
-def _held(children: dict[bytes, Inode]) -> Iterator[None]:
-    """Keep the inodes that are there now, even if they are stored or given back while we wait: they are listed."""
-    held = list(children.values())
-    for inode in held:
-        inode.holds += 1
-    try:
-        yield
-    finally:
-        for inode in held:
-            inode.holds -= 1
+#: So many names of files without inodes are remembered as they were made ready last.
+_REMEMBERED = 20_000
 
 
 class Scanner:
@@ -37,61 +31,203 @@ class Scanner:
         self._core = core
         self._foreign = foreign
         self._names = namespace
+        #: By prefix: KnownAttributes.changes, and the rows of such files.
+        self._rows: LRUCache[str, tuple[int, dict[str, DirRow]]] = LRUCache(
+            2 * _REMEMBERED, getsizeof=lambda remembered: len(remembered[1]) + 1
+        )
 
-    async def entries(self, directory: Inode) -> list[tuple[bytes, Inode]]:
-        """Every name of a directory with its inode, attributes known, in byte order of the names."""
-        children = directory.children
-        assert children is not None
-        with _held(children):
-            if directory.links or directory is self._core.root:
-                listing = await self._core.remote.listing(directory.prefix)
-                new = self._new_rows(directory, listing)
-                infos = await self._foreign.all(directory.prefix, (found.file for _, _, found in new if found.file))
-                infos.update(await self._markers(directory.prefix, [key for _, key, found in new if found.is_dir]))
-                self._take(directory, listing, new, infos)
-                self._drop_vanished(directory, listing)
-        with _held(children):
-            await for_each([c for c in children.values() if not c.attrs_known and not c.presumed], self._names.known)
-            return sorted(children.items())
+    async def rows(self, directory: Inode, listing: Listing, entries: Sequence[str], held: list[Inode]) -> list[DirRow]:
+        """What a part of Listing.entries is, with attributes known.  Checkpoints unless all is known.
+
+        Directories and special files become inodes; of the other files only those are that have been ones before.
+        The inodes are held for the caller, who finds them in `held`, so that none is dropped before its turn.
+        """
+        self._hold(directory, listing, entries, held)
+        changed = self._changed(directory, listing, entries)
+        known, files = self._known_rows(listing), listing.files
+        rows = [known.get(entry) for entry in entries]
+        new = [
+            entry
+            for entry, row in zip(entries, rows, strict=True)
+            if row is None or row.row != files.get(entry) or entry in changed
+        ]
+        if new:
+            made = await self._make(directory, listing, new, changed)
+            known.update((entry, row) for entry, row in made.items() if row.attr is not None)
+            rows = [made.get(entry, row) for entry, row in zip(entries, rows, strict=True)]
+            self._hold(directory, listing, new, held)
+            self._remember(listing, known)
+        await for_each([child for child in held if not child.attrs_known and not child.presumed], self._names.known)
+        # What turned out to be gone keeps its place, since cookies count places.
+        return [
+            row if row is not None else DirRow(self._name(directory, listing, entry), entry)
+            for entry, row in zip(entries, rows, strict=True)
+        ]
+
+    def row_now(self, directory: Inode, listing: Listing, entry: str) -> DirRow:
+        """What one name is by now, as far as that is known: it may have become an inode."""
+        row = None if entry.endswith("/") else listing.row(entry)
+        info = unpack(listing.prefix + entry, row) if row is not None else None
+        return self._row(directory, listing, entry, self._core.remote.head_nowait(info) if info else None)
+
+    def forget(self) -> None:
+        """Remember nothing of what was made ready; it is made anew when it is needed."""
+        self._rows.clear()
+
+    def is_shown(self, directory: Inode, listing: Listing, entry: str) -> bool:
+        """Whether the bucket shows something that we have not removed."""
+        there = entry[:-1] in listing.dirs if entry.endswith("/") else listing.row(entry) is not None
+        return there and not self._core.engine.is_gone(listing.prefix + entry)
 
     async def is_empty(self, directory: Inode) -> bool:
+        """Whether a directory has no names, neither here nor in the bucket.  Checkpoints."""
         assert directory.children is not None
         if any(self._names.is_local(child) for child in directory.children.values()):
             return False
-        entries = await self.entries(directory)
-        for _, inode in entries:
-            self._core.drop_if_unused(inode)
-        return not entries
+        if not directory.links and directory is not self._core.root:
+            return not directory.children
+        remote = self._core.remote
+        load = await remote.open(directory.prefix)
+        try:
+            taken = 0
+            while True:
+                for page in load.pages[taken:]:
+                    if any(self.is_shown(directory, load.listing, entry) for entry in page.entries):
+                        return False
+                taken = len(load.pages)
+                if load.complete:
+                    self.drop_vanished(directory, load.listing)
+                    return not directory.children
+                await remote.more(load, taken)
+        finally:
+            remote.close(load)
 
-    def _new_rows(self, directory: Inode, listing: Listing) -> list[tuple[bytes, str, Found]]:
-        """(name, key, row) of what the bucket shows and we do not have; the others are marked as seen."""
+    def drop_vanished(self, directory: Inode, listing: Listing) -> None:
+        """Clean children that a complete listing does not show were removed by somebody else."""
+        assert directory.children is not None
+        for name, child in list(directory.children.items()):
+            if child.validated_at < listing.seen_at and not self._names.is_local(child):
+                entry = self.entry(directory, name, child)
+                if not self.is_shown(directory, listing, entry) or self._name(directory, listing, entry) != name:
+                    self._names.detach_gone(directory, name, child)
+
+    @staticmethod
+    def entry(directory: Inode, name: bytes, child: Inode) -> str:
+        """What comes behind the directory's prefix in the key of a child."""
+        component = directory.component(name)
+        return component + "/" if child.is_dir else component
+
+    # ---- what is new --------------------------------------------------------------------------------------------
+
+    def _name(self, directory: Inode, listing: Listing, entry: str) -> bytes:
+        is_dir = entry.endswith("/")
+        component = entry[:-1] if is_dir else entry
+        if is_simple(component) and (is_dir or component not in listing.dirs):
+            return component.encode()  # as nearly all are
+        return self._names.odd.name(directory, component, is_dir, listing)
+
+    def _hold(self, directory: Inode, listing: Listing, entries: Sequence[str], held: list[Inode]) -> None:
+        """Hold what there is of inodes under these names."""
+        if directory.children:
+            for entry in entries:
+                child = directory.children.get(self._name(directory, listing, entry))
+                if child is not None:
+                    child.holds += 1
+                    held.append(child)
+
+    def _changed(self, directory: Inode, listing: Listing, entries: Sequence[str]) -> set[str]:
+        """Under which names the bucket shows something else than what we have; the others are marked as seen."""
+        children = directory.children
+        changed: set[str] = set()
+        if not children:
+            return changed
+        for entry in entries:
+            child = children.get(self._name(directory, listing, entry))
+            if child is None:
+                continue
+            if child.pending or self._same(child, listing, entry):
+                child.validated_at = max(child.validated_at, listing.seen_at_of(entry))
+            elif self.is_shown(directory, listing, entry) and not self._names.is_local(child):
+                changed.add(entry)
+        return changed
+
+    async def _make(
+        self, directory: Inode, listing: Listing, entries: Sequence[str], changed: set[str]
+    ) -> dict[str, DirRow]:
         children = directory.children
         assert children is not None
-        new: list[tuple[bytes, str, Found]] = []
-        is_root, dirs, odd = directory is self._core.root, listing.dirs, self._names.odd
-        rows = listing.rows()
-        content = marker_content(listing.marker)
-        if content is not None:
-            rows = chain(rows, [("", Found(content, False, listing.seen_at))])
-        for component, found in rows:
-            if is_simple(component) and (found.is_dir or component not in dirs):
-                name = component.encode()  # as nearly all are
-            else:
-                name = odd.name(directory, component, found.is_dir, listing)
-            if is_root and name == RESERVED:
-                continue
-            key = f"{listing.prefix}{component}/" if found.is_dir else listing.prefix + component
-            child = children.get(name)
-            if child is not None and (child.pending or self._names.same(child, found)):
-                child.validated_at = max(child.validated_at, listing.seen_at)
-            elif not self._core.engine.is_gone(key):
-                new.append((name, key, found))
-        return new
+        new = [
+            entry
+            for entry in entries
+            if entry in changed
+            or (self._name(directory, listing, entry) not in children and self.is_shown(directory, listing, entry))
+        ]
+        dirs = [entry for entry in new if entry.endswith("/")]
+        found, gone = await self._foreign.all(listing, [entry for entry in new if not entry.endswith("/")])
+        if dirs:
+            self._take_directories(directory, listing, dirs, await self._markers(listing.prefix, dirs))
+        return {entry: self._row(directory, listing, entry, found.get(entry)) for entry in entries if entry not in gone}
 
-    async def _markers(self, prefix: str, keys: list[str]) -> dict[str, ObjectInfo]:
+    def _known_rows(self, listing: Listing) -> dict[str, DirRow]:
+        """The rows that were made before, by entry, if nothing was learnt about attributes since."""
+        changes, rows = self._rows.get(listing.prefix, (-1, {}))
+        return rows if changes == self._core.remote.known.changes else {}
+
+    def _remember(self, listing: Listing, rows: dict[str, DirRow]) -> None:
+        self._rows.pop(listing.prefix, None)
+        if len(rows) <= _REMEMBERED:
+            self._rows[listing.prefix] = self._core.remote.known.changes, rows
+
+    def _row(self, directory: Inode, listing: Listing, entry: str, full: ObjectInfo | None) -> DirRow:
+        """What a name is now; full: the listed version with its metadata, or None if it is taken as plain."""
+        name = self._name(directory, listing, entry)
+        row = None if entry.endswith("/") else listing.row(entry)
+        children = directory.children
+        assert children is not None
+        if row is None or (directory is self._core.root and name == RESERVED):
+            return DirRow(name, entry)
+        child = children.get(name)
+        if child is not None and (child.pending or self._same(child, listing, entry)):
+            return DirRow(name, entry)
+        core, key = self._core, listing.prefix + entry
+        sleeps = child is None and entry and name == name_of(entry) and key not in core.renamed
+        attr = self._attr(stable_number(key), row, full) if sleeps else None
+        if attr is not None and core.dormant.fits(attr.ino, directory, entry, row):
+            return DirRow(name, entry, row, attr, full is None)
+        if not core.engine.is_gone(key):
+            self._names.adopt(directory, name, False, full or unpack(key, row), listing.seen_at_of(entry))
+        return DirRow(name, entry)
+
+    def _attr(self, ino: InodeId, row: bytes, full: ObjectInfo | None) -> Attr | None:
+        """The attributes of a listed object; None if it is no plain file of one name."""
+        size, modified_ns = size_and_time(row)
+        defaults = self._core.config.defaults
+        if full is None:
+            mode, uid, gid = stat.S_IFREG | defaults.file_mode, defaults.uid, defaults.gid
+            times = (modified_ns, modified_ns, modified_ns)
+        else:
+            posix = attrs.decode(full.metadata or {}, is_dir=False, modified_ns=modified_ns, defaults=defaults)
+            if not stat.S_ISREG(posix.mode) or posix.link_id is not None:
+                return None
+            mode, uid, gid = posix.mode, posix.uid, posix.gid
+            times = (posix.atime_ns, posix.mtime_ns, posix.ctime_ns)
+        return Attr(ino, mode, 1, uid, gid, 0, size, *times, (size + 511) >> 9)
+
+    def _same(self, child: Inode, listing: Listing, entry: str) -> bool:
+        """Whether a child is what the bucket shows."""
+        seen_at = listing.seen_at_of(entry)
+        if entry.endswith("/"):
+            return self._names.same(child, Found(None, entry[:-1] in listing.dirs, seen_at))
+        row = listing.row(entry)
+        info = unpack(listing.prefix + entry, row) if row is not None else None
+        return not child.is_dir and self._names.same(child, Found(info, False, seen_at))
+
+    # ---- directories --------------------------------------------------------------------------------------------
+
+    async def _markers(self, prefix: str, dirs: list[str]) -> dict[str, ObjectInfo]:
         """The objects that carry the attributes of directories, by the directories' keys; many have none."""
         markers: dict[str, ObjectInfo] = {}
-        unknown = self._known_markers(keys, markers)
+        unknown = self._known_markers([prefix + entry for entry in dirs], markers)
         if unknown and self._core.store.capabilities.marker_metadata:
             await self._core.remote.survey(prefix, unknown)
             unknown = self._known_markers(unknown, markers)
@@ -115,29 +251,14 @@ class Scanner:
                 markers[key] = info
         return unknown
 
-    def _take(
-        self,
-        directory: Inode,
-        listing: Listing,
-        new: list[tuple[bytes, str, Found]],
-        infos: dict[str, ObjectInfo],
+    def _take_directories(
+        self, directory: Inode, listing: Listing, dirs: list[str], infos: dict[str, ObjectInfo]
     ) -> None:
-        """Make inodes of the new rows, unless something changed here while their attributes were asked for."""
-        children = directory.children
-        assert children is not None
-        for name, key, found in new:
-            child = children.get(name)
-            if self._core.engine.is_gone(key) or (
-                child is not None and (child.pending or self._names.same(child, found))
-            ):
+        """Make inodes of new directories, unless something changed here while their attributes were asked for."""
+        for entry in dirs:
+            name, key = self._name(directory, listing, entry), listing.prefix + entry
+            child = self._core.child(directory, name)
+            if self._core.engine.is_gone(key) or (child is not None and (child.pending or child.is_dir)):
                 continue
-            info = infos.get(key)
-            if found.is_dir or info is not None:
-                self._names.adopt(directory, name, found.is_dir, info, listing.seen_at)
-
-    def _drop_vanished(self, directory: Inode, listing: Listing) -> None:
-        """Clean children that the bucket no longer shows were removed by somebody else."""
-        assert directory.children is not None
-        for name, child in list(directory.children.items()):
-            if child.validated_at < listing.seen_at and not self._names.is_local(child):
-                self._names.detach_gone(directory, name, child)
+            if directory is not self._core.root or name != RESERVED:
+                self._names.adopt(directory, name, True, infos.get(key), listing.seen_at_of(entry))

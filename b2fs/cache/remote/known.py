@@ -50,14 +50,18 @@ class KnownAttributes:
 
     def __init__(self, max_rows: int) -> None:
         self._rows: LRUCache[str, Row] = LRUCache(max_rows)
+        #: Counts what was learnt and forgotten, so that conclusions can be kept as long as nothing was.
+        self.changes = 0
 
     def learn(self, info: ObjectInfo, *, uploaded: bool = False) -> Row:
         """Take what a HEAD, a GET or an upload told; metadata is not None."""
         row = self._rows[info.key] = row_of(info, uploaded=uploaded)
+        self.changes += 1
         return row
 
     def put(self, key: str, row: Row) -> None:
         self._rows[key] = row
+        self.changes += 1
 
     def row(self, key: str) -> Row | None:
         return self._rows.get(key)
@@ -73,3 +77,4 @@ class KnownAttributes:
 
     def forget(self, key: str) -> None:
         self._rows.pop(key, None)
+        self.changes += 1

@@ -7,6 +7,7 @@ with are made when somebody asks for that name.
 from __future__ import annotations
 
 import struct
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -38,6 +39,12 @@ def unpack(key: str, row: bytes) -> ObjectInfo:
     return ObjectInfo(ObjectRef(key, None, ETag(etag), size), modified_ns)
 
 
+def size_and_time(row: bytes) -> tuple[int, int]:
+    """Size and time in ns of a packed row."""
+    size, modified_ns, _ = _HEAD.unpack_from(row)
+    return size, modified_ns
+
+
 @dataclass(frozen=True, slots=True)
 class Found:
     """What one name stands for: an object of that key, a directory (keys below it), both, or neither."""
@@ -57,7 +64,9 @@ class Listing:
 
     Where `until` is set the listing was too long for one page, and only names whose object and directory both sort
     up to it are known (the object `a` and the directory `a/` may be pages apart).
-    token continues such a listing.  marker is the directory's own object, if `marker_seen` says that it was looked for.
+    token continues such a listing; without one it goes on behind `until`.
+    marker is the directory's own object, if `marker_seen` says that it was looked for.
+    Pages of a long listing are asked for one after the other, so names of a later page are as new as that page.
     """
 
     prefix: str
@@ -68,6 +77,9 @@ class Listing:
     marker_seen: bool = True
     until: str | None = None
     token: str | None = None
+    #: Where each page but the last ended, and when each but the first was asked for.
+    ends: list[str] = field(default_factory=list)
+    asked: list[float] = field(default_factory=list)
 
     @property
     def count(self) -> int:
@@ -82,7 +94,35 @@ class Listing:
         """What component stands for, or None if this listing does not reach that far."""
         if self.until is not None and component + "/" > self.until:
             return None
-        return Found(self.info(component), component in self.dirs, self.seen_at)
+        return Found(self.info(component), component in self.dirs, self.seen_at_of(component))
+
+    def seen_at_of(self, component: str) -> float:
+        """When the page that has, or would have, this name was asked for."""
+        page = bisect_left(self.ends, component) if self.asked else 0
+        return self.asked[page - 1] if page else self.seen_at
+
+    def reach(self, until: str | None, asked_at: float) -> None:
+        """A page was taken that was asked for at asked_at; the listing goes as far as `until` now, None: to the end."""
+        if self.until is not None:
+            self.ends.append(self.until)
+            self.asked.append(asked_at)
+        self.until = until
+
+    def row(self, component: str) -> bytes | None:
+        """The packed object of that name; "" is the content of the directory's own object."""
+        if component or self.marker is None or not self.marker.size:
+            return self.files.get(component)
+        return pack(self.marker)
+
+    def entries(self) -> list[str]:
+        """What comes behind the prefix in the key of everything that there is, in order; directories end in '/'."""
+        entries = list(self.files)
+        if self.row("") is not None:
+            entries.append("")
+        if self.dirs:
+            entries += [component + "/" for component in self.dirs]
+        entries.sort()
+        return entries
 
     def rows(self) -> Iterator[tuple[str, Found]]:
         """(component, what it stands for); a name that is both an object and a directory comes twice."""

@@ -5,6 +5,8 @@ One listing of the place of side objects tells it for all directories, where the
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import trio
 
 from b2fs.cache.remote.listing import pack, unpack
@@ -16,12 +18,13 @@ _PAGES = 4
 
 
 class SideObjects:
-    """See the module.  place is the prefix of all side objects."""
+    """See the module.  place is the prefix of all side objects; is_foreign says that there are none but new ones."""
 
-    def __init__(self, store: ObjectStore, place: str, ttl_s: float) -> None:
+    def __init__(self, store: ObjectStore, place: str, ttl_s: float, is_foreign: Callable[[], bool]) -> None:
         self._store = store
         self._place = place
         self._ttl_s = ttl_s
+        self._is_foreign = is_foreign
         self._rows: dict[str, bytes] = {}
         #: Keys up to this one are known; "" if none, None if all are.
         self._until: str | None = ""
@@ -32,6 +35,8 @@ class SideObjects:
 
     async def find(self, key: str) -> tuple[bool, ObjectInfo | None]:
         """Whether it is known what is under a key, and the object there.  Checkpoint: only if it asks."""
+        if self._is_foreign():
+            return key not in self._touched, None
         if self._is_old():
             async with self._lock:  # held over the request: who waits wants this very answer
                 if self._is_old():

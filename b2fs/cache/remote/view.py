@@ -8,9 +8,10 @@ Prefixes are full keys that end in '/' (or the empty string); components are sin
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
@@ -20,14 +21,17 @@ from cachetools import LRUCache, TTLCache
 from b2fs.cache.parallel import open_flat_nursery
 from b2fs.cache.remote.known import KnownAttributes, Row
 from b2fs.cache.remote.links import LinkNames
-from b2fs.cache.remote.listing import NS, Found, Listing, pack
+from b2fs.cache.remote.listing import NS, Found, Listing
+from b2fs.cache.remote.loading import Load, Patch
 from b2fs.cache.remote.sides import SideObjects
-from b2fs.cache.remote.walk import Patch, Walk
+from b2fs.cache.remote.walk import Walk
 from b2fs.core.attrs import carries_posix
 from b2fs.core.keys import split_key
 from b2fs.core.types import ObjectInfo, ObjectRef
-from b2fs.errors import NotFound
+from b2fs.errors import NotFound, StoreError
 from b2fs.store.protocol import ObjectStore
+
+log = logging.getLogger(__name__)
 
 #: How many versions of a key are looked through for one that was replaced.
 _VERSIONS = 1000
@@ -36,6 +40,10 @@ _WALK_S = 10.0
 _WALKS = 4
 #: A page of a listing costs as much as this many single questions.
 _WORTH_A_PAGE = 10
+#: A directory of so many files is listed by itself, page by page, instead of as a part of a tree.
+_LARGE = 1500
+#: So many pages are asked for before somebody wants them.
+_AHEAD = 4
 #: What an empty listing costs of the rows that are remembered.
 _LISTING_ROWS = 4
 
@@ -54,16 +62,6 @@ class RemoteConfig:
     max_points: int = 50_000
     max_attributes: int = 200_000
     reserved: str = ""
-
-
-@dataclass(slots=True)
-class _Load:
-    """A listing under way, shared by all who wait for it; patches are our own changes made meanwhile."""
-
-    started_at: float
-    whole: bool
-    done: trio.Event = field(default_factory=trio.Event)
-    patches: list[Patch] = field(default_factory=list)
 
 
 class AttributeSource(Protocol):
@@ -101,8 +99,11 @@ class RemoteView:
         self.known = KnownAttributes(config.max_attributes)
         self.attributes: AttributeSource = NoAttributes()
         self.links = LinkNames(store, config.reserved.removesuffix(".b2fs/"), config.ttl_s)
-        self.sides = SideObjects(store, f"{config.reserved}dirs/", config.ttl_s)
-        self._loads: dict[str, _Load] = {}
+        self.sides = SideObjects(store, f"{config.reserved}dirs/", config.ttl_s, self._is_foreign)
+        #: What is being read: all loads of a directory, and the one that the next reader joins.
+        self._reading: dict[str, list[Load]] = {}
+        self._loads: dict[str, Load] = {}
+        self._nursery: trio.Nursery | None = None
         #: Directories that were listed as a whole lately, and flat listings that may go on.
         self._scanned: TTLCache[str, None] = TTLCache(4096, _WALK_S, timer=trio.current_time)
         self._walks: deque[Walk] = deque(maxlen=_WALKS)
@@ -112,18 +113,25 @@ class RemoteView:
     def peek(self, prefix: str) -> Listing | None:
         """The listing of prefix if it is still trusted."""
         listing = self._listings.get(prefix)
-        if listing is None or trio.current_time() - listing.seen_at > self._config.ttl_s:
-            return None
-        return listing
+        return listing if listing is not None and self._is_trusted(listing.seen_at) else None
+
+    def last(self, prefix: str) -> Listing | None:
+        """The listing of prefix that was seen last, however old it is."""
+        return self._listings.get(prefix)
+
+    def _is_trusted(self, seen_at: float) -> bool:
+        return trio.current_time() - seen_at <= self._config.ttl_s
 
     def ttl_left(self, seen_at: float) -> float:
         return max(0.0, seen_at + self._config.ttl_s - trio.current_time())
 
     def find_nowait(self, prefix: str, component: str) -> Found | None:
         """What the name stands for if that is known without a request."""
-        listing = self.peek(prefix)
+        listing = self._listings.get(prefix)
         found = listing.find(component) if listing is not None else None
-        return found if found is not None else self._points.get(prefix + component)
+        if found is not None and self._is_trusted(found.seen_at):
+            return found
+        return self._points.get(prefix + component)
 
     async def find(self, prefix: str, component: str) -> Found:
         """What the name stands for.  One listing page answers it and its siblings; checkpoints unless known."""
@@ -131,29 +139,77 @@ class RemoteView:
         if found is not None:
             return found
         if self.peek(prefix) is None:
-            listing = await self._load(prefix, whole=False)
-            found = listing.find(component)
+            found = (await self._begin(prefix)).find(component)
             if found is not None:
                 return found
         return await self._find_point(prefix, component)
 
     async def listing(self, prefix: str) -> Listing:
-        """The whole directory.  When its parent was listed just before, a whole tree is probably being walked."""
-        listing = self.peek(prefix)
+        """The whole directory."""
+        load = await self.open(prefix)
+        try:
+            while not load.complete:
+                await self.more(load, len(load.pages))
+            return load.listing
+        finally:
+            self.close(load)
+
+    async def open(self, prefix: str) -> Load:
+        """A directory to be read page by page; give it to `close` in the end.
+
+        When its parent was listed just before, a whole tree is probably being walked.
+        """
+        known = self.peek(prefix)
         top = self._walked_tree(prefix)
         self._scanned[prefix] = None
-        if listing is not None and listing.until is None:
-            return listing
-        if top is not None:
-            listing = await self._walk_to(prefix, top)
-            if listing is not None:
-                return listing
-        return await self._load(prefix, whole=True)
+        begun = known is not None and (known.until is None or len(known.files) >= _LARGE // 2)
+        if top is not None and not begun:
+            known = await self._walk_to(prefix, top)
+        load = self._join(prefix, known)
+        try:
+            await self._first(load)
+            await self.more(load, 0)
+        except BaseException:
+            self.close(load)
+            raise
+        return load
+
+    async def more(self, load: Load, have: int) -> None:
+        """Wait until a load is complete or has more than so many pages; the next ones are asked for behind it."""
+        load.wanted = max(load.wanted, have + 1 + _AHEAD)
+        await self._wait_page(load, have)
+        if self._nursery is not None and load.loading is None and not load.complete:
+            self._nursery.start_soon(self._run_ahead, load)
+
+    def close(self, load: Load) -> None:
+        """Somebody who opened a directory needs no more pages."""
+        load.readers -= 1
+        self._drop_if_unused(load)
+
+    def _drop_if_unused(self, load: Load) -> None:
+        """A load with a page on its way is kept: another one on the same listing would not hear of that page."""
+        prefix = load.listing.prefix
+        if load.readers or load.loading is not None or load not in self._reading.get(prefix, ()):
+            return
+        self._reading[prefix].remove(load)
+        if not self._reading[prefix]:
+            del self._reading[prefix]
+        if self._loads.get(prefix) is load:
+            del self._loads[prefix]
+
+    async def run(self) -> None:
+        """Ask ahead for pages of long listings, until cancelled; without it each is asked for when it is wanted."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            try:
+                await trio.sleep_forever()
+            finally:
+                self._nursery = None
 
     async def enter(self, prefix: str) -> None:
         """Find out about a directory's marker, and its first names along with it: who enters it needs them next."""
         if not self.marker(prefix)[0]:
-            await self._load(prefix, whole=False)
+            await self._begin(prefix)
 
     def marker(self, prefix: str) -> tuple[bool, ObjectInfo | None]:
         """Whether it is known if a directory has an object of its own, and that object."""
@@ -173,6 +229,17 @@ class RemoteView:
             if len(unknown) - len(left) < _WORTH_A_PAGE:
                 break
             unknown = left
+
+    async def load_attributes(self, prefix: str) -> None:
+        """Make what there is about a directory's entries beside the objects known.  Checkpoint: only if it asks."""
+        if not self._is_foreign():
+            await self.attributes.load(prefix)
+
+    def _is_foreign(self) -> bool:
+        """Whether the bucket is known to hold no object of our own, so that none needs to be asked for."""
+        prefix, component = split_key(self._config.reserved)
+        found = self.find_nowait(prefix, component[:-1]) if component else None
+        return found is not None and not found.is_dir
 
     async def head(self, info: ObjectInfo) -> ObjectInfo:
         """The same version with its metadata; asks for it unless it is known.
@@ -219,11 +286,13 @@ class RemoteView:
     def note_new_directory(self, prefix: str) -> None:
         """A directory that did not exist before was made here: nobody else's keys are below it."""
         self._listings[prefix] = Listing(prefix, trio.current_time())
+        self._loads.pop(prefix, None)
         self._walks.clear()
 
     def forget_name(self, prefix: str, component: str) -> None:
         """Trust nothing about one name and what is below it any more."""
         self._listings.pop(prefix, None)
+        self._loads.pop(prefix, None)
         self._points.pop(prefix + component, None)
         self.forget(f"{prefix}{component}/")
 
@@ -231,6 +300,8 @@ class RemoteView:
         """Trust nothing below prefix any more: the next question goes to the bucket."""
         for known in [p for p in self._listings if p.startswith(prefix)]:
             del self._listings[known]
+        for loading in [p for p in self._loads if p.startswith(prefix)]:
+            del self._loads[loading]  # who reads it goes on with it, and nobody else
         for point in [p for p in self._points if p.startswith(prefix)]:
             del self._points[point]
         self.sides.refresh()
@@ -249,61 +320,74 @@ class RemoteView:
         listing = self._listings.get(prefix)
         if listing is not None:
             patch(listing)
-        load = self._loads.get(prefix)
-        if load is not None:
-            load.patches.append(patch)
+        for load in self._reading.get(prefix, ()):
+            load.patch(patch)
         for walk in self._walks:
             walk.patch(prefix, patch)
 
     # ---- asking the bucket --------------------------------------------------------------------------------------
 
-    async def _load(self, prefix: str, *, whole: bool) -> Listing:
-        load = self._loads.get(prefix)
-        if load is not None and (load.whole or not whole):
-            await load.done.wait()
-            listing = self.peek(prefix)
-            if listing is not None and (listing.until is None or not whole):
-                return listing
-        return await self._load_alone(prefix, whole)
-
-    async def _load_alone(self, prefix: str, whole: bool) -> Listing:
-        load = _Load(trio.current_time(), whole)
-        self._loads[prefix] = load
+    async def _begin(self, prefix: str) -> Listing:
+        """The first page of a directory, or all of it."""
+        load = self._join(prefix, self.peek(prefix))
         try:
-            async with open_flat_nursery() as nursery:
-                nursery.start_soon(self.attributes.load, prefix)
-                listing = await self._fetch(prefix, load, whole)
-            for patch in load.patches:
-                patch(listing)
-            self._listings[prefix] = listing
-            return listing
+            await self._first(load)
+            return load.listing
         finally:
-            if self._loads.get(prefix) is load:
-                del self._loads[prefix]
-            load.done.set()
+            self.close(load)
 
-    async def _fetch(self, prefix: str, load: _Load, whole: bool) -> Listing:
-        known = self.peek(prefix)
-        goes_on = whole and known is not None and known.token is not None
-        listing = known if goes_on and known is not None else Listing(prefix, load.started_at)
-        cut = len(prefix)
-        while True:
-            page = await self._store.list_objects(prefix, delimiter="/", token=listing.token)
-            for info in page.objects:
-                if info.key == prefix:
-                    listing.marker = info
-                else:
-                    listing.files[info.key[cut:]] = pack(info)
-            listing.dirs.update(p[cut:-1] for p in page.prefixes)
-            listing.token = page.next_token
-            if page.next_token is None:
-                listing.until = None
-                return listing
-            listing.until = max(k[cut:] for k in (*(o.key for o in page.objects[-1:]), *page.prefixes[-1:]))
-            if not whole:
-                return listing
+    def _join(self, prefix: str, known: Listing | None) -> Load:
+        """The load of a directory that is under way, or a new one that goes on from what is known."""
+        load = self._loads.get(prefix)
+        if known is not None and known.until is None:
+            load = Load(known, begun=True)
+        elif load is None or not self._is_trusted(load.listing.seen_at):
+            load = Load(known or Listing(prefix, trio.current_time()), begun=known is not None)
+            self._loads[prefix] = load
+        load.readers += 1
+        reading = self._reading.setdefault(prefix, [])
+        if load not in reading:
+            reading.append(load)
+        return load
+
+    async def _first(self, load: Load) -> None:
+        prefix = load.listing.prefix
+        if load.pages:
+            return
+        if self._config.reserved.startswith(prefix):
+            await self._wait_page(load, 0)  # it says whether there is anything of ours
+            return
+        async with open_flat_nursery() as nursery:
+            nursery.start_soon(self.load_attributes, prefix)
+            await self._wait_page(load, 0)
+
+    async def _wait_page(self, load: Load, have: int) -> None:
+        while len(load.pages) <= have and not load.complete:
+            if load.loading is not None:
+                await load.loading.wait()
+            else:
+                await self._advance_load(load)
+
+    async def _advance_load(self, load: Load) -> None:
+        try:
+            await load.advance(self._store)
+        finally:
+            self._drop_if_unused(load)
+        if self._loads.get(load.listing.prefix) is load:
+            self._listings[load.listing.prefix] = load.listing  # anew with each page, since its size counts
+
+    async def _run_ahead(self, load: Load) -> None:
+        try:
+            while load.readers and load.loading is None and not load.complete and len(load.pages) < load.wanted:
+                await self._advance_load(load)
+        except StoreError as error:
+            log.debug("a page is asked for again when it is wanted: %s", error)
 
     # ---- flat listings ------------------------------------------------------------------------------------------
+
+    def is_walked(self, prefix: str) -> bool:
+        """Whether a directory is probably listed as a part of a tree walk."""
+        return self._walked_tree(prefix) is not None
 
     def _walked_tree(self, prefix: str) -> str | None:
         """The topmost of the directories above prefix that were listed lately one below the other."""
@@ -329,6 +413,10 @@ class RemoteView:
                 listing = next((done for done in await self._advance(walk) if done.prefix == prefix), None)
             if listing is not None and listing.until is None:
                 return listing
+            large = walk.hand_over(prefix, _LARGE) if walk.loading is None else None
+            if large is not None:
+                self._listings[prefix] = large
+                return large
             if walk.loading is None and (walk.open_listing(prefix) is None or walk.is_deep(prefix)):
                 return None
 

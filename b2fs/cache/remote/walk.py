@@ -6,20 +6,18 @@ directories that the present key is in are *open*: a stack, outermost first.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import trio
 
 from b2fs.cache.remote.listing import Listing, pack
+from b2fs.cache.remote.loading import Patch
 from b2fs.core.keys import split_key
 from b2fs.core.types import ObjectInfo
 from b2fs.store.protocol import ObjectStore
 
 #: Sorts behind every key that is in use.
 _LAST = "\U0010fffd"
-
-Patch = Callable[[Listing], None]
 
 
 @dataclass(slots=True)
@@ -56,6 +54,18 @@ class Walk:
         if self.done:
             return None
         return next((o.listing for o in self._open if o.whole and o.listing.prefix == prefix), None)
+
+    def hand_over(self, prefix: str, least: int) -> Listing | None:
+        """The listing of an open directory to be gone on with by itself, if so many names of it came without a subtree.
+
+        That ends the walk.
+        """
+        listing = self.open_listing(prefix)
+        if listing is None or len(listing.files) < least or listing.dirs or self.is_deep(prefix):
+            return None
+        self.done = True
+        listing.until = self._last[len(prefix) :]
+        return listing
 
     def is_deep(self, prefix: str) -> bool:
         """Whether the walk is in a subdirectory of an open directory."""
