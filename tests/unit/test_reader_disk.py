@@ -201,6 +201,27 @@ async def test_an_object_larger_than_the_cache(tmp_path: Path, object_mib: int, 
     cache.close()
 
 
+async def test_little_of_what_was_scanned_stays_in_memory(tmp_path: Path) -> None:
+    store = _store()
+    ref = store.put("big", BIG)
+    config = ReaderConfig(memory_bytes=64 * MIB)
+    with _cache(tmp_path) as cache:
+        async with _reading(store, cache, config) as reader:
+            stream = reader.open(ref)
+            assert await _read_all(stream, MIB) == BIG
+            await _settled(reader)
+            assert reader.memory_used <= config.scanned_bytes + 2 * MIB
+            assert stream.read_nowait(ref.size - 100, ref.size) == BIG[-100:], "the latest"
+            assert await _read(stream, 0, MIB) == BIG[:MIB]
+            assert reader.stats.fetched_bytes == ref.size, "the rest is on disk"
+    async with trio.open_nursery() as nursery:
+        reader = Reader(store, None, config)
+        await nursery.start(reader.run)
+        assert await _read_all(reader.open(ref), MIB) == BIG
+        assert reader.memory_used >= ref.size, "without a disk it stays"
+        nursery.cancel_scope.cancel()
+
+
 class StuckCache(BlockCache):
     """A disk that takes the first write and does not finish it before it is told to."""
 

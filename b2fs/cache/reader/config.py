@@ -29,6 +29,11 @@ class ReaderConfig:
         return self.memory_bytes // 2
 
     @property
+    def scanned_bytes(self) -> int:
+        """What stays in memory of large pieces that were read and are on disk."""
+        return self.memory_bytes // 8
+
+    @property
     def ahead_bytes(self) -> int:
         """What read-ahead may use together: the rest of the memory stays free for reads that wait."""
         return self.memory_bytes * 3 // 4

@@ -5,6 +5,9 @@ written to disk cannot leave; all others leave in this order: what was read alre
 reader that waits, read-ahead that nobody has asked for yet.  So read-ahead never pushes out other read-ahead that is
 in use, and a reader that waits always gets room in the end.
 
+Large pieces that were read and are on disk too go earlier: the kernel has their pages, so they are seldom asked for
+again, and memory that is used again soon costs less than memory that is new (see core.slabs).
+
 INVARIANT: used == reserved + the sizes of all pieces; used <= total, unless a single reservation is larger than total.
 """
 
@@ -21,10 +24,14 @@ if TYPE_CHECKING:
     from b2fs.cache.reader.content import Content
 
 
+#: From this size on a piece is one of a sequential read.
+_LARGE_PIECE_BYTES = 1 << 20
+
+
 class Piece:
     """A stretch of a content in memory: data is content[start:end)."""
 
-    __slots__ = ("content", "data", "end", "fetched", "pending", "served", "start", "warm")
+    __slots__ = ("content", "data", "end", "fetched", "on_disk", "pending", "served", "start", "warm")
 
     def __init__(self, content: Content, start: int, data: bytes | memoryview, *, fetched: bool, warm: bool) -> None:
         self.content = content
@@ -33,6 +40,7 @@ class Piece:
         self.data = data
         self.served = 0  # bytes handed out, counted again when read again
         self.fetched = fetched  # came from the store, not from disk
+        self.on_disk = not fetched
         self.warm = warm  # was fetched ahead as a sibling
         self.pending = False  # waits to be written to disk
 
@@ -54,6 +62,9 @@ class Memory:
         self._parked = trio.lowlevel.ParkingLot()
         self._spent: OrderedDict[Piece, None] = OrderedDict()
         self._fresh: OrderedDict[Piece, None] = OrderedDict()
+        #: Those of the spent pieces that are large and on disk, oldest first, and their sizes together.
+        self._scanned: OrderedDict[Piece, None] = OrderedDict()
+        self._scanned_bytes = 0
         self.used = 0
         self.reserved = 0
         self.pending = 0
@@ -106,6 +117,7 @@ class Memory:
         """The piece is on disk."""
         self.pending -= piece.size
         piece.pending = False
+        piece.on_disk = True
         self._file(piece)
 
     def served(self, piece: Piece, size: int) -> None:
@@ -116,7 +128,7 @@ class Memory:
         elif piece in self._fresh:  # neither: it is being written to disk, or has just left memory
             if piece.spent:
                 del self._fresh[piece]
-                self._spent[piece] = None
+                self._spend(piece)
             else:
                 self._fresh.move_to_end(piece)
 
@@ -140,18 +152,36 @@ class Memory:
         filed = sum(piece.size for queue in (self._spent, self._fresh) for piece in queue)
         assert self.used == self.reserved + self.pending + filed
         assert min(self.reserved, self.pending) >= 0
+        assert self._scanned_bytes == sum(piece.size for piece in self._scanned)
+        assert self._scanned.keys() <= self._spent.keys()
 
     def _take(self, size: int) -> None:
         self.reserved += size
         self.used += size
 
     def _file(self, piece: Piece) -> None:
-        (self._spent if piece.spent else self._fresh)[piece] = None
+        if piece.spent:
+            self._spend(piece)
+        else:
+            self._fresh[piece] = None
         self._parked.unpark_all()
+
+    def _spend(self, piece: Piece) -> None:
+        """File a piece that was read, and let go of what was scanned before."""
+        self._spent[piece] = None
+        if not (piece.on_disk and piece.size >= _LARGE_PIECE_BYTES):
+            return
+        self._scanned[piece] = None
+        self._scanned_bytes += piece.size
+        while self._scanned_bytes > self._config.scanned_bytes and len(self._scanned) > 1:
+            self.drop(next(iter(self._scanned)))
 
     def _unfile(self, piece: Piece) -> None:
         self._spent.pop(piece, None)
         self._fresh.pop(piece, None)
+        if piece in self._scanned:
+            del self._scanned[piece]
+            self._scanned_bytes -= piece.size
 
     def _make_room(self, size: int) -> bool:
         """Let go what must go for `size` bytes; True if they fit, or if there is nothing left that could go."""
