@@ -62,6 +62,7 @@ def vfs_config(settings: MountSettings, directory: Path) -> VfsConfig:
         ttl_s=settings.metadata_ttl,
         foreign_attrs=settings.foreign_attrs,
         attr_index=not settings.no_attr_index,
+        acl=settings.acl,
         quota=Quota(*settings.quota) if settings.quota is not None else None,
         writeback=WriteBackConfig(
             conflict=ConflictPolicy(settings.conflict),
@@ -86,5 +87,6 @@ def fuse_config(settings: MountSettings) -> FuseConfig:
         fsname=settings.location.url,
         read_only=settings.read_only,
         allow_other=settings.allow_other,
+        acl=settings.acl,
         mount_options=frozenset({"noexec"} if settings.noexec else ()),
     )

@@ -57,6 +57,7 @@ class MountSettings:
     allow_other: bool = False
     nonempty: bool = False
     noexec: bool = False
+    acl: bool = False
     cache_dir: str = ""
     cache_size: int = 10 << 30
     endpoint: str | None = None
@@ -123,6 +124,7 @@ OPTIONS: tuple[Option, ...] = (
     _flag("allow_other", "Let other users in (permissions are checked by the kernel)."),
     _flag("nonempty", "Mount over a directory that is not empty."),
     _flag("noexec", "Refuse to run programs from the mount."),
+    _flag("acl", "Keep POSIX access control lists, and let the kernel check them."),
     Option("cache_dir", "DIR", "Root of the caches.", os.path.abspath),
     Option("cache_size", "SIZE", "Disk space for cached content (default: 10G).", parse_size, render_size),
     Option("endpoint", "URL", "The S3 endpoint, for example https://s3.us-west-004.backblazeb2.com."),

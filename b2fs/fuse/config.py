@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from urllib.parse import quote
 
+from b2fs.fuse.handshake import Feature
+
+_SUBTYPE = "b2fs"
+
 
 @dataclass(frozen=True, slots=True)
 class FuseConfig:
@@ -22,7 +26,7 @@ class FuseConfig:
     default_permissions: bool = True
     #: Let the kernel collect small writes.  Off: it slows large sequential writes and delays their errors.
     writeback_cache: bool = False
-    #: Ask the kernel to check POSIX ACLs that are stored as extended attributes.
+    #: Have the kernel check POSIX ACLs that are stored as extended attributes, and leave the umask to the core.
     acl: bool = False
     #: Extended attributes.  Without them the kernel need not ask before every write whether the file has capabilities.
     xattrs: bool = True
@@ -41,10 +45,24 @@ class FuseConfig:
     #: How long an unmount lets the requests in flight finish, in seconds.
     grace_s: float = 10.0
 
+    def features(self) -> Feature:
+        """What is agreed with the kernel beyond what libfuse does by itself."""
+        features = Feature(0)
+        if "suid" not in self.mount_options:
+            # Where set-id bits count, the kernel sees to them itself: it must not go by what it remembers of them.
+            features |= Feature.HANDLE_KILLPRIV_V2
+        if self.acl:
+            features |= Feature.POSIX_ACL | Feature.DONT_MASK
+        return features
+
+    def session_options(self) -> set[str]:
+        """The options for libfuse when the mount is there already: those of its own session."""
+        return {f"subtype={_SUBTYPE}"}
+
     def options(self) -> set[str]:
         """The mount options for libfuse."""
         # libfuse splits at commas and pyfuse3 takes ASCII only.
-        options = {f"fsname={quote(self.fsname, safe='/:@.-_+=~')}", "subtype=b2fs"}
+        options = {f"fsname={quote(self.fsname, safe='/:@.-_+=~')}", f"subtype={_SUBTYPE}"}
         if self.read_only:
             options.add("ro")
         if self.allow_other:

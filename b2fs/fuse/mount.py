@@ -12,12 +12,14 @@ import logging
 import os
 import stat
 from collections.abc import Callable
+from functools import partial
 
 import pyfuse3
 import trio
 
 from b2fs.errors import ConfigError
 from b2fs.fuse.config import FuseConfig
+from b2fs.fuse.handshake import Feature, Handshake, is_over, mount_device
 from b2fs.fuse.kernel import MountInfo, mount_at, tune
 from b2fs.fuse.notifier import Notifier
 from b2fs.fuse.operations import Shell
@@ -38,6 +40,8 @@ class FuseMount:
         self.notifier = Notifier()
         self._config = config or FuseConfig()
         self._stop = trio.Event()
+        #: The kernel's side of a mount that was not made by libfuse.
+        self._device: int | None = None
 
     def unmount(self) -> None:
         """Ask `serve` to end the mount; call it from the trio thread.  Any number of calls is one."""
@@ -50,7 +54,7 @@ class FuseMount:
         given back by forget.  Cancelling unmounts.
         """
         await self.prepare()
-        self._init(core)
+        await self._init(core)
         try:
             async with trio.open_nursery() as watching:
                 watching.start_soon(self._stop_when_cancelled)
@@ -58,8 +62,7 @@ class FuseMount:
                     fault = await self._run_session(ready)
                 watching.cancel_scope.cancel()
         finally:
-            # Does nothing to the mountpoint if it was unmounted already; else detaches it even while it is in use.
-            pyfuse3.close(unmount=True)
+            await self._close()
         if fault is not None:
             raise fault
 
@@ -88,14 +91,46 @@ class FuseMount:
             self.mountpoint, code = await probing
         return code, mount_at(os.fsencode(self.mountpoint))
 
-    def _init(self, fs: FileSystem) -> None:
+    async def _init(self, fs: FileSystem) -> None:
+        shell = Shell(fs, self._config)
         try:
-            pyfuse3.init(Shell(fs, self._config), self.mountpoint, self._config.options())
-        except RuntimeError as error:
-            pyfuse3.close(unmount=False)
-            # libfuse has written the reason to stderr, and gives none to us.
-            missing = "" if os.path.exists("/dev/fuse") else ": /dev/fuse is missing"
-            raise ConfigError(f"the kernel refuses to mount at {self.mountpoint}{missing}") from error
+            device = await mount_device(self.mountpoint, self._config.options())
+            if device is None:
+                self._check_lists(Feature(0))
+                pyfuse3.init(shell, self.mountpoint, self._config.options())
+            else:
+                await self._agree(shell, device)
+        except (RuntimeError, OSError) as error:
+            if isinstance(error, RuntimeError):
+                pyfuse3.close(unmount=False)
+            # libfuse or fusermount3 has written the reason to stderr, and gives none to us.
+            raise ConfigError(f"the kernel refuses to mount at {self.mountpoint}{_why_refused()}") from error
+
+    async def _agree(self, shell: Shell, device: int) -> None:
+        """Let libfuse agree with the kernel on the mount that is there, with features that it does not know."""
+        handshake = Handshake(device, self._config.features())
+        self._device = handshake.number
+        try:
+            pyfuse3.init(shell, handshake.path, self._config.session_options())
+            await handshake.run(partial(pyfuse3.main, min_tasks=1, max_tasks=1))
+        except BaseException:
+            with trio.CancelScope(shield=True):
+                await _detach(self.mountpoint)
+            raise
+        self._check_lists(handshake.agreed)
+
+    def _check_lists(self, agreed: Feature) -> None:
+        """Lists that the kernel does not obey must not be kept: programs would leave a file's mode to them."""
+        needed = Feature.POSIX_ACL | Feature.DONT_MASK
+        if self._config.acl and agreed & needed != needed:
+            raise ConfigError("this kernel does not check access control lists: mount without --acl")
+
+    async def _close(self) -> None:
+        """Detach the mountpoint, even while it is in use, unless it was unmounted already."""
+        if self._device is not None and not is_over(self._device):
+            with trio.CancelScope(shield=True):
+                await _detach(self.mountpoint)
+        pyfuse3.close(unmount=True)
 
     async def _stop_when_cancelled(self) -> None:
         try:
@@ -156,6 +191,10 @@ async def serve(
     """Mount fs for as long as this runs; started() with the mount once it answers.  See FuseMount.serve."""
     mount = FuseMount(mountpoint, config)
     await mount.serve(fs, lambda: task_status.started(mount))
+
+
+def _why_refused() -> str:
+    return "" if os.path.exists("/dev/fuse") else ": /dev/fuse is missing"
 
 
 def _resolve_directory(path: str) -> tuple[str, int]:

@@ -29,6 +29,7 @@ class VfsConfig:
     'sample' asks for some of a directory with many unknown objects, and if none of these carries mode, owner or time,
     the others are shown with defaults until they are read or changed.
     attr_index: keep the attributes of many objects in few objects below `.b2fs/` in the bucket, and use those.
+    acl: keep access control lists and obey them; modes of new files come without the umask applied.
     check_permissions: for front doors that do not check themselves; a FUSE mount has the kernel do it.
     """
 
@@ -41,6 +42,7 @@ class VfsConfig:
     ttl_s: float = 60.0
     foreign_attrs: str = "sample"
     attr_index: bool = True
+    acl: bool = False
     check_permissions: bool = False
     quota: Quota | None = None
     #: Without a quota, what statvfs reports as the size of the filesystem: a bucket has no end.

@@ -17,17 +17,21 @@ from b2fs.cache.reader import Reader
 from b2fs.cache.remote import RemoteView
 from b2fs.cache.writeback.engine import Engine
 from b2fs.cache.writeback.transfer import Transfer
-from b2fs.core.types import Attr, InodeId
+from b2fs.core.acl import Acl
+from b2fs.core.types import Attr, Caller, InodeId
 from b2fs.errors import FsError
 from b2fs.store.protocol import ObjectStore
+from b2fs.vfs.acls import access_list
 from b2fs.vfs.api import KernelNotifier
 from b2fs.vfs.config import VfsConfig
 from b2fs.vfs.dormant import Dormant
 from b2fs.vfs.numbers import stable_number
+from b2fs.vfs.permissions import may_access, mode_after_write
 from b2fs.vfs.usage import Usage
 
 #: The name in the root below which b2fs keeps what is its own.
 RESERVED = b".b2fs"
+CAPABILITY = b"security.capability"
 #: Of local files from this size on it is asked how much of them is allocated.
 _SPARSE_BYTES = 1 << 16
 
@@ -180,6 +184,30 @@ class Core:
         if inode.content is not None:
             inode.content.discard()
             inode.content = None
+
+    def acl(self, inode: Inode) -> Acl | None:
+        """The access control list that counts for an inode, if the mount keeps any."""
+        return access_list(inode) if self.config.acl and inode.xattrs else None
+
+    def may(self, inode: Inode, caller: Caller, mask: int) -> bool:
+        """As permissions.may_access."""
+        return may_access(inode.attr(0), caller, mask, self.acl(inode))
+
+    def drop_privileges(self, inode: Inode, caller: Caller) -> bool:
+        """The content was changed: set-id bits and capabilities go, as the kernel leaves to us; whether any did."""
+        mode = mode_after_write(inode.mode, inode.gid, caller)
+        if mode == inode.mode and CAPABILITY not in inode.xattrs:
+            return False
+        inode.mode = mode
+        self.drop_capability(inode)
+        self.notifier.invalidate_inode(inode.ino, attributes_only=True)
+        return True
+
+    @staticmethod
+    def drop_capability(inode: Inode) -> None:
+        """What a program may do beyond its user is said of the content that it had, and of its owner."""
+        if CAPABILITY in inode.xattrs:
+            inode.xattrs = {name: value for name, value in inode.xattrs.items() if name != CAPABILITY}
 
     def check(self, allowed: bool, code: int = errno.EACCES) -> None:
         """Refuse what the permissions forbid, unless the kernel checks them for us."""

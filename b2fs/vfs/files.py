@@ -22,7 +22,6 @@ from b2fs.errors import FsError, NotFound, PreconditionFailed, StoreError
 from b2fs.vfs.core import Core, now_ns
 from b2fs.vfs.handles import FileHandle
 from b2fs.vfs.namespace import Namespace
-from b2fs.vfs.permissions import mode_after_write
 from b2fs.vfs.siblings import Siblings
 
 log = logging.getLogger(__name__)
@@ -154,9 +153,8 @@ class Files:
         inode.size = content.size
         core.usage.resized(inode, before)
         inode.mtime_ns = inode.ctime_ns = now_ns()
-        if inode.mode & 0o6000:
-            # The kernel takes most of these bits away before it writes, but not those of a stranger to the group.
-            inode.mode = mode_after_write(inode.mode, inode.gid, handle.caller)
+        if inode.mode & 0o6000 or inode.xattrs:
+            journal = core.drop_privileges(inode, handle.caller) or journal
         handle.wrote = True
         if inode.upload is not None:
             inode.upload.touched(start, end)

@@ -27,7 +27,7 @@ from b2fs.cache.writeback.transfer import Transfer
 from b2fs.core.types import Attr, Caller, DirEntry, HandleId, InodeId, OpenFile, SetAttr, StatFs, VersionId
 from b2fs.errors import B2fsError, FsError, StoreError
 from b2fs.store.protocol import ObjectStore
-from b2fs.vfs import permissions
+from b2fs.vfs import acls, permissions
 from b2fs.vfs.api import ROOT, KernelNotifier
 from b2fs.vfs.config import VfsConfig
 from b2fs.vfs.core import Core, now_ns
@@ -103,7 +103,7 @@ class B2Filesystem(Listener):
     def _searched(self, ino: InodeId, caller: Caller) -> Inode:
         """A directory that the caller may look names up in."""
         directory = self._core.directory(ino)
-        self._core.check(self._may(directory, caller, permissions.X_OK))
+        self._core.check(self._core.may(directory, caller, permissions.X_OK))
         return directory
 
     def forget(self, inodes: Sequence[tuple[InodeId, int]]) -> None:
@@ -133,7 +133,8 @@ class B2Filesystem(Listener):
         if changes.size is not None and not inode.is_regular:
             raise FsError(errno.EISDIR if inode.is_dir else errno.EINVAL)
         if core.config.check_permissions:
-            refused = permissions.setattr_error(inode.attr(0), changes, caller, through_handle=handle is not None)
+            through_handle, acl = handle is not None, core.acl(inode)
+            refused = permissions.setattr_error(inode.attr(0), changes, caller, through_handle=through_handle, acl=acl)
             core.check(not refused, refused)
         if changes.size is not None:
             await self._files.truncate(inode, changes.size)
@@ -147,6 +148,10 @@ class B2Filesystem(Listener):
     def _apply(self, inode: Inode, changes: SetAttr, caller: Caller) -> None:
         now = now_ns()
         inode.mode = permissions.mode_after_setattr(inode.attr(0), changes, caller)
+        if changes.mode is not None and self._core.config.acl:
+            acls.follow_mode(inode)
+        if changes.uid is not None or changes.gid is not None or changes.size is not None:
+            self._core.drop_capability(inode)
         if changes.uid is not None:
             inode.uid = changes.uid
         if changes.gid is not None:
@@ -163,11 +168,7 @@ class B2Filesystem(Listener):
         inode = await self._names.shown(self._core.shown_inode(ino))
         if mask & permissions.W_OK and self._core.config.read_only:
             raise FsError(errno.EROFS)
-        return self._may(inode, caller, mask)
-
-    @staticmethod
-    def _may(inode: Inode, caller: Caller, mask: int) -> bool:
-        return permissions.may_access(inode.attr(0), caller, mask)
+        return self._core.may(inode, caller, mask)
 
     async def readlink(self, ino: InodeId) -> bytes:
         inode = self._core.inode(ino)
@@ -259,11 +260,12 @@ class B2Filesystem(Listener):
         if inode.is_symlink:
             raise FsError(errno.ELOOP)
         wanted = {os.O_RDONLY: 4, os.O_WRONLY: 2}.get(mode, 6) | (2 if flags & os.O_TRUNC else 0)
-        self._core.check(self._may(inode, caller, wanted))
+        self._core.check(self._core.may(inode, caller, wanted))
         cuts = inode.is_regular and bool(flags & os.O_TRUNC)
         if cuts:
             await self._files.truncate(inode, 0)
-            inode.mode = permissions.mode_after_write(inode.mode, inode.gid, caller)
+            self._core.drop_privileges(inode, caller)
+            self._core.touch(inode)
             self._core.ledger.commit()
         return self._opened(inode, flags, caller, changed=cuts)
 
@@ -317,7 +319,7 @@ class B2Filesystem(Listener):
 
     async def opendir(self, ino: InodeId, caller: Caller) -> HandleId:
         directory = self._core.directory(ino)
-        self._core.check(self._may(directory, caller, permissions.R_OK))
+        self._core.check(self._core.may(directory, caller, permissions.R_OK))
         handle = HandleId(next(self._next_handle))
         self._directories.open(handle, directory)
         return handle
@@ -348,7 +350,7 @@ class B2Filesystem(Listener):
         inode = await self._groups.complete(await self._names.known(self._core.inode(ino)))
         self._core.check_not_sealed(inode)
         self._xattrs.check(inode, name, caller, write=True)
-        self._xattrs.set(inode, name, bytes(value), flags)
+        self._xattrs.set(inode, name, bytes(value), flags, caller)
 
     async def listxattr(self, ino: InodeId, caller: Caller) -> list[bytes]:
         return self._xattrs.names(await self._names.shown(self._core.shown_inode(ino)), caller)

@@ -18,10 +18,11 @@ from b2fs.core.keys import NAME_MAX, component_of
 from b2fs.core.longkeys import fits, is_long
 from b2fs.core.types import Caller
 from b2fs.errors import FsError
+from b2fs.vfs import acls
 from b2fs.vfs.core import RESERVED, Core, now_ns
 from b2fs.vfs.files import Files
 from b2fs.vfs.namespace import Namespace
-from b2fs.vfs.permissions import W_OK, X_OK, may_access, may_mknod, may_remove_entry, new_node
+from b2fs.vfs.permissions import W_OK, X_OK, may_mknod, may_remove_entry, new_node
 from b2fs.vfs.scan import Scanner
 
 #: Room for one more component than a key of its own may have: below this a directory can still hold names.
@@ -95,6 +96,8 @@ class Mutations:
         inode.seq = inode.content_seq = 1
         if target is not None:
             inode.target, inode.size = target, len(target)
+        if core.config.acl:
+            acls.inherit(parent, inode, caller)
         inode.marked = inode.is_dir
         inode.link(parent, name)
         core.usage.named(inode, 1)
@@ -135,7 +138,7 @@ class Mutations:
         """Whether names in this directory may be made or removed."""
         if not parent.links and parent is not self._core.root:
             raise FsError(errno.ENOENT)
-        self._core.check(may_access(parent.attr(0), caller, W_OK | X_OK))
+        self._core.check(self._core.may(parent, caller, W_OK | X_OK))
 
     def check_key(self, parent: Inode, name: bytes, inode: Inode | None = None, *, is_dir: bool = False) -> None:
         if len(name) > NAME_MAX:

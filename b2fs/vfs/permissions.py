@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import stat
 
+from b2fs.core.acl import ACCESS, DEFAULT, Acl
 from b2fs.core.types import Attr, Caller, SetAttr
 
 R_OK = 4
@@ -30,14 +31,20 @@ def in_group_or_root(gid: int, caller: Caller) -> bool:
     return caller.uid == 0 or in_group(gid, caller)
 
 
-def may_access(attr: Attr, caller: Caller, mask: int) -> bool:
+def may_access(attr: Attr, caller: Caller, mask: int, acl: Acl | None = None) -> bool:
     """Whether caller has all of mask (R_OK, W_OK, X_OK) on the inode; mask 0 asks nothing and is granted.
 
-    Exactly one class of bits counts: the owner's for the owner, even where the group's would grant more.
+    Exactly one class of bits counts: the owner's for the owner, even where the group's would grant more.  Where there
+    is an access control list, its entries count in the place of the bits.
     """
     if caller.uid == 0:
         # Reading and writing are always allowed, running a file only if somebody may run it.
         return not mask & X_OK or stat.S_ISDIR(attr.mode) or bool(attr.mode & _ANY_EXECUTE)
+    if acl is not None:
+        owner = caller.uid == attr.uid
+        return acl.grants(
+            mask & 7, is_owner=owner, uid=caller.uid, in_group=lambda gid: in_group(gid, caller), gid=attr.gid
+        )
     if caller.uid == attr.uid:
         granted = attr.mode >> 6
     elif in_group(attr.gid, caller):
@@ -80,7 +87,7 @@ def new_node(parent: Attr, mode: int, caller: Caller) -> tuple[int, int]:
     return mode, parent.gid
 
 
-def setattr_error(attr: Attr, changes: SetAttr, caller: Caller, *, through_handle: bool) -> int:
+def setattr_error(attr: Attr, changes: SetAttr, caller: Caller, *, through_handle: bool, acl: Acl | None = None) -> int:
     """The errno that refuses these changes, or 0.
 
     chmod(2) and explicit times need the owner, chown(2) to another user needs privilege and to another group the
@@ -98,9 +105,9 @@ def setattr_error(attr: Attr, changes: SetAttr, caller: Caller, *, through_handl
     if (changes.atime_ns is not None or changes.mtime_ns is not None) and not owner:
         if not changes.times_now:
             return errno.EPERM
-        if not may_access(attr, caller, W_OK):
+        if not may_access(attr, caller, W_OK, acl):
             return errno.EACCES
-    if changes.size is not None and not through_handle and not may_access(attr, caller, W_OK):
+    if changes.size is not None and not through_handle and not may_access(attr, caller, W_OK, acl):
         return errno.EACCES
     return 0
 
@@ -142,14 +149,17 @@ def without_set_ids(mode: int, gid: int, caller: Caller) -> int:
     return mode
 
 
-def xattr_error(attr: Attr, name: bytes, caller: Caller, *, write: bool) -> int:
+def xattr_error(attr: Attr, name: bytes, caller: Caller, acl: Acl | None = None, *, write: bool) -> int:
     """The errno that refuses reading or changing this extended attribute, or 0; see xattr(7).
 
     user.* exists on regular files and directories alone and follows the file's permissions; trusted.* is seen and
-    changed with privilege only; security.* is read by all and changed with privilege.
+    changed with privilege only; security.* is read by all and changed with privilege; access control lists are read by
+    all and changed by the owner.
     """
     if name.startswith(b"user."):
-        return _user_xattr_error(attr, caller, write=write)
+        return _user_xattr_error(attr, caller, acl, write=write)
+    if name in (ACCESS, DEFAULT):
+        return errno.EPERM if write and not is_owner(attr, caller) else 0
     if caller.uid == 0:
         return 0
     if name.startswith(b"trusted."):
@@ -157,9 +167,9 @@ def xattr_error(attr: Attr, name: bytes, caller: Caller, *, write: bool) -> int:
     return errno.EPERM if write else 0
 
 
-def _user_xattr_error(attr: Attr, caller: Caller, *, write: bool) -> int:
+def _user_xattr_error(attr: Attr, caller: Caller, acl: Acl | None, *, write: bool) -> int:
     if not (stat.S_ISREG(attr.mode) or stat.S_ISDIR(attr.mode)):
         return errno.EPERM if write else errno.ENODATA
     if write and stat.S_ISDIR(attr.mode) and attr.mode & stat.S_ISVTX and not is_owner(attr, caller):
         return errno.EPERM
-    return 0 if may_access(attr, caller, W_OK if write else R_OK) else errno.EACCES
+    return 0 if may_access(attr, caller, W_OK if write else R_OK, acl) else errno.EACCES

@@ -23,7 +23,7 @@ from b2fs.vfs.core import Core, now_ns
 from b2fs.vfs.files import Files
 from b2fs.vfs.mutations import Mutations, held
 from b2fs.vfs.namespace import Namespace
-from b2fs.vfs.permissions import W_OK, may_access
+from b2fs.vfs.permissions import W_OK
 from b2fs.vfs.scan import Scanner
 
 Name = tuple[Inode, bytes]
@@ -87,7 +87,7 @@ class Renames:
     def _check_may_move(self, parent: Inode, inode: Inode, new_parent: Inode, caller: Caller) -> None:
         self._mutations.check_may_remove(parent, inode, caller)
         if inode.is_dir and parent is not new_parent:
-            self._core.check(may_access(inode.attr(0), caller, W_OK))  # its `..` changes
+            self._core.check(self._core.may(inode, caller, W_OK))  # its `..` changes
 
     @staticmethod
     def _check_cycles(old: Name, new: Name, inode: Inode, target: Inode | None, *, exchange: bool) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 
 from b2fs.cache.inode import Inode
+from b2fs.core.acl import ACCESS, DEFAULT
 from b2fs.core.types import Caller
 from b2fs.errors import FsError
+from b2fs.vfs import acls
 from b2fs.vfs.core import Core, now_ns
 from b2fs.vfs.permissions import xattr_error
 
@@ -14,9 +16,9 @@ XATTR_CREATE = 1
 XATTR_REPLACE = 2
 
 _OWN = b"user.b2fs."
-#: Not system.*: access control lists that nobody obeys must be refused, or programs leave a file's mode to them.
-#: Those that an object came with stay with it, unseen.
+#: Access control lists belong to these only where they are obeyed, or programs would leave a file's mode to them.
 _NAMESPACES = (b"user.", b"trusted.", b"security.")
+_LISTS = (ACCESS, DEFAULT)
 #: Linux's limits (xattr(7)).
 _NAME_MAX = 255
 _SIZE_MAX = 65536
@@ -30,14 +32,16 @@ class Xattrs:
 
     def check(self, inode: Inode, name: bytes, caller: Caller, *, write: bool) -> None:
         """What xattr(7) says of names and permissions."""
-        if not name.startswith(_NAMESPACES):
+        if name in _LISTS and self._core.config.acl and not inode.is_symlink:
+            pass
+        elif not name.startswith(_NAMESPACES):
             raise FsError(errno.EOPNOTSUPP)
         if len(name) > _NAME_MAX:
             raise FsError(errno.ERANGE)
         if write and name.startswith(_OWN):
             raise FsError(errno.EPERM, "b2fs's own attributes are read-only")
         if self._core.config.check_permissions:
-            refused = xattr_error(inode.attr(0), name, caller, write=write)
+            refused = xattr_error(inode.attr(0), name, caller, self._core.acl(inode), write=write)
             self._core.check(not refused, refused)
         if name in _NAMESPACES:
             raise FsError(errno.EINVAL)
@@ -58,13 +62,14 @@ class Xattrs:
             if inode.base is base and (found.etag, found.size) == (base.etag, base.size):
                 inode.base = found
 
-    @staticmethod
-    def names(inode: Inode, caller: Caller) -> list[bytes]:
+    def names(self, inode: Inode, caller: Caller) -> list[bytes]:
         """b2fs's own are not listed, so that copying programs do not copy them."""
-        shown = _NAMESPACES if caller.uid == 0 else (b"user.", b"security.")
+        shown: tuple[bytes, ...] = _NAMESPACES if caller.uid == 0 else (b"user.", b"security.")
+        if self._core.config.acl:
+            shown += _LISTS
         return [name for name in inode.xattrs if name.startswith(shown)]
 
-    def set(self, inode: Inode, name: bytes, value: bytes, flags: int) -> None:
+    def set(self, inode: Inode, name: bytes, value: bytes, flags: int, caller: Caller) -> None:
         if flags & ~(XATTR_CREATE | XATTR_REPLACE):
             raise FsError(errno.EINVAL)
         if len(value) > _SIZE_MAX:
@@ -73,10 +78,10 @@ class Xattrs:
             raise FsError(errno.EEXIST)
         if flags & XATTR_REPLACE and name not in inode.xattrs:
             raise FsError(errno.ENODATA)
-        before = inode.xattrs
-        inode.xattrs = {**before, name: value}
+        before, mode = inode.xattrs, inode.mode
+        inode.xattrs = acls.changed(inode, name, value, caller) if name in _LISTS else {**before, name: value}
         if not self._core.transfer.fits(inode, inode.all_keys()):
-            inode.xattrs = before
+            inode.xattrs, inode.mode = before, mode
             raise FsError(errno.ENOSPC, "the extended attributes are larger than an object's metadata may be")
         self._changed(inode)
 

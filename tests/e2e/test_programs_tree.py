@@ -31,7 +31,7 @@ def test_a_copied_tree_is_the_same_on_a_machine_that_has_never_seen_it(site: Sit
 
 
 def test_links_modes_owners_times_and_devices_survive(site: Site, tmp_path: Path) -> None:
-    tree = special_tree(tmp_path / "tree", hard_links=False)
+    tree = special_tree(tmp_path / "tree")
     run("cp", "-a", tree, site.mount() / "tree")
     assert described(site.root / "tree") == described(tree)
     root = site.remount()
@@ -43,7 +43,7 @@ def test_links_modes_owners_times_and_devices_survive(site: Site, tmp_path: Path
 
 
 def test_rsync_finds_nothing_to_do_the_second_time(seaweedfs_site: Site, tmp_path: Path) -> None:
-    tree = special_tree(tmp_path / "tree", hard_links=False)
+    tree = special_tree(tmp_path / "tree")
     everything = ("-aHAX", "--numeric-ids", "--delete", f"{tree}/", f"{seaweedfs_site.mount()}/tree/")
     rsync(*everything)
     assert rsync(*everything) == ""
@@ -53,7 +53,7 @@ def test_rsync_finds_nothing_to_do_the_second_time(seaweedfs_site: Site, tmp_pat
 
 
 def test_tar_extracts_what_it_then_finds_unchanged(embedded_site: Site, tmp_path: Path) -> None:
-    tree = special_tree(tmp_path / "tree", hard_links=False)
+    tree = special_tree(tmp_path / "tree")
     archive = tmp_path / "tree.tar"
     # A socket is not archived.
     (tree / "special" / "socket").unlink()

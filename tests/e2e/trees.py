@@ -92,16 +92,15 @@ def file_contents(tree: Path) -> dict[str, bytes]:
     }
 
 
-def special_tree(target: Path, *, hard_links: bool = True) -> Path:
+def special_tree(target: Path) -> Path:
     """Some 150 files with everything that a POSIX filesystem can hold."""
     python_library(target, 120)
     special = target / "special"
     special.mkdir()
     first = special / "hard link 1"
     first.write_bytes(b"linked" * 1000)
-    if hard_links:
-        os.link(first, special / "hard link 2")
-        os.link(first, target / "hard link 3")
+    os.link(first, special / "hard link 2")
+    os.link(first, target / "hard link 3")
     os.mkfifo(special / "fifo", 0o640)
     os.mknod(special / "socket", stat.S_IFSOCK | 0o755)
     if os.geteuid() == 0:

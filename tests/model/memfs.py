@@ -26,6 +26,8 @@ from tests.model.nodes import Handle, Node, check_nodes
 NAME_MAX = 255
 XATTR_NAME_MAX = 255
 XATTR_SIZE_MAX = 65536
+#: Taken away by the filesystem itself, as the kernel leaves that to it.
+CAPABILITY = b"security.capability"
 XATTR_CREATE = 1
 XATTR_REPLACE = 2
 MAX_FILE_BYTES = 10_000_000_000_000
@@ -84,6 +86,8 @@ class MemFs:
         attr.uid = attr.uid if changes.uid is None else changes.uid
         attr.gid = attr.gid if changes.gid is None else changes.gid
         attr.ctime_ns = self._clock()
+        if changes.uid is not None or changes.gid is not None or changes.size is not None:
+            node.xattrs.pop(CAPABILITY, None)
         if changes.size is not None:
             self._resize(node, changes.size)
             attr.mtime_ns = attr.ctime_ns
@@ -520,6 +524,7 @@ class MemFs:
     def _mark_written(self, node: Node, caller: Caller) -> None:
         node.attr.mtime_ns = node.attr.ctime_ns = self._clock()
         node.attr.mode = permissions.mode_after_write(node.attr.mode, node.attr.gid, caller)
+        node.xattrs.pop(CAPABILITY, None)
 
     def _touch_atime(self, node: Node) -> None:
         node.accessed(self._clock())

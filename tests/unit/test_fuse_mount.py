@@ -209,6 +209,46 @@ async def test_a_mount_without_extended_attributes_asks_nothing_before_a_write(m
         mount.unmount()
 
 
+@pytest.mark.parametrize(("options", "most"), [(frozenset(), 2), (frozenset({"suid"}), 50)])
+async def test_the_kernel_does_not_ask_before_every_write(mountpoint: str, options: frozenset[str], most: int) -> None:
+    """Unless set-id bits count on the mount: then it sees to them itself."""
+    if options and os.geteuid() != 0:
+        pytest.skip("only root may mount with suid")
+    asked: list[bytes] = []
+
+    class Counting(MemFs):
+        async def getxattr(self, ino: InodeId, name: bytes, caller: Caller) -> bytes:
+            asked.append(name)
+            return await super().getxattr(ino, name, caller)
+
+    def write_often(path: Path) -> None:
+        with path.open("wb", buffering=0) as file:
+            for _ in range(50):
+                file.write(b"x" * 10240)
+
+    async with trio.open_nursery() as nursery:
+        config = FuseConfig(mount_options=options)
+        mount: FuseMount = await nursery.start(serve, Counting(check_permissions=False), config, mountpoint)
+        await in_thread(write_often, Path(mountpoint, "f"))
+        assert set(asked) <= {b"security.capability"}
+        assert most == 50 or len(asked) <= most
+        assert most == 2 or len(asked) == most
+        mount.unmount()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts without a helper")
+async def test_without_the_helper_libfuse_mounts(
+    mountpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    async with trio.open_nursery() as nursery:
+        mount: FuseMount = await nursery.start(serve, MemFs(), FuseConfig(), mountpoint)
+        await in_thread(Path(mountpoint, "f").write_bytes, b"content")
+        mount.unmount()
+    with pytest.raises(ConfigError, match="access control lists"):
+        await serve(MemFs(), FuseConfig(acl=True), mountpoint)
+
+
 async def test_a_read_only_mount_refuses_changes(mountpoint: str) -> None:
     async with trio.open_nursery() as nursery:
         mount: FuseMount = await nursery.start(serve, MemFs(), FuseConfig(read_only=True), mountpoint)

@@ -185,3 +185,23 @@ def test_attributes_go_with_the_file(fs: Driver) -> None:
     fs.write("other")
     fs.rename("other", "g")
     assert fs.listxattr("g") == []
+
+
+@pytest.mark.parametrize("change", ["write", "truncate", "open", "chown"])
+def test_a_change_of_the_content_or_the_owner_takes_capabilities_away(fs: Driver, change: str) -> None:
+    fs.write("f", b"content")
+    net_raw = struct.pack("<IIIII", 0x02000001, 1 << 13, 0, 0, 0)
+    fs.setxattr("f", "security.capability", net_raw)
+    fs.setxattr("f", "user.k", b"v")
+    assert fs.getxattr("f", "security.capability") == net_raw
+    if change == "truncate":
+        fs.truncate("f", 3)
+    elif change == "chown":
+        fs.chown("f", ALICE, ALICE)
+    else:
+        with fs.opened("f", os.O_WRONLY | (os.O_TRUNC if change == "open" else 0)) as fd:
+            if change == "write":
+                fs.pwrite(fd, b"x", 0)
+    with fails(errno.ENODATA):
+        fs.getxattr("f", "security.capability")
+    assert fs.getxattr("f", "user.k") == b"v"
