@@ -6,23 +6,48 @@ from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from contextlib import asynccontextmanager
 from typing import Any
 
+import pytest
 import trio
 
+from b2fs.server.http.connection import RECEIVE_INTO
 from b2fs.server.http.limits import Limits
 from b2fs.server.http.listener import Front
 
 Event = MutableMapping[str, Any]
+Into = Callable[[memoryview], Awaitable[int | None]]
+
+
+async def read_body(scope: Event, receive: Callable[[], Awaitable[Event]]) -> bool:
+    """Take the whole body, /into by the front's extension; whether it came to its end."""
+    into: Into | None = scope.get("extensions", {}).get(RECEIVE_INTO)
+    if scope["path"] == "/into" and into is not None:
+        buffer = memoryview(bytearray(1000))
+        while count := await into(buffer):
+            pass
+        return count is not None
+    while (event := await receive())["type"] == "http.request":
+        if not event["more_body"]:
+            return True
+    return False
 
 
 @asynccontextmanager
-async def serving(limits: Limits, gate: trio.Event) -> AsyncIterator[tuple[Front, int]]:
-    """A front whose application answers /slow when the gate opens, and everything else at once."""
+async def serving(
+    limits: Limits, gate: trio.Event, bodies: list[bool] | None = None
+) -> AsyncIterator[tuple[Front, int]]:
+    """A front whose application answers /slow when the gate opens, and everything else when it has the body.
+
+    bodies gets to know which of them were whole.
+    """
 
     async def app(
         scope: Event, receive: Callable[[], Awaitable[Event]], send: Callable[[Event], Awaitable[None]]
     ) -> None:
         if scope["path"] == "/slow":
             await gate.wait()
+        whole = await read_body(scope, receive)
+        if bodies is not None:
+            bodies.append(whole)
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
         await send({"type": "http.response.body", "body": b"ok"})
 
@@ -71,3 +96,39 @@ async def test_slow_clients_are_closed() -> None:
         await wait_connections(front, 0)
         await silent.aclose()
         await slow.aclose()
+
+
+@pytest.mark.parametrize("path", ["/pieces", "/into"])
+@pytest.mark.parametrize(
+    "limits",
+    [Limits(stall_s=0.1), Limits(grace_s=0.0, body_bytes_per_s=1 << 40)],
+    ids=["a body that stops", "a body that trickles"],
+)
+async def test_slow_bodies_end_as_if_the_client_had_left(limits: Limits, path: str) -> None:
+    bodies: list[bool] = []
+    async with serving(limits, trio.Event(), bodies) as (front, port):
+        slow = await trio.open_tcp_stream("127.0.0.1", port)
+        await slow.send_all(f"PUT {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 5000\r\n\r\n".encode())
+        await slow.send_all(b"x" * 10)
+        with trio.fail_after(10):
+            while await slow.receive_some():
+                pass  # what the application says to that; then the connection ends
+        assert bodies == [False]
+        await wait_connections(front, 0)
+        await slow.aclose()
+
+
+@pytest.mark.parametrize("path", ["/pieces", "/into"])
+async def test_whole_bodies_leave_the_connection_usable(path: str) -> None:
+    bodies: list[bool] = []
+    async with serving(Limits(), trio.Event(), bodies) as (_, port):
+        client = await trio.open_tcp_stream("127.0.0.1", port)
+        head = f"PUT {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 5000\r\n\r\n".encode()
+        with trio.fail_after(10):
+            for _ in range(2):
+                await client.send_all(head + b"x" * 5000)
+                answer = b""
+                while not answer.endswith(b"ok"):
+                    answer += await client.receive_some()
+        assert bodies == [True, True]
+        await client.aclose()
