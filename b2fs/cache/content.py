@@ -1,14 +1,17 @@
 """LocalContent: the bytes of one dirty file on the local disk.
 
 A sparse file under `dirty/`, named by inode number.  Either *complete* (the file is the content, its size the size), or
-*partial*: only `local` ranges count, the others are those of the base version below `base_limit`.  Everything that is
-neither local nor base is zero and is recorded as local.
+*partial*: the `local` ranges differ from the base version, all others are the base's, below `base_limit`; some of those
+may be here as well (`held` has all that is here).  What is neither local nor base is zero and is recorded as local.
+Of a complete content, ranges that are `away` are only in the parts of a multipart upload that is not completed.
 Reads and writes of what is on disk are plain system calls: they are as quick as a thread hop would be.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import errno
 import os
 from collections import OrderedDict
 from collections.abc import Callable
@@ -16,6 +19,11 @@ from collections.abc import Callable
 from b2fs.core.extents import Extents
 from b2fs.core.types import InodeId
 from b2fs.store.pread import pread
+
+_KEEP_SIZE, _PUNCH_HOLE = 1, 2  # of fallocate(2)
+#: Up to this size a file is taken to need its size on the disk; of larger ones the disk is asked.
+_SMALL_BYTES = 1 << 20
+_BLOCK = 4096
 
 
 class DirtyFiles:
@@ -36,6 +44,24 @@ class DirtyFiles:
         #: Files to remove as soon as the journal can be written again.
         self._doomed: list[InodeId] = []
         self._open: OrderedDict[InodeId, int] = OrderedDict()
+        #: Every content that has a file here.
+        self.contents: dict[InodeId, LocalContent] = {}
+
+    def held_bytes(self) -> int:
+        """What all contents need on the disk."""
+        return sum(content.disk_bytes() for content in self.contents.values())
+
+    def can_punch(self) -> bool:
+        """Whether this filesystem gives back the space of a hole."""
+        fd = os.open(self.directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        try:
+            os.ftruncate(fd, 1 << 16)
+            punch_hole(fd, 0, 1 << 16)
+        except OSError:
+            return False
+        finally:
+            os.close(fd)
+        return True
 
     def path(self, ino: InodeId) -> str:
         return f"{self.directory}/{ino}"
@@ -55,11 +81,14 @@ class DirtyFiles:
 
     def remove(self, ino: InodeId) -> None:
         """Remove the file of an inode that is gone; later, if the journal cannot be written now."""
+        self.contents.pop(ino, None)
         self._doomed.append(ino)
         with contextlib.suppress(OSError):
             self._before_removal()
             while self._doomed:
-                self._remove(self._doomed.pop())
+                doomed = self._doomed.pop()
+                if doomed not in self.contents:  # its number may be another file's by now
+                    self._remove(doomed)
 
     def _remove(self, ino: InodeId) -> None:
         fd = self._open.pop(ino, None)
@@ -74,6 +103,7 @@ class DirtyFiles:
         Raises OSError when the journal cannot be written, with nothing changed.
         """
         self._before_removal()
+        self.contents.pop(ino, None)
         fd = self._open.pop(ino, None)
         if fd is not None:
             os.close(fd)
@@ -101,7 +131,7 @@ class DirtyFiles:
 class LocalContent:
     """The dirty bytes of one inode; see the module."""
 
-    __slots__ = ("_files", "base_limit", "complete", "ino", "local", "size")
+    __slots__ = ("_files", "away", "base_limit", "complete", "held", "ino", "local", "size")
 
     def __init__(self, files: DirtyFiles, ino: InodeId, size: int = 0) -> None:
         self._files = files
@@ -109,7 +139,12 @@ class LocalContent:
         self.size = size
         self.complete = True
         self.local = Extents()
+        #: Of a partial content, what is here; INVARIANT: local is part of it.
+        self.held = Extents()
         self.base_limit = 0
+        #: INVARIANT: empty unless complete.
+        self.away = Extents()
+        files.contents[ino] = self
 
     @classmethod
     def over_base(cls, files: DirtyFiles, ino: InodeId, base_size: int) -> LocalContent:
@@ -163,27 +198,83 @@ class LocalContent:
         return pread(self._files.fd(self.ino), end - start, start)
 
     def missing(self, start: int, end: int) -> list[tuple[int, int]]:
-        """The parts of [start, end) that only the base version has."""
+        """The parts of [start, end) that only the base version has; nothing of them may be `away`."""
         if self.complete:
             return []
-        return list(self.local.gaps(start, min(end, self.base_limit)))
+        return list(self.held.gaps(start, min(end, self.base_limit)))
 
     def truncate(self, size: int) -> None:
         """Cut, or extend with zeros."""
         self.truncate_file(size)
+        self.away.remove(size, max(size, self.size))
         if not self.complete:
             if size < self.size:
                 self.local.remove(size, self.size)
+                self.held.remove(size, self.size)
                 self.base_limit = min(self.base_limit, size)
             else:
                 self._claim(self.size, size)
             if self.base_limit == 0:
-                self.complete = True
-                self.local = Extents()
+                self._become_complete()
         self.size = size
 
     def truncate_file(self, size: int) -> None:
         os.ftruncate(self._files.fd(self.ino), size)
+
+    # ---- what is not only here -----------------------------------------------------------------------------------
+
+    def rest_on(self, base_size: int, changed: Extents) -> None:
+        """A version of base_size bytes holds the content, but for the ranges `changed`: it is the base from now on.
+
+        What is here stays here; what was away is the base's.  The caller sees to the inode's base and to the journal.
+        """
+        held = self.held.copy() if not self.complete else Extents([(0, self.size)])
+        for start, end in self.away:
+            held.remove(start, end)
+        self.away.clear()
+        self.complete = False
+        self.base_limit = min(base_size, self.size)
+        self.local = Extents(changed.intersect(0, self.size))
+        self.local.add(self.base_limit, self.size)
+        held.update(self.local)
+        self.held = held
+        if self.local.covers(0, self.base_limit):
+            self._become_complete()
+
+    def spare(self) -> list[tuple[int, int]]:
+        """Ranges that are here although the base has them."""
+        if self.complete:
+            return []
+        return [gap for start, end in self.held for gap in self.local.gaps(start, min(end, self.base_limit))]
+
+    def let_go(self, start: int, end: int) -> None:
+        """Give up the space of bytes that are `spare` or `away`; the journal must know it durably.  Raises OSError."""
+        if self._files.contents.get(self.ino) is not self:
+            return  # its file is another's by now, or gone
+        if not self.complete:
+            self.held.remove(start, end)
+            # Whole blocks, as far as nothing in them counts: a block of which a part stays keeps its space.
+            around = self.held.gaps(start // _BLOCK * _BLOCK, -(-end // _BLOCK) * _BLOCK)
+            start, end = next(gap for gap in around if gap[0] <= start < gap[1])
+        punch_hole(self._files.fd(self.ino), start, end)
+
+    def disk_bytes(self) -> int:
+        """What the file needs on the disk."""
+        if self.size <= _SMALL_BYTES:
+            return self.size
+        try:
+            return os.stat(self.path()).st_blocks << 9
+        except FileNotFoundError:  # nothing was written to it yet
+            return 0
+
+    def claim_held(self) -> None:
+        """What is here counts as changed: the base is about to go."""
+        for start, end in list(self.held):
+            self._claim(start, end)
+
+    def changed_bytes(self) -> int:
+        """How many bytes no version in the bucket has."""
+        return self.size if self.complete else self.local.total
 
     def blocks(self) -> int:
         """st_blocks of a complete file, in units of 512 bytes, so that sparse files look sparse."""
@@ -202,12 +293,17 @@ class LocalContent:
         if start >= end or self.local.covers(start, end):
             return False
         self.local.add(start, end)
+        self.held.add(start, end)
         if self.local.covers(0, self.base_limit):
             # Nothing of the base shows any more.
-            self.complete = True
-            self.local = Extents()
-            self.base_limit = 0
+            self._become_complete()
         return True
+
+    def _become_complete(self) -> None:
+        self.complete = True
+        self.local = Extents()
+        self.held = Extents()
+        self.base_limit = 0
 
 
 def _pwrite_all(fd: int, data: bytes | memoryview, offset: int) -> int:
@@ -216,3 +312,15 @@ def _pwrite_all(fd: int, data: bytes | memoryview, offset: int) -> int:
     while done < total:
         done += os.pwrite(fd, memoryview(data)[done:], offset + done)
     return total
+
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+
+
+def punch_hole(fd: int, start: int, end: int) -> None:
+    """Give back the space of the bytes [start, end), which are zeros then.  Raises OSError."""
+    while _libc.fallocate(fd, _KEEP_SIZE | _PUNCH_HOLE, start, end - start):
+        code = ctypes.get_errno()
+        if code != errno.EINTR:
+            raise OSError(code, os.strerror(code))

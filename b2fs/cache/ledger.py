@@ -2,7 +2,8 @@
 
 Three tables.  `inode` has every dirty inode: its attributes, the base version that its unchanged bytes come from, and
 which bytes are local.  `entry` has every key that differs: the inode whose content it should hold, or none if it should
-be absent, and what the bucket held when that became so.  `upload` and `part` have our unfinished multipart uploads.
+be absent, and what the bucket held when that became so.  `upload` and `part` have our unfinished multipart uploads,
+those too that are only to be aborted; a part that is marked `away` may be missing from the dirty file.
 
 An acknowledged change is committed before the reply, so kill -9 loses none (I1): the write-ahead log is in the page
 cache then.  It survives a power cut once `sync` has returned.  Changes that acknowledge nothing (an upload that is
@@ -17,7 +18,7 @@ import json
 import os
 import sqlite3
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from b2fs.cache.content import DirtyFiles, LocalContent
@@ -25,7 +26,8 @@ from b2fs.cache.inode import Inode
 from b2fs.core.extents import Extents
 from b2fs.core.types import ETag, InodeId, ObjectRef, PartInfo, UploadId, VersionId
 
-_SCHEMA_VERSION = 1
+_SCHEMA_VERSION = 2
+#: Format 1, from which every later one is made by steps.
 _SCHEMA = """
 CREATE TABLE inode(
     ino INTEGER PRIMARY KEY, mode INTEGER NOT NULL, uid INTEGER NOT NULL, gid INTEGER NOT NULL,
@@ -49,6 +51,23 @@ CREATE TABLE part(
 _SAVE_ENTRY = "INSERT OR REPLACE INTO entry VALUES(?,?,?,?,?,?)"
 #: A statement and the rows that it is carried out for.
 _Write = tuple[str, list[tuple[object, ...]]]
+#: Uploads by their own ID: an inode may have one that goes on and others whose abort has failed.
+_TO_2 = """
+DROP INDEX entry_ino;
+ALTER TABLE upload RENAME TO upload_1;
+ALTER TABLE part RENAME TO part_1;
+CREATE TABLE upload(upload_id TEXT PRIMARY KEY, key TEXT NOT NULL, ino INTEGER) WITHOUT ROWID;
+CREATE TABLE part(
+    upload_id TEXT NOT NULL, number INTEGER NOT NULL, etag TEXT NOT NULL, size INTEGER NOT NULL,
+    away INTEGER NOT NULL DEFAULT 0, PRIMARY KEY(upload_id, number)
+) WITHOUT ROWID;
+INSERT INTO upload SELECT upload_id, key, ino FROM upload_1;
+INSERT INTO part(upload_id, number, etag, size)
+    SELECT upload_1.upload_id, part_1.number, part_1.etag, part_1.size FROM part_1 JOIN upload_1 USING(ino);
+DROP TABLE part_1;
+DROP TABLE upload_1;
+"""
+_STEPS = (_SCHEMA, _TO_2)
 _RANGE = struct.Struct("<QQ")
 _NO_CONTENT = None
 _COMPLETE = b""
@@ -67,6 +86,26 @@ class EntryRow:
     key: str
     ino: InodeId | None
     remote: Remote
+
+
+@dataclass(frozen=True, slots=True)
+class PartRow:
+    """An acknowledged part; away: its bytes may have left the dirty file."""
+
+    number: int
+    etag: ETag
+    size: int
+    away: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class UploadRow:
+    """A multipart upload of ours, and the inode whose content it brings; ino None: it is to be aborted."""
+
+    upload_id: UploadId
+    key: str
+    ino: InodeId | None
+    parts: tuple[PartRow, ...] = ()
 
 
 class LedgerError(Exception):
@@ -88,18 +127,23 @@ class Ledger:
         self._unwritten: list[_Write] = []
         #: The disk has refused something: none of `_unwritten` is in the database.
         self._behind = False
+        #: Called when there is something to commit again.
+        self.began: Callable[[], None] = lambda: None
 
     def _migrate(self) -> None:
         (version,) = self._db.execute("PRAGMA user_version").fetchone()
         if version > _SCHEMA_VERSION:
             raise LedgerError(f"{self.path} was written by a newer b2fs (format {version})")
-        if version < 1:
-            self._db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version={_SCHEMA_VERSION}; COMMIT;")
+        if version < _SCHEMA_VERSION:
+            steps = "".join(_STEPS[version:])
+            self._db.executescript(f"BEGIN IMMEDIATE; {steps} PRAGMA user_version={_SCHEMA_VERSION}; COMMIT;")
 
     # ---- writing: `commit` acknowledges -------------------------------------------------------------------------
 
     def _write(self, sql: str, rows: list[tuple[object, ...]]) -> None:
         """Note a change.  Never fails: what the disk refuses now `commit` tries again, and says so if that fails."""
+        if not self._unwritten:
+            self.began()
         self._unwritten.append((sql, rows))
         if not self._behind:
             try:
@@ -162,20 +206,34 @@ class Ledger:
     def delete_entry(self, key: str) -> None:
         self._write("DELETE FROM entry WHERE key=?", [(key,)])
 
-    def save_upload(self, ino: InodeId, key: str, upload_id: UploadId) -> None:
-        self._write("INSERT OR REPLACE INTO upload VALUES(?,?,?)", [(ino, key, upload_id)])
+    # ---- multipart uploads --------------------------------------------------------------------------------------
 
-    def save_part(self, ino: InodeId, part: PartInfo) -> None:
-        self._write("INSERT OR REPLACE INTO part VALUES(?,?,?,?)", [(ino, part.number, part.etag, part.size)])
+    def save_upload(self, upload_id: UploadId, key: str, ino: InodeId) -> None:
+        self._write("INSERT OR REPLACE INTO upload VALUES(?,?,?)", [(upload_id, key, ino)])
 
-    def delete_part(self, ino: InodeId, number: int) -> None:
-        self._write("DELETE FROM part WHERE ino=? AND number=?", [(ino, number)])
+    def abandon_upload(self, upload_id: UploadId) -> None:
+        """Nothing of it is wanted any more; the row stays until it is aborted."""
+        self._write("UPDATE upload SET ino=NULL WHERE upload_id=?", [(upload_id,)])
+        self._write("DELETE FROM part WHERE upload_id=?", [(upload_id,)])
 
-    def delete_upload(self, ino: InodeId, upload_id: UploadId) -> None:
-        """Forget an upload that is completed or aborted; a later one of the same inode is left alone."""
-        held = "SELECT ino FROM upload WHERE ino=? AND upload_id=?"
-        self._write(f"DELETE FROM part WHERE ino IN ({held})", [(ino, upload_id)])
-        self._write("DELETE FROM upload WHERE ino=? AND upload_id=?", [(ino, upload_id)])
+    def delete_upload(self, upload_id: UploadId) -> None:
+        """Forget an upload that is completed or aborted."""
+        self._write("DELETE FROM upload WHERE upload_id=?", [(upload_id,)])
+        self._write("DELETE FROM part WHERE upload_id=?", [(upload_id,)])
+
+    def save_part(self, upload_id: UploadId, part: PartInfo) -> None:
+        self._save_parts(upload_id, [part], away=False)
+
+    def mark_away(self, upload_id: UploadId, parts: Iterable[PartInfo]) -> None:
+        """From now on the bytes of these parts may be missing here."""
+        self._save_parts(upload_id, parts, away=True)
+
+    def _save_parts(self, upload_id: UploadId, parts: Iterable[PartInfo], *, away: bool) -> None:
+        rows: list[tuple[object, ...]] = [(upload_id, part.number, part.etag, part.size, away) for part in parts]
+        self._write("INSERT OR REPLACE INTO part VALUES(?,?,?,?,?)", rows)
+
+    def delete_part(self, upload_id: UploadId, number: int) -> None:
+        self._write("DELETE FROM part WHERE upload_id=? AND number=?", [(upload_id, number)])
 
     # ---- reading: at mount --------------------------------------------------------------------------------------
 
@@ -192,13 +250,13 @@ class Ledger:
             for key, ino, known, version, etag, size in rows
         ]
 
-    def load_uploads(self) -> list[tuple[InodeId, str, UploadId, list[PartInfo]]]:
-        uploads = self._db.execute("SELECT ino, key, upload_id FROM upload").fetchall()
-        return [(ino, key, upload_id, self._load_parts(ino)) for ino, key, upload_id in uploads]
+    def load_uploads(self) -> list[UploadRow]:
+        uploads = self._db.execute("SELECT upload_id, key, ino FROM upload ORDER BY upload_id").fetchall()
+        return [UploadRow(upload_id, key, ino, self._load_parts(upload_id)) for upload_id, key, ino in uploads]
 
-    def _load_parts(self, ino: InodeId) -> list[PartInfo]:
-        rows = self._db.execute("SELECT number, etag, size FROM part WHERE ino=? ORDER BY number", (ino,))
-        return [PartInfo(number, ETag(etag), size) for number, etag, size in rows]
+    def _load_parts(self, upload_id: UploadId) -> tuple[PartRow, ...]:
+        rows = self._db.execute("SELECT number, etag, size, away FROM part WHERE upload_id=?", (upload_id,))
+        return tuple(PartRow(number, ETag(etag), size, bool(away)) for number, etag, size, away in rows)
 
     # ---- durability and upkeep ----------------------------------------------------------------------------------
 
@@ -290,6 +348,7 @@ def _load_content(inode: Inode, files: DirtyFiles, local: bytes) -> LocalContent
         # none.
         content.local.add(content.base_limit, found.st_size)
         content.local.remove(found.st_size, max(found.st_size, content.local.end))
+        content.held = content.local.copy()
     inode.size = found.st_size
     if found.st_mtime_ns > inode.ctime_ns:
         inode.mtime_ns = inode.ctime_ns = found.st_mtime_ns

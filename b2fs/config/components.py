@@ -67,7 +67,7 @@ def vfs_config(settings: MountSettings, directory: Path) -> VfsConfig:
         writeback=WriteBackConfig(
             conflict=ConflictPolicy(settings.conflict),
             memory_bytes=settings.memory_limit * 3 // 8,
-            unsent_bytes=settings.cache_size,
+            dirty_bytes=settings.cache_size,
         ),
         reader=ReaderConfig(memory_bytes=settings.memory_limit // 2),
         defaults=Defaults(

@@ -6,6 +6,7 @@ parts of 5 MiB (all but the last) to 5 GiB, 10,000 parts, 10 TB an object.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -134,3 +135,13 @@ def _split(start: int, end: int, most: int) -> list[tuple[int, int]]:
     count = -(-(end - start) // most)
     step = -(-(end - start) // count)
     return [(a, min(end, a + step)) for a in range(start, end, step)]
+
+
+def multipart_etag(etags: Iterable[str]) -> str:
+    """The ETag of an object that was made of parts with these: the usual rule, "" where a part's ETag is no MD5."""
+    each = list(etags)
+    try:
+        digest = hashlib.md5(b"".join(bytes.fromhex(etag) for etag in each), usedforsecurity=False)
+    except ValueError:
+        return ""
+    return f"{digest.hexdigest()}-{len(each)}"

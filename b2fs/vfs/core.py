@@ -16,6 +16,7 @@ from b2fs.cache.ledger import Ledger
 from b2fs.cache.reader import Reader
 from b2fs.cache.remote import RemoteView
 from b2fs.cache.writeback.engine import Engine
+from b2fs.cache.writeback.room import Room
 from b2fs.cache.writeback.transfer import Transfer
 from b2fs.core.acl import Acl
 from b2fs.core.types import Attr, Caller, InodeId
@@ -50,6 +51,7 @@ class Core:
     remote: RemoteView
     transfer: Transfer
     engine: Engine
+    room: Room
     reader: Reader
     blocks: BlockCache
     notifier: KernelNotifier
@@ -177,6 +179,7 @@ class Core:
                 self.renamed[key] = inode.ino
             inode.unlink(parent, name)
             self.drop_if_unused(parent)
+        self.engine.abandon(inode)
         self.discard_content(inode)
 
     def discard_content(self, inode: Inode) -> None:

@@ -36,12 +36,6 @@ _RETIRE_PATIENCE_S = 30.0
 _RETIRE_MOST = 10_000
 #: How soon filling the cache is tried again when the journal could not be written.
 _RETIRE_AGAIN_S = 1.0
-#: The disk is asked for its free space once in so many bytes written.
-_SPACE_CHECK_BYTES = 8 << 20
-#: What a writer waits, per so many bytes, when as much is unsent as may be.  A guess: 16 MiB/s.
-_DELAY_AT_LIMIT_S = 0.5
-#: Left free on the cache disk for the ledger and for everybody else.
-_RESERVE_BYTES = 64 << 20
 
 #: A version, the file that holds its bytes, and whether to keep them.
 _Job = tuple[ObjectRef, str, bool]
@@ -56,7 +50,6 @@ class Files:
         self._siblings = Siblings(core)
         self._retired: list[Inode] = []
         self._retire_wake = trio.Event()
-        self._until_space_check = 0
 
     # ---- reading ------------------------------------------------------------------------------------------------
 
@@ -70,6 +63,9 @@ class Files:
         content = inode.content
         if content is None:
             return await self._read_base(handle, offset, end)
+        if content.away.overlaps(offset, end):
+            await self._core.engine.waiting.recalled(inode)
+            return await self.read(handle, offset, length)
         if not content.missing(offset, end):
             return content.view_local(offset, end)
         return await self._read_mixed(handle, content, offset, end)
@@ -109,8 +105,12 @@ class Files:
     async def _read_mixed(self, handle: FileHandle, content: LocalContent, start: int, end: int) -> bytes:
         """Some bytes are local and some are the base's."""
         fetched: list[tuple[int, bytes | memoryview]] = []
-        for a, b in content.missing(start, end):
+        missing = content.missing(start, end)
+        for a, b in missing:
             fetched.append((a, await self._read_base(handle, a, b)))
+        if handle.inode.content is not content or any(gap not in missing for gap in content.missing(start, end)):
+            # It was stored meanwhile, and what the base has was dropped here.
+            return bytes(await self.read(handle, start, end - start))
         body = bytearray(end - start)
         local = content.read_local(start, end)
         body[: len(local)] = local
@@ -141,11 +141,11 @@ class Files:
         end = offset + len(data)
         if end > core.store.capabilities.max_object_bytes:
             raise FsError(errno.EFBIG)
-        self._until_space_check -= len(data)
-        if self._until_space_check <= 0:
-            await self._make_room(len(data))
+        await self._core.room.take(inode, len(data))
         fresh = inode.content is None
-        content = inode.content or await self.localize(inode)
+        content = await self._here(inode, offset, end)
+        if handle.flags & os.O_APPEND:
+            offset, end = inode.size, inode.size + len(data)
         start, before = min(offset, content.size), content.size
         if end > before:
             core.usage.check((end - before) * len(inode.links), 0)
@@ -175,13 +175,17 @@ class Files:
         if size > self._core.store.capabilities.max_object_bytes:
             raise FsError(errno.EFBIG)
         self._core.usage.check((size - inode.size) * len(inode.links), 0)
+        if size > inode.size:
+            await self._core.room.take(inode, 0)
         if inode.content is None and (size == 0 or inode.base is None):
             inode.content = LocalContent(self._core.files, inode.ino)
             inode.content.truncate_file(0)
         content = inode.content or await self.localize(inode)
+        if 0 < size < content.away.end and content.away.overlaps(0, size):
+            # A part of it stays, and a part of that may be only in the middle of what was sent.
+            await self._core.engine.waiting.recalled(inode)
+            content = inode.content or await self.localize(inode)
         before = inode.size
-        if size > before:
-            self._check_space(0)
         content.truncate(size)
         inode.size = size
         self._core.usage.resized(inode, before)
@@ -189,6 +193,14 @@ class Files:
             inode.upload.touched(min(before, size), max(before, size))
         inode.mtime_ns = inode.ctime_ns = now_ns()
         self._core.touch(inode, content=True)
+
+    async def _here(self, inode: Inode, start: int, end: int) -> LocalContent:
+        """The inode's local content, of which no byte of [start, end) is only in an unfinished upload."""
+        while True:
+            content = inode.content or await self.localize(inode)
+            if not content.away.overlaps(start, end):
+                return content
+            await self._core.engine.waiting.recalled(inode)
 
     async def localize(self, inode: Inode) -> LocalContent:
         """The inode's local content, made from its base if there is none yet.
@@ -216,12 +228,16 @@ class Files:
     async def localize_whole(self, inode: Inode) -> None:
         """All bytes local: the bucket is about to lose the version that they come from (servers without versions)."""
         content = await self.localize(inode)
+        if content.away:
+            await self._core.engine.waiting.recalled(inode)
+            content = await self.localize(inode)
         step = 8 << 20
         for start in range(0, content.base_limit, step):
             for a, b in content.missing(start, start + step):
                 base = inode.base
                 assert base is not None
                 content.fill(a, await self._core.reader.fetch_range(base, a, b))
+        content.claim_held()
         if inode.links and inode.pending:
             self._core.ledger.save_inode(inode)
 
@@ -233,24 +249,6 @@ class Files:
             if inode.base is not base or await self._find_base(inode, base):
                 return None
             raise FsError(errno.ESTALE, f"{base.key}: the version that was opened is gone") from error
-
-    async def _make_room(self, size: int) -> None:
-        """Now and then while bytes come in: refuse them when the disk is full, slow them when uploads fall behind."""
-        self._check_space(size)
-        limit = self._core.config.writeback.unsent_bytes
-        # From three quarters of the limit on the delay grows with what is too much, so there is no sudden stop.
-        excess = self._core.engine.unsent_bytes() / limit - 0.75
-        if excess > 0:
-            self._core.engine.hasten()
-            await trio.sleep(4 * excess * _DELAY_AT_LIMIT_S)
-
-    def _check_space(self, size: int) -> None:
-        """Refuse bytes before they are accepted when the cache disk is full."""
-        found = os.statvfs(self._core.files.directory)
-        free = found.f_bavail * found.f_frsize
-        if free < _RESERVE_BYTES + size:
-            raise FsError(errno.ENOSPC, "the disk of the cache is full")
-        self._until_space_check = min(_SPACE_CHECK_BYTES, (free - _RESERVE_BYTES) // 4)
 
     # ---- durability ---------------------------------------------------------------------------------------------
 

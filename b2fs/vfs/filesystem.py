@@ -23,6 +23,7 @@ from b2fs.cache.reader.stock import StockProgress
 from b2fs.cache.remote import RemoteConfig, RemoteView
 from b2fs.cache.writeback.engine import Engine
 from b2fs.cache.writeback.listener import Listener
+from b2fs.cache.writeback.room import Room
 from b2fs.cache.writeback.transfer import Transfer
 from b2fs.core.types import Attr, Caller, DirEntry, HandleId, InodeId, OpenFile, SetAttr, StatFs, VersionId
 from b2fs.errors import B2fsError, FsError, StoreError
@@ -427,17 +428,17 @@ class B2Filesystem(Listener):
         except StoreError as error:
             log.info("the attribute index is not up to date: %s", error)
 
-    async def run(self) -> None:
-        """Background work until cancelled."""
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Background work until cancelled; started when files can be read."""
         async with trio.open_nursery() as nursery:
             await nursery.start(self._core.reader.run)
+            task_status.started()
             nursery.start_soon(self._files.run)
             nursery.start_soon(self._core.remote.run)
             nursery.start_soon(self._core.usage.run)
             if self._core.index is not None:
                 nursery.start_soon(self._core.index.run)
             if not self._core.config.read_only:
-                nursery.start_soon(self._recovery.abort_uploads)
                 nursery.start_soon(self._core.engine.run)
 
 
@@ -451,12 +452,13 @@ def build_core(store: ObjectStore, config: VfsConfig, notifier: KernelNotifier) 
     remote = RemoteView(store, RemoteConfig(ttl_s=config.ttl_s, reserved=f"{config.prefix}.b2fs/"))
     transfer = Transfer(store, ledger, reader, config.writeback, f"{config.prefix}.b2fs/", remote.links)
     engine = Engine(store, ledger, remote, transfer, config.writeback)
+    room = Room(files, ledger, transfer, engine, config.writeback)
     root = Inode(ROOT, stat.S_IFDIR | config.defaults.dir_mode)
     root.uid, root.gid = config.defaults.uid, config.defaults.gid
     root.prefix_cache = config.prefix
     root.holds = 1
     usage = Usage(store, engine, config.prefix, config.quota, config.statfs_bytes)
-    core = Core(config, store, ledger, files, remote, transfer, engine, reader, blocks, notifier, root, usage)
+    core = Core(config, store, ledger, files, remote, transfer, engine, room, reader, blocks, notifier, root, usage)
     core.inodes[ROOT] = root
     if config.attr_index:
         index = AttrIndexConfig(config.prefix, f"{config.prefix}.b2fs/attrs/", config.ttl_s, not config.read_only)
@@ -475,7 +477,7 @@ async def open_filesystem(
         filesystem = B2Filesystem(core)
         await filesystem.prepare()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(filesystem.run)
+            await nursery.start(filesystem.run)
             try:
                 yield filesystem
                 await filesystem.write_index()

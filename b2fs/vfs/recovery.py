@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 
 from b2fs.cache.inode import Inode
-from b2fs.cache.ledger import EntryRow
-from b2fs.core.types import InodeId, PartInfo, UploadId
-from b2fs.errors import StoreError
+from b2fs.cache.ledger import EntryRow, Remote, UploadRow
+from b2fs.core.types import InodeId
 from b2fs.vfs.core import Core
 from b2fs.vfs.namespace import Namespace
 
@@ -20,8 +19,6 @@ class Recovery:
     def __init__(self, core: Core, names: Namespace) -> None:
         self._core = core
         self._names = names
-        #: Multipart uploads of the last run that were neither completed nor aborted.
-        self._cut_off: list[tuple[InodeId, str, UploadId, list[PartInfo]]] = []
 
     def restore(self) -> int:
         """Take up everything that waits in the ledger; how many keys that is."""
@@ -38,25 +35,37 @@ class Recovery:
                 core.files.remove(orphan)
         # Before any directory above them takes a number; the root has its own inode already.
         core.inodes.update({ino: inode for ino, inode in inodes.items() if ino != core.root.ino})
-        self._cut_off = core.ledger.load_uploads()
         # Directories come first, so that the parents of every entry exist with their own attributes.
         for row in sorted(rows, key=lambda row: (not row.key.endswith("/"), row.key)):
             self._restore_entry(row, inodes)
+        self._restore_uploads()
         core.ledger.commit()
         if rows:
             log.warning("%d changes from before are not in the bucket yet; they are being stored", len(rows))
         return len(rows)
 
-    async def abort_uploads(self) -> None:
-        """Drop the multipart uploads that were cut off: their parts cost storage, and they are sent again."""
-        for ino, key, upload_id, _ in self._cut_off:
-            try:
-                await self._core.store.abort_upload(key, upload_id)
-            except StoreError as error:
-                log.info("an unfinished upload of %s stays until the next mount: %s", key, error)
+    def _restore_uploads(self) -> None:
+        """Go on with the multipart uploads that were cut off, or have them aborted: their parts cost storage."""
+        core = self._core
+        rows = core.ledger.load_uploads()
+        # The one that has most comes first; what is away, above all, is nowhere else.
+        rows.sort(key=lambda row: (-sum(part.away for part in row.parts), -len(row.parts)))
+        for row in rows:
+            inode = core.inodes.get(row.ino) if row.ino is not None else None
+            away = any(part.away for part in row.parts)
+            if inode is None or not self._goes_on(inode, row, away=away):
+                core.transfer.aborts.add(row.upload_id, row.key)
                 continue
-            self._core.ledger.delete_upload(ino, upload_id)
-        self._core.ledger.commit()
+            core.transfer.resume(inode, row)
+            if core.transfer.owed(row.key) is inode and core.engine.remote_of(row.key) is None:
+                # Its object comes to be under the old name, and then goes away from there.
+                core.engine.restore(row.key, None, Remote(False, None))
+                core.ledger.save_entry(row.key, None, Remote(False, None))
+
+    @staticmethod
+    def _goes_on(inode: Inode, row: UploadRow, *, away: bool) -> bool:
+        wanted = inode.content is not None and inode.content.complete and inode.upload is None
+        return wanted and bool(row.parts) and (away or row.key in inode.all_keys())
 
     def _restore_entry(self, row: EntryRow, inodes: dict[InodeId, Inode]) -> None:
         core = self._core

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import sqlite3
 import stat
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ from hypothesis import strategies as st
 
 from b2fs.cache.content import DirtyFiles, LocalContent
 from b2fs.cache.inode import Inode
-from b2fs.cache.ledger import EntryRow, Ledger, LedgerError, Remote
+from b2fs.cache.ledger import EntryRow, Ledger, LedgerError, PartRow, Remote, UploadRow
 from b2fs.core.types import ETag, InodeId, ObjectRef, PartInfo, UploadId, VersionId
 
 ONE = InodeId(1)
@@ -168,18 +170,87 @@ def test_killed_between_cutting_a_partial_file_and_the_commit(ledger: Ledger, fi
     assert found.content.changed_ranges() == [(10, 15)]
 
 
+U1, U2 = UploadId("u1"), UploadId("u2")
+
+
 def test_uploads_and_their_parts_come_back(ledger: Ledger) -> None:
-    parts = [PartInfo(number, ETag(f"e{number}"), 5) for number in (1, 3)]
-    ledger.save_upload(ONE, "key", UploadId("u1"))
+    parts = [PartInfo(number, ETag(f"e{number}"), 5) for number in (1, 3, 4)]
+    ledger.save_upload(U1, "key", ONE)
     for part in reversed(parts):
-        ledger.save_part(ONE, part)
-    ledger.save_part(ONE, PartInfo(2, ETag("gone"), 1))
-    ledger.delete_part(ONE, 2)
-    assert ledger.load_uploads() == [(ONE, "key", UploadId("u1"), parts)]
-    ledger.delete_upload(ONE, UploadId("another"))
-    assert ledger.load_uploads() == [(ONE, "key", UploadId("u1"), parts)]
-    ledger.delete_upload(ONE, UploadId("u1"))
+        ledger.save_part(U1, part)
+    ledger.save_part(U1, PartInfo(2, ETag("gone"), 1))
+    ledger.delete_part(U1, 2)
+    ledger.mark_away(U1, parts[:1])
+    rows = tuple(PartRow(part.number, part.etag, part.size, part.number == 1) for part in parts)
+    assert ledger.load_uploads() == [UploadRow(U1, "key", ONE, rows)]
+    ledger.delete_upload(U2)
+    assert ledger.load_uploads() == [UploadRow(U1, "key", ONE, rows)]
+    ledger.delete_upload(U1)
     assert ledger.load_uploads() == []
+
+
+def test_a_part_that_is_sent_again_is_here_again(ledger: Ledger) -> None:
+    ledger.save_upload(U1, "key", ONE)
+    ledger.mark_away(U1, [PartInfo(1, ETag("e"), 5)])
+    ledger.save_part(U1, PartInfo(1, ETag("f"), 5))
+    assert ledger.load_uploads()[0].parts == (PartRow(1, ETag("f"), 5),)
+
+
+def test_an_upload_that_is_to_be_aborted_stays_beside_a_new_one_of_the_same_file(ledger: Ledger) -> None:
+    """F11: it costs storage until it is aborted."""
+    ledger.save_upload(U1, "key", ONE)
+    ledger.save_part(U1, PartInfo(1, ETag("e"), 5))
+    ledger.abandon_upload(U1)
+    ledger.save_upload(U2, "key", ONE)
+    assert ledger.load_uploads() == [UploadRow(U1, "key", None), UploadRow(U2, "key", ONE)]
+
+
+#: The ledger of format 1, as it was made until uploads were kept by their own ID.
+_FORMAT_1 = """
+CREATE TABLE inode(
+    ino INTEGER PRIMARY KEY, mode INTEGER NOT NULL, uid INTEGER NOT NULL, gid INTEGER NOT NULL,
+    rdev INTEGER NOT NULL, size INTEGER NOT NULL, atime_ns INTEGER NOT NULL, mtime_ns INTEGER NOT NULL,
+    ctime_ns INTEGER NOT NULL, target BLOB, extra BLOB, attrs_known INTEGER NOT NULL,
+    base_key TEXT, base_version TEXT, base_etag TEXT, base_size INTEGER, local BLOB
+);
+CREATE TABLE entry(
+    key TEXT PRIMARY KEY, ino INTEGER, remote_known INTEGER NOT NULL, remote_version TEXT, remote_etag TEXT,
+    remote_size INTEGER
+) WITHOUT ROWID;
+CREATE INDEX entry_ino ON entry(ino);
+CREATE TABLE upload(
+    ino INTEGER PRIMARY KEY, key TEXT NOT NULL, upload_id TEXT NOT NULL
+);
+CREATE TABLE part(
+    ino INTEGER NOT NULL, number INTEGER NOT NULL, etag TEXT NOT NULL, size INTEGER NOT NULL,
+    PRIMARY KEY(ino, number)
+) WITHOUT ROWID;
+INSERT INTO inode VALUES(7, 33188, 1, 2, 0, 5, 10, 20, 30, NULL, NULL, 1, NULL, NULL, NULL, NULL, x'');
+INSERT INTO entry VALUES('a', 7, 1, NULL, NULL, NULL);
+INSERT INTO entry VALUES('b', NULL, 1, 'v', 'e', 3);
+INSERT INTO upload VALUES(7, 'a', 'u1');
+INSERT INTO part VALUES(7, 1, 'e1', 5);
+INSERT INTO part VALUES(7, 2, 'e2', 6);
+INSERT INTO part VALUES(9, 1, 'stray', 6);
+PRAGMA user_version=1;
+"""
+
+
+def test_a_ledger_of_format_1_is_taken_over(tmp_path: Path) -> None:
+    path = str(tmp_path / "ledger.db")
+    with closing(sqlite3.connect(path)) as old:
+        old.executescript(_FORMAT_1)
+    files = DirtyFiles(str(tmp_path / "dirty"))
+    LocalContent(files, InodeId(7)).write(0, b"dirty")
+    for _ in range(2):  # the second time it has today's format
+        ledger = Ledger(path)
+        (inode,) = ledger.load_inodes(files)
+        assert (inode.ino, inode.size, inode.uid) == (7, 5, 1)
+        assert inode.content is not None and inode.content.read_local(0, 5) == b"dirty"
+        assert [(row.key, row.ino) for row in ledger.load_entries()] == [("a", 7), ("b", None)]
+        parts = (PartRow(1, ETag("e1"), 5), PartRow(2, ETag("e2"), 6))
+        assert ledger.load_uploads() == [UploadRow(U1, "a", InodeId(7), parts)]
+        ledger.close()
 
 
 def test_a_ledger_of_a_newer_program_is_not_touched(ledger: Ledger, tmp_path: Path) -> None:

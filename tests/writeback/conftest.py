@@ -10,6 +10,9 @@ import trio
 from trio.testing import MockClock
 
 from tests.writeback.harness import Place
+from tests.writeback.tiny import tiny
+
+__all__ = ["tiny"]
 
 #: While a worker thread works the clock stands still, but a wait that no thread will end may not hold a test for ever.
 _PATIENCE_S = 1.0

@@ -152,6 +152,23 @@ async def test_a_refusal_stays_in_the_status_and_a_drain_tells_it(place: Place, 
         assert (item.path, item.error) == ("a", "cap")
 
 
+async def test_a_mistake_inside_b2fs_does_not_end_the_mount(
+    place: Place, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with place.mount() as mount:
+        mount.store.fail(Method.PUT, ZeroDivisionError("a mistake"), matches=lambda call: call.key == "a")
+        await mount.save("a", b"a")
+        await mount.save("b", b"b")
+        await trio.sleep(10)
+        (item,) = mount.fs.writeback.status().failed
+        assert (item.path, "mistake" in item.error) == ("a", True)
+        await trio.sleep(60)
+        assert mount.pending == 0
+    assert place.bucket.contents() == {"a": b"a", "b": b"b"}
+    assert "Traceback" in caplog.text
+    caplog.clear()  # it was expected
+
+
 async def test_a_full_disk_refuses_before_bytes_are_accepted(
     place: Place, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -162,7 +179,7 @@ async def test_a_full_disk_refuses_before_bytes_are_accepted(
         full = os.statvfs_result((4096, 4096, 100, 1, 1, 100, 100, 100, 0, 255))
         with monkeypatch.context() as patch:
             patch.setattr(os, "statvfs", lambda path: full)
-            mount.fs._files._until_space_check = 0  # it is asked again once in so many bytes
+            mount.fs._core.room._until_look = 0  # it is asked again once in so many bytes
             with pytest.raises(FsError) as caught:
                 await mount.write(handle, 0, b"new")
         assert caught.value.code == errno.ENOSPC

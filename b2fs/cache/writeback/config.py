@@ -45,5 +45,7 @@ class WriteBackConfig:
     #: Own versions that were superseded within this time are removed, later ones are history to keep.
     supersede_s: float = 60.0
     conflict: ConflictPolicy = ConflictPolicy.OURS_ON_TOP
-    #: Content that is not in the bucket yet: from three quarters of it on, writers are slowed.
-    unsent_bytes: int = 8 << 30
+    #: What dirty files may need on the disk: near it, what the bucket has is dropped here and writers are slowed.
+    dirty_bytes: int = 8 << 30
+    #: A write that finds no room fails with ENOSPC when nothing has left the disk for so long.
+    no_room_s: float = 30.0

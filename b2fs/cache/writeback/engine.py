@@ -26,7 +26,8 @@ from b2fs.cache.writeback.keeper import LedgerKeeper
 from b2fs.cache.writeback.listener import Listener
 from b2fs.cache.writeback.pace import IDLE_S, Pace
 from b2fs.cache.writeback.pending import Pending
-from b2fs.cache.writeback.report import status, unsent_bytes
+from b2fs.cache.writeback.report import status
+from b2fs.cache.writeback.retry import passes
 from b2fs.cache.writeback.schedule import Schedule
 from b2fs.cache.writeback.storing import Storing
 from b2fs.cache.writeback.table import PendingTable
@@ -43,6 +44,8 @@ _LAZY_COMMIT_S = 0.05
 #: How often that is tried while the disk is full.
 _FULL_COMMIT_S = 1.0
 _LONG_S = 3600.0
+#: At its end a drain waits so long for aborts of uploads, in seconds.
+_ABORTS_S = 5.0
 
 
 class Engine:
@@ -54,6 +57,7 @@ class Engine:
         self._store = store
         self._ledger = ledger
         self._transfer = transfer
+        self._config = config
         self.pace = Pace()
         self._pending = PendingTable(self._freed)
         self._versions = OwnVersions(store, config, self._is_needed)
@@ -74,6 +78,8 @@ class Engine:
         self._slots = trio.Semaphore(config.requests)
         self._nursery: trio.Nursery | None = None
         self._lazy_commit_s = _LAZY_COMMIT_S
+        self._resting = False
+        ledger.began = self._began
 
     def listen(self, listener: Listener) -> None:
         """Tell this listener from now on."""
@@ -117,7 +123,8 @@ class Engine:
             p = self._add(key, None, remote)
         else:
             self._drop_inode(p)
-            if not p.running and p.remote.known and p.remote.ref is None and not p.superseded and not below:
+            untouched = not p.running and p.remote.known and p.remote.ref is None and not p.superseded
+            if untouched and not below and self._transfer.owed(key) is None:
                 # It never reached the bucket: nothing to do there.
                 self._storing.drop(p)
                 return
@@ -164,7 +171,8 @@ class Engine:
         content = inode.content
         if self._nursery is None or p is None or p.running or p.error is not None:
             return
-        if not inode.storing and content is not None and content.complete:
+        large = content is not None and content.complete and content.size > self._config.put_max_bytes
+        if large and not inode.storing:
             p.running = inode.storing = True
             self._nursery.start_soon(self._storing.attempt_growing, p, inode)
 
@@ -209,18 +217,21 @@ class Engine:
     async def wait_drained(self, path: str | None = None) -> None:
         """As Waiting.drained, which has fsync too: sync and the end of a mount."""
         await self.waiting.drained(path)
+        # What cannot be aborted soon is left to the next mount.
+        with trio.move_on_after(_ABORTS_S):
+            await self._transfer.aborts.wait_done()
 
     def hurry(self) -> None:
         """From now on nothing waits to coalesce: the mount is ending."""
         self._schedule.hurry()
 
-    def hasten(self) -> None:
-        """Too much waits: what could still coalesce goes now."""
+    def make_room(self, inode: Inode, *, full: bool = False) -> None:
+        """Little room is left for dirty files, or none: what could still coalesce goes now, and so does this inode."""
         self._schedule.hasten()
-
-    def unsent_bytes(self) -> int:
-        """As report.unsent_bytes."""
-        return unsent_bytes(self._pending)
+        self.grown(inode)
+        if full and inode.upload is None:
+            for p in self._pending.of(inode):
+                self._schedule.make_urgent(p)
 
     def status(self) -> WriteBackStatus:
         """As report.status."""
@@ -242,13 +253,30 @@ class Engine:
 
     def _drop_inode(self, p: Pending) -> None:
         """The key no longer stands for the inode that it stood for."""
+        if p.error is not None and not passes(p.error):
+            p.error, p.attempts = None, 0  # that was refused for what it stood for
         self._pending.free_source(p)
-        if p.inode is not None:
-            p.inode.pending -= 1
-            # A renamed file goes on: what is uploaded under the old name is copied to the new one in the bucket.
-            if p.inode.upload is not None and p.inode.upload.key == p.key and p.inode.all_keys() in ([], [p.key]):
-                p.cancel_upload.cancel()
-            p.inode = None
+        inode, p.inode = p.inode, None
+        if inode is not None:
+            inode.pending -= 1
+            # A renamed file goes on: what is uploaded under the old name is copied to the new one in the bucket.  So
+            # does one that is read without a name, if the upload alone has some of it.
+            upload = inode.upload
+            last = upload is not None and upload.key == p.key and inode.all_keys() in ([], [p.key])
+            if upload is not None and last and not (inode.opens and upload.away):
+                self.abandon(inode)
+
+    def abandon(self, inode: Inode) -> None:
+        """Nobody wants the inode's content any more."""
+        upload = inode.upload
+        if upload is None:
+            return
+        upload.unwanted = True
+        p = self._pending.get(upload.key)
+        if p is not None and p.running and inode.storing:
+            p.cancel_upload.cancel()
+        else:
+            self._transfer.forget(upload)
 
     # ---- the loop -----------------------------------------------------------------------------------------------
 
@@ -257,6 +285,7 @@ class Engine:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             nursery.start_soon(LedgerKeeper(self._ledger, self.pace).run)
+            nursery.start_soon(self._transfer.aborts.run)
             task_status.started()
             while True:
                 await self._wait_due()
@@ -264,10 +293,20 @@ class Engine:
                 self._versions.forget_old()
 
     async def _wait_due(self) -> None:
+        """Return when an entry is due; meanwhile commit what acknowledges nothing, a little later."""
         while self._schedule.queue.head() is None:
-            await self._schedule.queue.wait(self._lazy_commit_s if self._ledger.uncommitted else _LONG_S)
-            self._commit_lazily()
+            lazy = self._ledger.uncommitted
+            self._resting = not lazy
+            await self._schedule.queue.wait(self._lazy_commit_s if lazy else _LONG_S)
+            self._resting = False
+            if lazy:
+                self._commit_lazily()
         await trio.lowlevel.checkpoint()
+
+    def _began(self) -> None:
+        """The ledger has something to commit."""
+        if self._resting:
+            self._schedule.queue.wake()
 
     def _commit_lazily(self) -> None:
         """Commit what acknowledges nothing; a full disk delays it."""
@@ -290,19 +329,28 @@ class Engine:
                 continue
             # The slot comes first: between taking an entry and starting its task nothing may change.
             await self._slots.acquire()
-            p = self._take_due()
-            if p is not None and p.inode is not None:
-                nursery.start_soon(self._in_slot, self._storing.attempt, p, p.inode)
+            taken = self._take_due()
+            if taken is None:
+                self._slots.release()
                 continue
-            self._slots.release()
-            if p is not None:
+            p, inode = taken
+            if inode is None:
+                self._slots.release()
                 removals.append(p)
+            elif self._storing.grows(p, inode):
+                self._slots.release()
+                nursery.start_soon(self._storing.attempt_growing, p, inode)
+            else:
+                nursery.start_soon(self._in_slot, self._storing.attempt, p, inode)
         for i in range(0, len(removals), REMOVE_BATCH):
             await self._slots.acquire()
             nursery.start_soon(self._in_slot, self._storing.remove, removals[i : i + REMOVE_BATCH])
 
-    def _take_due(self) -> Pending | None:
-        """The next entry whose time has come, marked as running; None when the head of the queue was outdated."""
+    def _take_due(self) -> tuple[Pending, Inode | None] | None:
+        """The next entry whose time has come, marked as running, and what to bring under its key.
+
+        None when the head of the queue was outdated.
+        """
         if self._schedule.queue.head() is None:
             return None
         p = self._pending.get(self._schedule.queue.pop())
@@ -312,12 +360,23 @@ class Engine:
         if p.due > trio.current_time():
             self._schedule.queue.push(p.key, p.due)
             return None
-        if self._pending.must_wait(p, versioning=self._store.capabilities.versioning):
+        # What is only in an upload under this key becomes an object before the key becomes something else.
+        inode = self._transfer.owed(p.key) or p.inode
+        if inode is not None and self._must_wait_for_upload(p, inode):
+            return None
+        if inode is p.inode and self._pending.must_wait(p, versioning=self._store.capabilities.versioning):
             return None
         p.running = True
-        if p.inode is not None:
-            p.inode.storing = True
-        return p
+        if inode is not None:
+            inode.storing = True
+        return p, inode
+
+    def _must_wait_for_upload(self, p: Pending, inode: Inode) -> bool:
+        """Whether another key comes first; Storing schedules this one when that is done."""
+        if inode is not p.inode:
+            return inode.storing
+        upload = inode.upload
+        return upload is not None and upload.owed and upload.key != p.key
 
     async def _in_slot(self, job: Callable[..., Awaitable[None]], *args: object) -> None:
         """Run a job that a slot was acquired for."""

@@ -34,6 +34,10 @@ class DueQueue:
     def pop(self) -> str:
         return heapq.heappop(self._rows)[2]
 
+    def wake(self) -> None:
+        """Whoever waits looks again."""
+        self._wake.set()
+
     async def wait(self, at_most_s: float) -> None:
         """Return when the first row is due, when another one has become the first, or after at_most_s."""
         self._wake = trio.Event()

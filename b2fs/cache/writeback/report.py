@@ -12,10 +12,10 @@ _MOST_FAILED = 100
 
 
 def unsent_bytes(pending: PendingTable) -> int:
-    """Local content of pending files, less what is in the bucket as parts already."""
+    """Local content of pending files that no version in the bucket has, less what is there as parts already."""
     inodes = {id(p.inode): p.inode for p in pending if p.inode is not None}
     return sum(
-        inode.content.size - (inode.upload.stored_bytes if inode.upload is not None else 0)
+        max(0, inode.content.changed_bytes() - (inode.upload.stored_bytes if inode.upload is not None else 0))
         for inode in inodes.values()
         if inode.content is not None
     )

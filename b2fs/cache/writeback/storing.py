@@ -16,15 +16,15 @@ from b2fs.cache.remote import RemoteView
 from b2fs.cache.writeback.config import WriteBackConfig
 from b2fs.cache.writeback.conflicts import ConflictGuard
 from b2fs.cache.writeback.listener import Listener
-from b2fs.cache.writeback.multipart import PlanChanged
 from b2fs.cache.writeback.pending import Pending
+from b2fs.cache.writeback.plans import PlanChanged
 from b2fs.cache.writeback.retry import Retries, passes
 from b2fs.cache.writeback.schedule import Schedule
 from b2fs.cache.writeback.table import PendingTable
-from b2fs.cache.writeback.transfer import Transfer
+from b2fs.cache.writeback.transfer import Stored, Transfer
 from b2fs.cache.writeback.versions import OwnVersions
 from b2fs.cache.writeback.waiting import Waiting
-from b2fs.core.types import ObjectInfo, ObjectRef
+from b2fs.core.types import ObjectRef
 from b2fs.errors import B2fsError, NotFound, StoreError
 
 log = logging.getLogger(__name__)
@@ -77,6 +77,12 @@ class Storing:
 
     # ---- storing ------------------------------------------------------------------------------------------------
 
+    def grows(self, p: Pending, inode: Inode) -> bool:
+        """Whether the file goes up part by part while it is written, so that nobody can say when that ends."""
+        content = inode.content
+        growing = p.inode is inode and inode.writers > 0 and not p.urgent and not self._schedule.hurrying
+        return growing and content is not None and content.complete and content.size >= self._config.stream_bytes
+
     async def attempt(self, p: Pending, inode: Inode) -> None:
         """One try to make the bucket hold the inode under the key, and what follows from its outcome."""
         await self._try(p, inode, self._bring)
@@ -99,17 +105,23 @@ class Storing:
             await trio.sleep(_REPLAN_S)
         except (B2fsError, OSError) as failure:
             error = failure
+        except Exception as mistake:
+            # What goes wrong inside b2fs with one file must not end the mount for all others.
+            log.exception("%s: a mistake inside b2fs", p.key)
+            error = StoreError(f"a mistake inside b2fs, see the log: {mistake!r}")
         finally:
             self.under_way -= 1
             p.running = inode.storing = False
             p.cancel_upload = trio.CancelScope()
+        if inode.upload is not None and inode.upload.unwanted:
+            self._transfer.forget(inode.upload)
         if error is not None:
             # A call that failed may have made its version all the same: from now on we do not know what is there.
             p.remote = Remote(False, p.remote.ref)
             self._ledger.save_entry(p.key, p.inode.ino if p.inode is not None else None, p.remote)
         if isinstance(error, NotFound) and p.inode is inode and inode.content is None and inode.base is not None:
             self._lost(p, inode, error)
-        elif error is not None and p.inode is inode:
+        elif error is not None and (p.inode is inode or self._transfer.owed(p.key) is inode):
             self._failed([p], error)
         else:
             # What went wrong with something that the key should not hold any more does not matter.
@@ -117,18 +129,20 @@ class Storing:
         for other in self._pending.of(inode):
             if other is not p:
                 self._schedule.put(other)  # it may have waited for this upload
+        if inode.upload is not None and (owed := self._pending.get(inode.upload.key)) not in (None, p):
+            self._schedule.put(owed)
 
     async def _bring_growing(self, p: Pending, inode: Inode) -> None:
-        """Upload part by part while the file is written; then as any other."""
-        upload = await self._transfer.begin_stream(inode, p.key)
-        try:
-            while inode.writers and inode.content is not None and not p.urgent and not self._schedule.hurrying:
-                await upload.send_full(inode.content.size)
-                with trio.move_on_after(self._config.open_quiet_s):
-                    await upload.grown.wait()
-        except BaseException:
-            await self._transfer.give_up(upload)
-            raise
+        """Upload part by part while the file is written; then, or when it has not grown for long, as any other."""
+        upload = await self._transfer.stream(inode, p.key)
+        grew_at = trio.current_time()
+        while self.grows(p, inode) and trio.current_time() - grew_at < self._config.open_max_s:
+            assert inode.content is not None
+            if not await self._transfer.send_full(upload, inode.content.size):
+                break
+            with trio.move_on_after(self._config.open_quiet_s):
+                await upload.grown.wait()
+                grew_at = trio.current_time()
         await self._bring(p, inode)
 
     async def _bring(self, p: Pending, inode: Inode) -> None:
@@ -136,17 +150,24 @@ class Storing:
         seq, content_seq = inode.seq, inode.content_seq
         if not p.holds(inode):
             await self._conflicts.check(p, self._versions.seconds_ago(p.key))
-            info, seq = await self._transfer.store(inode, p.key)
-            self._stored(p, inode, info, seq, content_seq)
+            stored = await self._transfer.store(inode, p.key)
+            seq = stored.seq
+            self._stored(p, inode, stored, content_seq)
         await self._versions.remove_superseded(p)
         if p.inode is inode:
             # Only now: what is tied with an older version of ours is not durable before that one is gone.
             p.stored_seq = seq
 
-    def _stored(self, p: Pending, inode: Inode, info: ObjectInfo, seq: int, content_seq: int) -> None:
+    def _stored(self, p: Pending, inode: Inode, stored: Stored, content_seq: int) -> None:
         """The bucket has confirmed a version.  No await: state is changed in one step."""
+        info, content = stored.info, inode.content
         self._versions.made(p, info.ref)
-        self._adopt(inode, info.ref, seq, content_seq)
+        if stored.late is not None and content is not None:
+            if not stored.late:
+                content_seq = inode.content_seq
+            if stored.late or content.away or inode.writers:
+                content.rest_on(info.size, stored.late)
+        self._adopt(inode, info.ref, stored.seq, content_seq)
         inode.base_modified_ns = 0
         if inode.attrs_known or info.metadata is not None:
             self._remote.note_object(info)

@@ -9,23 +9,25 @@ from __future__ import annotations
 import mimetypes
 import os
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import trio
 
 from b2fs.cache.inode import Inode
-from b2fs.cache.ledger import Ledger
+from b2fs.cache.ledger import Ledger, UploadRow
 from b2fs.cache.remote.links import LinkNames
+from b2fs.cache.writeback.aborts import Aborts
 from b2fs.cache.writeback.budget import ByteBudget
 from b2fs.cache.writeback.config import WriteBackConfig
-from b2fs.cache.writeback.multipart import FixedPlan, MultipartUpload, Plan, StreamPlan
+from b2fs.cache.writeback.multipart import MultipartUpload
+from b2fs.cache.writeback.plans import FixedPlan, Plan, PlanChanged, StreamPlan
 from b2fs.core import attrs
+from b2fs.core.extents import Extents
 from b2fs.core.longkeys import PATH_NAME, encode_path, is_long
 from b2fs.core.parts import plan_copy, plan_update
 from b2fs.core.types import ObjectInfo, ObjectRef
-from b2fs.errors import PreconditionFailed, StoreError
+from b2fs.errors import NoSuchUpload, PreconditionFailed, StoreError
 from b2fs.store.protocol import ObjectStore
 
 #: Reads up to this size are done in place: a thread hop would cost more.
@@ -35,6 +37,22 @@ _RESEND_BYTES = 1 << 18
 #: Names and values of all metadata together: B2 takes 7,000 bytes, 2,048 in buckets with encryption or Object Lock.
 _METADATA_BYTES = 6_500
 _SIDE_LEAF = ".attrs"
+
+
+class UploadLost(StoreError):
+    """The server has dropped an upload, and with it bytes that were nowhere else."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What the bucket has confirmed: the version, and the inode's seq that it holds at least.
+
+    late, of an upload in parts: what was written since and is not in the version.
+    """
+
+    info: ObjectInfo
+    seq: int
+    late: Extents | None = None
 
 
 class BaseReader(Protocol):
@@ -62,24 +80,40 @@ class Transfer:
         self._side_prefix = side_prefix
         self._links = links
         self._budget = ByteBudget(config.memory_bytes)
+        self.aborts = Aborts(store, ledger, config)
+        #: Uploads in parts that are under way, or that another try is to go on with.
+        self.uploads: set[MultipartUpload] = set()
         self.sent_bytes = 0
+        #: Counts the bodies and parts that the server has acknowledged.
+        self.acknowledged = 0
 
     # ---- one key ------------------------------------------------------------------------------------------------
 
-    async def store(self, inode: Inode, key: str) -> tuple[ObjectInfo, int]:
+    async def store(self, inode: Inode, key: str) -> Stored:
         """Make key hold the inode as it is at some moment during the call.
 
-        The answer carries the metadata that the object was given, and the inode's seq that it holds at least.
-        Raises StoreError, OSError of the local disk.
+        The answer's info carries the metadata that the object was given.  Raises StoreError, OSError of the local disk.
         """
         seq = inode.seq
-        upload = inode.upload
-        if upload is not None and (inode.content is None or inode.content.size <= self._config.put_max_bytes):
-            await self.give_up(upload)  # the file was cut short since it was begun
-            upload = None
+        upload, content = inode.upload, inode.content
+        if content is not None and content.away and (upload is None or upload.key != key):
+            raise UploadLost(f"{key}: some of it is only in an unfinished upload under another name")
+        if upload is not None and not upload.away and not self._needs_parts(inode):
+            self.forget(upload)  # the file was cut short since it was begun, say
         info = await self._bring(inode, key)
+        upload = inode.upload
+        if upload is None:
+            return Stored(info, seq)
         # What was begun while the file was being written carries the attributes of that time.
-        return info, seq if upload is None else min(seq, upload.seq)
+        inode.upload = None
+        self.uploads.discard(upload)
+        upload.completed()
+        return Stored(info, min(seq, upload.seq), upload.late)
+
+    def _needs_parts(self, inode: Inode) -> bool:
+        content = inode.content
+        changed = content is not None and inode.base_content_seq != inode.content_seq
+        return changed and content is not None and content.size > self._config.put_max_bytes
 
     async def _bring(self, inode: Inode, key: str) -> ObjectInfo:
         if inode.is_dir:
@@ -92,7 +126,7 @@ class Transfer:
                 return await self._copy(inode, inode.base, key, metadata)
             return await self._put(key, inode.target or b"", metadata or {}, self._content_type(inode, key))
         assert metadata is not None
-        if content.size <= self._config.put_max_bytes:
+        if content.size <= self._config.put_max_bytes and not content.away:
             async with self._budget.share(content.size):
                 body = await self.snapshot(inode)
                 return await self._put(key, body, self.metadata(inode), self._content_type(inode, key))
@@ -120,8 +154,13 @@ class Transfer:
 
     async def _put(self, key: str, body: bytes, metadata: Mapping[str, str], content_type: str) -> ObjectInfo:
         info = await self._store.put(key, body, metadata=metadata, content_type=content_type)
-        self.sent_bytes += len(body)
+        self._count(len(body))
         return replace(info, metadata=metadata, content_type=content_type)
+
+    def _count(self, size: int) -> None:
+        """A body of this size was acknowledged."""
+        self.sent_bytes += size
+        self.acknowledged += 1
 
     # ---- directories --------------------------------------------------------------------------------------------
 
@@ -213,7 +252,7 @@ class Transfer:
     async def _multipart(self, inode: Inode, key: str) -> ObjectInfo:
         upload = inode.upload
         if upload is not None and upload.key == key:
-            # Most of it went up while the file was being written.
+            # Most of it went up while the file was being written, or before the last failure.
             return await self._finish(upload)
         return await self._run(
             self._upload(inode, key, self._plan(inode)), self.metadata(inode), self._content_type(inode, key)
@@ -227,46 +266,102 @@ class Transfer:
         return FixedPlan(plan_update(content.size, content.base_limit, content.changed_ranges()))
 
     def _upload(self, inode: Inode, key: str, plan: Plan) -> MultipartUpload:
-        return MultipartUpload(
-            self._store, self._ledger, self._budget, self.read, inode, key, plan, self._config.parts_in_flight
+        """A new upload, which the inode's writers know from now on: its plan is as old as this moment."""
+        if inode.upload is not None:
+            self.forget(inode.upload)
+        upload = inode.upload = MultipartUpload(
+            self._store,
+            self._ledger,
+            self._budget,
+            (self.read, self._count),
+            inode,
+            key,
+            plan,
+            self._config.parts_in_flight,
         )
-
-    async def begin_stream(self, inode: Inode, key: str) -> MultipartUpload:
-        """Start an upload of a file that is still growing; `store` finishes it."""
-        upload = inode.upload = self._upload(inode, key, StreamPlan())
-        try:
-            await upload.start(self.metadata(inode), self._content_type(inode, key))
-        except BaseException:
-            inode.upload = None
-            raise
+        self.uploads.add(upload)
         return upload
 
-    async def give_up(self, upload: MultipartUpload) -> None:
-        """Drop an upload that failed or is no longer wanted."""
-        upload.inode.upload = None
-        with suppress(StoreError):
-            await upload.abort()
+    async def stream(self, inode: Inode, key: str) -> MultipartUpload:
+        """An upload of a file that is still growing, the one that was begun before if there is one; `store` ends it."""
+        upload = inode.upload
+        if upload is None or upload.key != key or not upload.lasting:
+            upload = self._upload(inode, key, StreamPlan())
+            await self._start(upload, self.metadata(inode), self._content_type(inode, key))
+        return upload
+
+    async def send_full(self, upload: MultipartUpload, size: int) -> bool:
+        """As MultipartUpload.send_full; whether there is anything more to send."""
+        try:
+            await upload.send_full(size)
+        except NoSuchUpload as error:
+            await self._vanished(upload, error)
+            return False
+        return True
+
+    def resume(self, inode: Inode, row: UploadRow) -> None:
+        """Go on with an upload that an earlier mount began for this inode."""
+        upload = self._upload(inode, row.key, StreamPlan())
+        upload.resume(row)
+
+    def owed(self, key: str) -> Inode | None:
+        """The inode of which some bytes are only in an upload under this key, which is to be completed before all."""
+        for upload in self.uploads:
+            if upload.key == key and upload.owed:
+                return upload.inode
+        return None
+
+    def forget(self, upload: MultipartUpload) -> None:
+        """Nobody wants what an upload brings, or it must begin anew; the journal has it until it is aborted."""
+        self.uploads.discard(upload)
+        if upload.inode.upload is upload:
+            upload.inode.upload = None
+        if upload.upload_id is not None:
+            self.aborts.add(upload.upload_id, upload.key)
 
     async def _run(self, upload: MultipartUpload, metadata: Mapping[str, str], content_type: str | None) -> ObjectInfo:
-        # Known to writers before the first wait: the plan is as old as this moment.
-        upload.inode.upload = upload
+        await self._start(upload, metadata, content_type)
+        return await self._finish(upload)
+
+    async def _start(self, upload: MultipartUpload, metadata: Mapping[str, str], content_type: str | None) -> None:
         try:
             await upload.start(metadata, content_type)
         except BaseException:
-            upload.inode.upload = None
+            self.forget(upload)
             raise
-        return await self._finish(upload)
 
     async def _finish(self, upload: MultipartUpload) -> ObjectInfo:
+        """The object of an upload, whose `completed` is to follow without an await.
+
+        After a failure another try, or another mount, goes on with it where that is possible.
+        """
         try:
             info = await upload.finish()
+        except NoSuchUpload as error:
+            info = await self._vanished(upload, error)
         except BaseException:
-            await self.give_up(upload)
+            if not upload.lasting:
+                self.forget(upload)
             raise
-        finally:
-            self.sent_bytes += upload.sent_bytes
-            upload.inode.upload = None
         return replace(info, metadata=upload.metadata, content_type=upload.content_type)
+
+    async def _vanished(self, upload: MultipartUpload, error: NoSuchUpload) -> ObjectInfo:
+        """The server does not know an upload: it was completed, or somebody dropped it.
+
+        Raises PlanChanged when the content goes up anew, UploadLost when it cannot, since some of it was only there.
+        """
+        if upload.away:
+            info = await upload.find_completed()
+            if info is not None:
+                return info
+            if not await upload.rescue():
+                upload.lost = True
+                raise UploadLost(
+                    f"{upload.key}: the server has dropped the unfinished upload that alone held a part of this file; "
+                    "what is still here is kept, but not stored"
+                ) from error
+        self.forget(upload)
+        raise PlanChanged("the server has dropped the upload, it begins anew") from error
 
     # ---- bytes --------------------------------------------------------------------------------------------------
 
@@ -289,19 +384,24 @@ class Transfer:
         content = inode.content
         if content is None:
             return await self._reader.fetch_range(inode.base, start, end) if inode.base is not None else b""
+        if content.away.overlaps(start, end):
+            raise UploadLost("bytes that are only in an unfinished upload cannot be sent again")
         gaps = content.missing(start, end)
         if not gaps:
             if end - start <= _INLINE_READ:
                 return content.read_local(start, end)
-            return await trio.to_thread.run_sync(_read_file, content.path(), start, end)
+            body = await trio.to_thread.run_sync(_read_file, content.path(), start, end)
+            # What is the base's may be dropped here at any moment.
+            return body if not content.missing(start, end) else await self.read(inode, start, end)
         base = inode.base
         assert base is not None
         fetched = [(a, await self._reader.fetch_range(base, a, b)) for a, b in gaps]
-        body = bytearray(content.read_local(start, end))
+        if content.missing(start, end) != gaps:
+            return await self.read(inode, start, end)
+        patched = bytearray(content.read_local(start, end))
         for at, data in fetched:
-            for a, b in content.missing(at, at + len(data)):
-                body[a - start : b - start] = memoryview(data)[a - at : b - at]
-        return bytes(body)
+            patched[at - start : at - start + len(data)] = data
+        return bytes(patched)
 
 
 def _read_file(path: str, start: int, end: int) -> bytes:

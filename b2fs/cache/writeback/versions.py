@@ -87,7 +87,9 @@ class OwnVersions:
 
     def removes_by_version(self, p: Pending) -> bool:
         """Whether making the key absent is to remove our versions rather than to hide: nothing else was ever there."""
-        return p.made_here and p.remote.known and self._can_delete
+        if not (p.made_here and p.remote.known and self._can_delete):
+            return False
+        return not any(version is not None and self._is_needed(p.key, version) for version in (*p.superseded, p.newest))
 
     async def remove_superseded(self, p: Pending) -> None:
         """Remove versions of ours that a newer one has replaced, unless somebody still needs their content."""

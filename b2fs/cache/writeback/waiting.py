@@ -10,7 +10,7 @@ from b2fs.cache.inode import Inode
 from b2fs.cache.writeback.pending import Pending
 from b2fs.cache.writeback.retry import passes
 from b2fs.cache.writeback.table import PendingTable
-from b2fs.errors import TimedOut
+from b2fs.errors import StoreError, TimedOut
 
 
 class Waiting:
@@ -33,6 +33,25 @@ class Waiting:
         Raises the StoreError of a refused upload, TimedOut after timeout_s.
         """
         await self._all([(p.key, inode.seq) for p in self._pending.of(inode)])
+
+    async def recalled(self, inode: Inode) -> None:
+        """Return when no byte of the inode is only in an unfinished upload: the object is then its base.
+
+        Raises the StoreError of a refused upload, TimedOut after timeout_s.
+        """
+        with trio.move_on_after(self._timeout_s):
+            while inode.content is not None and inode.content.away:
+                upload = inode.upload
+                p = self._pending.get(upload.key) if upload is not None else None
+                if upload is None or p is None:
+                    raise StoreError("a part of the file was only in an upload that is gone")
+                if p.error is not None and not passes(p.error):
+                    raise p.error
+                self._make_urgent(p)
+                upload.grown.set()
+                await self._tried(p)
+            return
+        raise TimedOut(f"the bucket did not confirm within {self._timeout_s:.0f} s")
 
     async def names(self, prefix: str) -> None:
         """Return when every change of names directly below prefix is in the bucket, and prefix itself if it is new.
@@ -62,9 +81,14 @@ class Waiting:
                 raise p.error
             tries = p.attempts if tries is None else tries
             self._make_urgent(p)
-            done = trio.Event()
-            p.waiters.append(done)
-            await done.wait()
+            await self._tried(p)
+
+    @staticmethod
+    async def _tried(p: Pending) -> None:
+        """Return when the present or next try for the entry has ended."""
+        done = trio.Event()
+        p.waiters.append(done)
+        await done.wait()
 
     async def drained(self, path: str | None) -> None:
         """Return when nothing is pending below the key prefix `path` (None: anywhere).
