@@ -6,6 +6,7 @@ Components are imported inside the functions: whoever needs one configuration do
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,12 +14,16 @@ from b2fs.config.location import FileLocation, RemoteLocation
 from b2fs.config.settings import MountSettings
 
 if TYPE_CHECKING:
+    from b2fs.cache.reader import ReaderConfig
     from b2fs.fuse.config import FuseConfig
     from b2fs.store.embedded.store import EmbeddedConfig
     from b2fs.store.s3.config import S3Config
     from b2fs.vfs.config import VfsConfig
 
 _USUAL_UMASK = 0o022
+#: How long fsync waits for the bucket, in seconds; and on a line that is held back, as long as this many bytes take.
+_DURABLE_S = 300.0
+_DURABLE_BYTES = 1 << 30
 
 
 def embedded_config(settings: MountSettings, location: FileLocation) -> EmbeddedConfig:
@@ -45,12 +50,12 @@ def s3_config(settings: MountSettings, location: RemoteLocation) -> S3Config:
 
 def vfs_config(settings: MountSettings, directory: Path) -> VfsConfig:
     """The filesystem core, with its state in directory; objects without attributes belong to whoever mounts."""
-    from b2fs.cache.reader import ReaderConfig
     from b2fs.cache.writeback.config import WriteBackConfig
     from b2fs.cache.writeback.conflicts import ConflictPolicy
     from b2fs.core.attrs import Defaults
     from b2fs.vfs.config import Quota, VfsConfig
 
+    up, down = settings.bwlimit or (0, 0)
     umask = _USUAL_UMASK if settings.umask is None else settings.umask
     return VfsConfig(
         cache_dir=str(directory),
@@ -68,8 +73,9 @@ def vfs_config(settings: MountSettings, directory: Path) -> VfsConfig:
             conflict=ConflictPolicy(settings.conflict),
             memory_bytes=settings.memory_limit * 3 // 8,
             dirty_bytes=settings.cache_size,
+            durable_timeout_s=_DURABLE_S + (_DURABLE_BYTES / up if up else 0),
         ),
-        reader=ReaderConfig(memory_bytes=settings.memory_limit // 2),
+        reader=_reader_config(settings.memory_limit // 2, down),
         defaults=Defaults(
             uid=os.getuid() if settings.uid is None else settings.uid,
             gid=os.getgid() if settings.gid is None else settings.gid,
@@ -77,6 +83,31 @@ def vfs_config(settings: MountSettings, directory: Path) -> VfsConfig:
             dir_mode=0o777 & ~umask,
         ),
     )
+
+
+def _reader_config(memory_bytes: int, bytes_s: int) -> ReaderConfig:
+    """On a line that is held to bytes_s (0: not), ranges take seconds at most, and reads may wait for their turn."""
+    from b2fs.cache.reader import ReaderConfig
+    from b2fs.core.prefetch import PrefetchConfig
+
+    usual = PrefetchConfig()
+    if not bytes_s:
+        return ReaderConfig(memory_bytes=memory_bytes)
+
+    def seconds(number: int, unit: int, most: int) -> int:
+        return min(most, max(unit, number * bytes_s // unit * unit))
+
+    largest = seconds(4, usual.block_bytes, usual.range_bytes)
+    window = seconds(16, largest, usual.window_bytes)
+    prefetch = replace(
+        usual,
+        first_bytes=seconds(1, usual.grain_bytes, usual.first_bytes),
+        start_window_bytes=min(window, usual.start_window_bytes),
+        window_bytes=window,
+        range_bytes=largest,
+    )
+    timeout_s = ReaderConfig().timeout_s + memory_bytes / bytes_s
+    return ReaderConfig(memory_bytes=memory_bytes, prefetch=prefetch, timeout_s=timeout_s)
 
 
 def fuse_config(settings: MountSettings) -> FuseConfig:

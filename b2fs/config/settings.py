@@ -21,9 +21,11 @@ from b2fs.config.units import (
     parse_id,
     parse_octal,
     parse_quota,
+    parse_rates,
     parse_size,
     render_duration,
     render_quota,
+    render_rates,
     render_size,
 )
 from b2fs.errors import ConfigError
@@ -68,6 +70,8 @@ class MountSettings:
     sync_on_close: bool = False
     conflict: Conflict = "ours-on-top"
     memory_limit: int = 256 << 20
+    #: Bytes a second up and down; 0 is no bound.
+    bwlimit: tuple[int, int] | None = None
     metadata_ttl: float = 60.0
     #: Bytes and number of files; files None: no limit.
     quota: tuple[int, int | None] | None = None
@@ -151,6 +155,14 @@ OPTIONS: tuple[Option, ...] = (
         "Memory for reading ahead and for uploads together (default: 256M, at least 64M).",
         parse_size,
         render_size,
+    ),
+    Option(
+        "bwlimit",
+        "UP[:DOWN]",
+        "Bytes a second to send and to receive, for example 1M:10M; one value is for both, 0 is no bound "
+        "(default: none).",
+        parse_rates,
+        render_rates,
     ),
     Option(
         "metadata_ttl",

@@ -14,6 +14,8 @@ _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGTP]?)(?:i?B)?", re.IGNORECASE)
 _SHIFT = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40, "P": 50}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+#: With less, a page of a listing takes as long as a program waits for an answer.
+MIN_RATE_BYTES_S = 16 << 10
 _TRUE = frozenset({"", "1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off"})
 
@@ -51,6 +53,24 @@ def render_quota(quota: tuple[int, int | None]) -> str:
     """A text that parse_quota reads back."""
     size, files = quota
     return render_size(size) if files is None else f"{render_size(size)}:{files}"
+
+
+def parse_rates(text: str) -> tuple[int, int]:
+    """Bytes a second up and down of "1M:10M", or of "1M" for both; 0 (or "off") is no bound."""
+    up, colon, down = text.strip().partition(":")
+    return _parse_rate(up), _parse_rate(down if colon else up)
+
+
+def _parse_rate(text: str) -> int:
+    rate = 0 if text == "off" else parse_size(text)
+    if 0 < rate < MIN_RATE_BYTES_S:
+        raise ConfigError(f"{text!r} is too little to work with: at least {render_size(MIN_RATE_BYTES_S)} a second")
+    return rate
+
+
+def render_rates(rates: tuple[int, int]) -> str:
+    """A text that parse_rates reads back."""
+    return ":".join(map(render_size, rates))
 
 
 def show_size(size_bytes: int) -> str:

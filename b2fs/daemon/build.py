@@ -37,7 +37,17 @@ def make_frontend(settings: MountSettings) -> Frontend:
 
 
 def make_store(settings: MountSettings) -> ObjectStore:
-    """The store behind the URL; entering it checks that the bucket can be used."""
+    """The store behind the URL, held to --bwlimit; entering it checks that the bucket can be used."""
+    store = _make_bare_store(settings)
+    if settings.bwlimit is None:
+        return store
+    from b2fs.store.limit import LimitedStore
+
+    up, down = settings.bwlimit
+    return LimitedStore(store, up_bytes_s=up, down_bytes_s=down)
+
+
+def _make_bare_store(settings: MountSettings) -> ObjectStore:
     from b2fs.config.components import embedded_config, s3_config
 
     location = settings.location

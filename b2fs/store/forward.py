@@ -227,7 +227,7 @@ class ForwardingStore:
 def bytes_down(answer: object) -> int:
     """The size of the body that an answer carries."""
     match answer:
-        case (_, bytes() as body):
+        case (_, bytes() | memoryview() as body):
             return len(body)
         case _:
             return 0

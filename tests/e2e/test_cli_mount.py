@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -146,6 +147,15 @@ def test_what_a_mount_keeps_is_private_and_holds_no_key(place: Path, seaweedfs: 
     for path in (identity, *identity.rglob("*")):
         assert path.stat().st_mode & 0o077 == 0, path
         assert not path.is_file() or SECRET_KEY.encode() not in path.read_bytes()
+
+
+def test_a_line_is_held_back(place: Path) -> None:
+    assert mount(place, None, "--bwlimit=256K:off").returncode == EXIT_OK
+    began = time.monotonic()
+    (place / "mnt" / "a").write_bytes(bytes(768 << 10))
+    assert time.monotonic() - began < 1, "only the line is slow"
+    assert run_b2fs("sync", place / "mnt").returncode == EXIT_OK
+    assert time.monotonic() - began > 1.9
 
 
 def test_a_read_only_mount_refuses_changes(place: Path) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from b2fs.config.components import vfs_config
 from b2fs.config.location import FileLocation, RemoteLocation, parse_location
 from b2fs.config.mount_options import raw_from_options, split_options
 from b2fs.config.settings import (
@@ -224,6 +226,7 @@ raws = st.fixed_dictionaries(
         "fsync": st.sampled_from(["bucket", "local"]),
         "metadata_ttl": st.integers(0, 10**6).map(lambda ms: f"{ms}ms"),
         "quota": st.sampled_from(["10G", "1500", "3M:100000"]),
+        "bwlimit": st.sampled_from(["1M", "1M:10M", "0:64K", "off:20000", "1.5M:0"]),
         "log_file": paths,
         "log_level": st.sampled_from(["debug", "error"]),
     },
@@ -242,6 +245,31 @@ def test_every_option_is_a_field_and_has_help() -> None:
     for option in OPTIONS:
         assert hasattr(settings, option.name)
         assert option.help.endswith(".")
+
+
+def test_a_rate_is_for_both_directions_unless_there_are_two() -> None:
+    def limit(text: str) -> tuple[int, int] | None:
+        return build_settings(FILE_URL, "/mnt", {"bwlimit": text}).bwlimit
+
+    assert limit("1M") == (1 << 20, 1 << 20)
+    assert limit("1M:10M") == (1 << 20, 10 << 20)
+    assert limit("off:64K") == (0, 64 << 10)
+    assert limit("64K:0") == (64 << 10, 0)
+
+
+@pytest.mark.parametrize("text", ["fast", "1M:", ":1M", "1M:2M:3M", "1K", "1M:100"])
+def test_a_rate_that_is_none(text: str) -> None:
+    with pytest.raises(ConfigError, match="--bwlimit"):
+        build_settings(FILE_URL, "/mnt", {"bwlimit": text})
+
+
+@pytest.mark.parametrize("text", ["16K", "100K", "1M", "3M", "20M"])
+def test_a_line_that_is_held_back_is_read_in_small_ranges_and_waited_for(text: str) -> None:
+    settings = build_settings(FILE_URL, "/mnt", {"bwlimit": text})
+    assert settings.bwlimit is not None
+    reader, rate = vfs_config(settings, Path("/cache")).reader, settings.bwlimit[1]
+    assert reader.prefetch.range_bytes <= max(4 * rate, 1 << 20)
+    assert reader.memory_bytes / rate < reader.timeout_s
 
 
 @pytest.mark.parametrize("text", ["", "x", "10G:", "10G:x", ":5", "10G:5:5", "10G:-1"])

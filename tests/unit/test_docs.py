@@ -10,7 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from b2fs.config.settings import OPTIONS, Option
+from b2fs.daemon.sockets import RUNTIME_VARIABLE
+
 ROOT = Path(__file__).parents[2]
+OPTIONS_TEXT = ROOT / "docs" / "options.md"
 DOCS = sorted((ROOT / "docs").glob("*.md"))
 TEXTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *DOCS, *sorted((ROOT / "contrib").rglob("*.md"))]
 SEMANTICS = ROOT / "docs" / "semantics.md"
@@ -134,3 +138,20 @@ def test_what_does_not_exist_is_found(tmp_path: Path, monkeypatch: pytest.Monkey
         "# A *b*\n[](a.md) [](#a-b) [](b.md) [](#gone) [](../a.md) `[](code)` [](https://example.com)\n"
     )
     assert broken_links(document) == ["b.md", "#gone", "../a.md"]
+
+
+@pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)
+def test_every_option_of_a_mount_is_documented(option: Option) -> None:
+    words = option.flag if option.is_flag else f"{option.flag} {option.metavar}"
+    rows = [line for line in OPTIONS_TEXT.read_text().splitlines() if line.startswith("| ")]
+    assert any(f"`{words}`" in row.replace("\\|", "|") for row in rows), f"{words} is not in {name(OPTIONS_TEXT)}"
+
+
+def test_options_that_are_documented_exist() -> None:
+    flags = {option.flag for option in OPTIONS}
+    assert set(re.findall(r"`(--[a-z-]+)", OPTIONS_TEXT.read_text())) == flags
+
+
+def test_variables_that_are_no_option_are_documented() -> None:
+    for text in (OPTIONS_TEXT, ROOT / "README.md"):
+        assert RUNTIME_VARIABLE in text.read_text()
