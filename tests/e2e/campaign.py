@@ -172,7 +172,9 @@ class Chooser:
         path = self.chance.choice([*self._files(LOG), self._new(LOG)])
         if path not in self.tree.names:
             return [["create", path]]
-        starts = split(self.tree.file(path)[0]) or []
+        starts = split(self.tree.file(path)[0])
+        if starts is None:  # a write was cut off by a kill
+            return [["truncate", path, 0]]
         if len(starts) > 8 or (starts and self.chance.random() < 0.2):
             return [["truncate", path, self.chance.choice(starts)], *self._sync(path)]
         return [["append", path, self.history.count, self.chance.choice((20, 3000, 60_000))], *self._sync(path)]

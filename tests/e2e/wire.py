@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 MIB = 1 << 20
+#: Where b2fs keeps in a bucket what is not a user's.
+RESERVED = ".b2fs/"
 #: A request that makes no progress for so long has failed.
 STALL_S = 0.5
 RETRY = RetryPolicy(attempts=3, base_delay_s=0.02, max_delay_s=0.1, deadline_s=30.0)
@@ -85,10 +87,12 @@ class Wire:
             yield WiredCalls(fs, store)
 
     def contents(self) -> dict[str, bytes]:
-        """Every object, as another client sees it past the proxy."""
+        """Every object, as another client sees it past the proxy; b2fs's own are left out."""
         found: dict[str, bytes] = {}
         for page in self.s3.get_paginator("list_objects_v2").paginate(Bucket=self.bucket):
             for row in page.get("Contents", ()):
+                if row["Key"].startswith(RESERVED):
+                    continue
                 with self.s3.get_object(Bucket=self.bucket, Key=row["Key"])["Body"] as body:
                     found[row["Key"]] = body.read()
         return found
