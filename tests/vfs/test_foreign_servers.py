@@ -1,0 +1,93 @@
+"""A bucket of a real server that boto3 has filled: odd keys that it accepts, and paths that are too long for keys."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+
+from b2fs.core.keys import QUOTE as Q
+from b2fs.store.s3 import S3Config, S3Store
+from b2fs.vfs.api import ROOT
+from b2fs.vfs.config import VfsConfig
+from tests.servers import Server
+from tests.vfs.bucket import ANYBODY, Mount, mount
+from tests.vfs.test_foreign_keys import remove_tree
+
+#: SeaweedFS refuses `.` and `..`, takes `//` for `/`, and keeps no content in `a/`.
+KEYS = ["d/a", "d/a/b", f"d/raw{Q}b", "d/picture\u2400", "d/c\nb", "d/" + "n" * 300, "d/" + "é" * 200 + "/x", "d/plain"]
+
+
+@pytest.fixture
+def bucket_name(seaweedfs: Server, monkeypatch: pytest.MonkeyPatch) -> str:
+    for name, value in seaweedfs.environment().items():
+        monkeypatch.setenv(name, value)
+    return seaweedfs.new_bucket()
+
+
+@asynccontextmanager
+async def mounted_at(server: Server, name: str, cache: Path) -> AsyncIterator[Mount]:
+    config = VfsConfig("", attr_index=False)
+    s3 = S3Config(name, endpoint=server.endpoint, region=server.region)
+    async with S3Store(s3) as store, mount(store, cache, config) as mounted:
+        yield mounted
+
+
+def contents(server: Server, name: str) -> dict[str, bytes]:
+    """What boto3 sees, without b2fs's own and the objects of directories."""
+    client = server.client()
+    keys = [entry["Key"] for entry in client.list_objects_v2(Bucket=name).get("Contents", [])]
+    wanted = [key for key in keys if not key.startswith(".b2fs/") and not key.endswith("/")]
+    return {key: client.get_object(Bucket=name, Key=key)["Body"].read() for key in wanted}
+
+
+async def files(mounted: Mount, path: str) -> dict[str, bytes]:
+    below = [found for found in await mounted.walk(path) if stat.S_ISREG((await mounted.find(found)).mode)]
+    return {found: await mounted.read(found) for found in below}
+
+
+async def test_every_odd_key_that_boto3_has_put(seaweedfs: Server, bucket_name: str, tmp_path: Path) -> None:
+    client = seaweedfs.client()
+    for key in KEYS:
+        client.put_object(Bucket=bucket_name, Key=key, Body=key.encode())
+    async with mounted_at(seaweedfs, bucket_name, tmp_path / "one") as mounted:
+        found = await files(mounted, "d")
+        assert sorted(found.values()) == sorted(key.encode() for key in KEYS)
+        for path in found:
+            await mounted.write(path, b"N")
+        await mounted.drain()
+        assert contents(seaweedfs, bucket_name) == {key: b"N" + key.encode()[1:] for key in KEYS}
+        await mounted.fs.rename(ROOT, b"d", ROOT, b"e", 0, ANYBODY)
+        await mounted.drain()
+    moved = contents(seaweedfs, bucket_name)
+    assert sorted(moved.values()) == sorted(b"N" + key.encode()[1:] for key in KEYS)
+    assert {key.partition("/")[0] for key in moved} == {"e"}
+    async with mounted_at(seaweedfs, bucket_name, tmp_path / "two") as mounted:
+        assert sorted((await files(mounted, "e")).values()) == sorted(moved.values())
+        await remove_tree(mounted, "e")
+        await mounted.drain()
+    assert contents(seaweedfs, bucket_name) == {}
+
+
+async def test_a_path_that_is_too_long_for_a_key(seaweedfs: Server, bucket_name: str, tmp_path: Path) -> None:
+    parts = [f"{number}" * 200 for number in range(8)]
+    async with mounted_at(seaweedfs, bucket_name, tmp_path / "one") as mounted:
+        for depth in range(1, 9):
+            await mounted.mkdir("/".join(parts[:depth]), 0o700 + depth)
+        await mounted.write("/".join([*parts, "file"]), b"content", 0o640)
+        await mounted.drain()
+    async with mounted_at(seaweedfs, bucket_name, tmp_path / "two") as mounted:
+        walked = await mounted.walk()
+        assert walked == ["/".join(parts[:depth]) for depth in range(1, 9)] + ["/".join([*parts, "file"])]
+        assert await mounted.read(walked[-1]) == b"content"
+        modes = [stat.S_IMODE((await mounted.find(path)).mode) for path in walked]
+        assert modes == [0o700 + depth for depth in range(1, 9)] + [0o640]
+        with trio.fail_after(60):
+            await remove_tree(mounted, parts[0])
+            await mounted.drain()
+    async with mounted_at(seaweedfs, bucket_name, tmp_path / "three") as mounted:
+        assert await mounted.walk() == []
