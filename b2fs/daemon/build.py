@@ -6,6 +6,7 @@ loaded while the bucket is being asked.  Loading is most of the time until a mou
 
 from __future__ import annotations
 
+import importlib
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -23,9 +24,14 @@ def real_parts() -> Parts:
     return Parts(make_store, open_core, make_frontend, load)
 
 
+#: What the core, the kernel's side and the first listing need, in the order in which a mount comes to need it.
+LOADED_MEANWHILE = ("b2fs.fuse.mount", "b2fs.vfs.filesystem", "lxml.etree")
+
+
 def load() -> None:
-    """Import what the core and the kernel's side need, then what the first listing will need."""
-    import lxml.etree  # noqa: F401  # all are used where they are needed
+    """Import LOADED_MEANWHILE."""
+    for module in LOADED_MEANWHILE:
+        importlib.import_module(module)
 
 
 def make_frontend(settings: MountSettings) -> Frontend:

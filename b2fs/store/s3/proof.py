@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+#: A mount that comes up, and the first programs on it, go before what can wait.
+_SETTLING_S = 2.0
+
 Task = Callable[[], Awaitable[None]]
 
 
@@ -60,7 +63,8 @@ class Proof:
         self._find = None
 
     async def confirm_soon(self) -> None:
-        """The background's part: try once; whoever needs the answer tries again."""
+        """The background's part: try once, a little later; whoever needs the answer sooner tries himself."""
+        await trio.sleep(_SETTLING_S)
         try:
             await self.confirm()
         except StoreError as error:
@@ -83,7 +87,7 @@ async def find_out(store: S3Store, config: S3Config) -> tuple[Proof, Sequence[Ta
         proof = Proof(believed, again.run_to_end)
         return proof, (proof.confirm_soon,)
     finding = _Finding(store, config, versioning, server, memory)
-    return Proof(await finding.run(), None), (finding.remove,)
+    return Proof(await finding.run(), None), (finding.remove_soon,)
 
 
 async def _asked(store: S3Store, config: S3Config) -> tuple[str, bool]:
@@ -139,6 +143,12 @@ class _Finding:
         if self._memory is not None:
             self._memory.save(self._server, found)
         return found
+
+    async def remove_soon(self) -> None:
+        try:
+            await trio.sleep(_SETTLING_S)
+        finally:
+            await self.remove()
 
     async def run_to_end(self) -> Capabilities:
         found = await self.run()

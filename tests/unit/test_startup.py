@@ -1,0 +1,39 @@
+"""What a mount loads, and when: most of the time until it answers is loading."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from b2fs.daemon.build import LOADED_MEANWHILE
+
+
+def loaded_by(statements: str) -> set[str]:
+    """The modules that a fresh interpreter has loaded after the statements."""
+    program = f"{statements}\nimport sys; print('\\n'.join(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+def test_a_command_is_refused_and_forks_with_nothing_loaded() -> None:
+    modules = loaded_by("import b2fs.cli.main, b2fs.cli.mount, b2fs.cli.mount_helper")
+    assert modules.isdisjoint(
+        {"trio", "awscrt", "_awscrt", "botocore", "rich", "pyfuse3", "lxml", "sqlite3", "asyncio"}
+    )
+
+
+def test_a_remote_mount_loads_no_more_than_it_needs() -> None:
+    needed = "import b2fs.cli.mount, b2fs.daemon.process, b2fs.daemon.build, b2fs.store.s3.store"
+    before = loaded_by(needed)
+    assert before.isdisjoint({"botocore", "boto3", "rich", "hypercorn", "lxml", "asyncio", *LOADED_MEANWHILE})
+    after = loaded_by(f"{needed}\nb2fs.daemon.build.load()")
+    assert set(LOADED_MEANWHILE) <= after
+    assert after.isdisjoint({"botocore", "boto3", "rich", "hypercorn", "b2fs.server", "b2fs.store.embedded.store"})
+
+
+@pytest.mark.parametrize("command", ["status", "sync", "umount"])
+def test_commands_for_a_running_mount_load_no_event_loop(command: str) -> None:
+    program = f"from b2fs.cli.main import cli\nimport click\ncli.get_command(click.Context(cli), {command!r})"
+    assert loaded_by(program).isdisjoint({"awscrt", "botocore", "pyfuse3", "rich", "lxml"})
