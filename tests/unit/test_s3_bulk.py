@@ -19,6 +19,7 @@ import trustme
 from b2fs.core.types import Capabilities, ETag
 from b2fs.errors import AccessDenied, CorruptBody, PreconditionFailed, SlowDown, TimedOut, Unavailable
 from b2fs.store.s3 import RetryPolicy, S3Config, S3Store
+from b2fs.store.s3.bulk import BulkConnections, Connection
 from b2fs.store.s3.reads import BULK_BYTES
 from tests.unit.s3_scripted import EMPTY_LISTING, Reply, Request, Script, ScriptedServer, error_reply
 
@@ -215,3 +216,52 @@ async def test_a_cancelled_get_ends_with_its_thread() -> None:
             assert store.gate.in_flight == 0
             server.release()
             assert await get(store, 0, 4 * MIB) == CONTENT[: 4 * MIB]
+
+
+class Pretended(Connection):
+    """A connection without a socket, good for ever."""
+
+    def __init__(self) -> None:
+        self.closed = 0
+
+    def silent(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+def test_kept_connections_belong_to_one_thread_at_a_time() -> None:
+    connections = BulkConnections(S3Config("bucket", "http://127.0.0.1:1"))
+    made = [Pretended() for _ in range(40)]
+    wrong: list[object] = []
+    in_use: set[Connection] = set()
+
+    def work(number: int) -> None:
+        own: Connection = made[number]
+        for _ in range(300):
+            connections.keep(own)
+            taken = connections.take_idle()
+            if taken is None:
+                return  # the others have them all
+            if taken in in_use:
+                wrong.append(taken)
+            in_use.add(taken)
+            connections.has_idle  # noqa: B018  # looked at by the trio thread while others take and keep
+            in_use.discard(taken)
+            own = taken
+        connections.keep(own)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+    for connection in made[8:]:
+        connections.keep(connection)
+    assert sum(connection.closed for connection in made) == len(made) - 16, "not more than sixteen are kept"
+    connections.close()
+    connections.keep(made[0])
+    assert all(connection.closed for connection in made)
+    assert not connections.has_idle

@@ -64,12 +64,15 @@ class BulkConnections:
         self._connect_timeout_s = config.connect_timeout_s
         self._stall_timeout_s = config.stall_timeout_s
         self._tls = ssl.create_default_context(cafile=config.ca_bundle) if config.tls else None
-        self._idle: deque[tuple[float, _Connection]] = deque(maxlen=_IDLE_CONNECTIONS)
+        self._idle: deque[tuple[float, Connection]] = deque()  # latest last
+        self._idle_lock = threading.Lock()
+        self._closed = False
 
     @property
     def has_idle(self) -> bool:
         """Whether a connection is kept that may still be good."""
-        return bool(self._idle) and self._idle[-1][0] > time.monotonic() - _IDLE_S
+        with self._idle_lock:
+            return bool(self._idle) and self._idle[-1][0] > time.monotonic() - _IDLE_S
 
     async def send(self, call: Call, request: HttpRequest, signing: AwsSigningConfig) -> Response:
         """Send a GET once and return its answer, the body in `content`.
@@ -87,42 +90,58 @@ class BulkConnections:
             return response
         raise error_of(response, has_body=call.has_body)
 
-    def take_idle(self) -> _Connection | None:
+    def take_idle(self) -> Connection | None:
         """A kept connection on which the server has neither said anything nor hung up."""
-        while self._idle:
-            kept_at, connection = self._idle.pop()
+        while True:
+            with self._idle_lock:
+                if not self._idle:
+                    return None
+                kept_at, connection = self._idle.pop()
             if kept_at > time.monotonic() - _IDLE_S and connection.silent():
                 return connection
             connection.close()
-        return None
 
-    def connect(self) -> _Connection:
+    def connect(self) -> Connection:
         """A new connection.  Raises OSError."""
         plain = socket.create_connection(self._address, timeout=self._connect_timeout_s)
         try:
             plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if self._tls is None:
                 _bound_waits(plain, self._stall_timeout_s)
-                return _Connection(plain, socket.MSG_WAITALL)
+                return Connection(plain, socket.MSG_WAITALL)
             secured = self._tls.wrap_socket(plain, server_hostname=self._address[0])
             secured.settimeout(self._stall_timeout_s)
-            return _Connection(secured, 0)
+            return Connection(secured, 0)
         except BaseException:
             plain.close()
             raise
 
-    def keep(self, connection: _Connection) -> None:
-        while len(self._idle) >= _IDLE_CONNECTIONS:
-            self._idle.popleft()[1].close()
-        self._idle.append((time.monotonic(), connection))
+    def keep(self, connection: Connection) -> None:
+        """Take back a connection that can be used again; too many and too old ones are closed."""
+        now = time.monotonic()
+        with self._idle_lock:
+            self._idle.append((now, connection))
+            surplus = [self._idle.popleft() for _ in range(self._surplus(now))]
+        for _, old in surplus:
+            old.close()
+
+    def _surplus(self, now: float) -> int:
+        if self._closed:
+            return len(self._idle)
+        old = sum(kept_at <= now - _IDLE_S for kept_at, _ in self._idle)
+        return max(old, len(self._idle) - _IDLE_CONNECTIONS)
 
     def close(self) -> None:
-        """Close what is kept.  Call when no request is in flight."""
-        while self._idle:
-            self._idle.pop()[1].close()
+        """Close what is kept, and what comes back later."""
+        with self._idle_lock:
+            self._closed = True
+            kept = list(self._idle)
+            self._idle.clear()
+        for _, connection in kept:
+            connection.close()
 
 
-class _Connection:
+class Connection:
     """A blocking socket that speaks HTTP/1.1."""
 
     def __init__(self, sock: socket.socket, whole_flag: int) -> None:
@@ -198,7 +217,7 @@ class _Exchange:
         self._head = head
         self._length = length
         self._lock = threading.Lock()
-        self._current: _Connection | None = None
+        self._current: Connection | None = None
         self._cancelled = False
 
     def run(self) -> Response:
@@ -218,7 +237,7 @@ class _Exchange:
             if self._current is not None:
                 self._current.shut()
 
-    def _ask(self, connection: _Connection) -> Response:
+    def _ask(self, connection: Connection) -> Response:
         reusable = False
         try:
             self._use(connection)
@@ -232,7 +251,7 @@ class _Exchange:
             else:
                 connection.close()
 
-    def _use(self, connection: _Connection) -> None:
+    def _use(self, connection: Connection) -> None:
         with self._lock:
             if self._cancelled:
                 raise ConnectionAbortedError("the request was cancelled")
