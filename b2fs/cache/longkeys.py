@@ -295,6 +295,10 @@ class LongKeys(ForwardingStore):
             last += 1
         return self._order[first:last]
 
+    def refresh(self) -> None:
+        """Look anew with the next question."""
+        self._listed_at = float("-inf")
+
     # ---- which there are ----------------------------------------------------------------------------------------
 
     async def _learn(self, prefix: str, delimiter: str | None, page: ListPage) -> None:

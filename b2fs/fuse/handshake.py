@@ -96,12 +96,18 @@ class Handshake:
         Raises OSError if that fails.  The loop runs in a thread and a trio run of its own: no loop that is to go on may
         have seen the socket.
         """
-        with self._ours:
-            request = await trio.to_thread.run_sync(os.read, self._device, _BUFFER_BYTES)
-            self._ours.send(request)
+        request = await trio.to_thread.run_sync(os.read, self._device, _BUFFER_BYTES)
+        self._ours.send(request)
+        try:
             answer = await trio.to_thread.run_sync(trio.run, self._answer, serve)
-            os.write(self._device, self._amended(request, answer))
-            os.dup2(self._device, self.number, inheritable=False)
+        except trio.TooSlowError as error:
+            raise OSError(errno.ETIMEDOUT, "libfuse does not answer the kernel") from error
+        os.write(self._device, self._amended(request, answer))
+        os.dup2(self._device, self.number, inheritable=False)
+
+    def close(self) -> None:
+        """Let go of what is not libfuse's; after `run` that is the kernel's side under its first number."""
+        self._ours.close()
         os.close(self._device)
 
     async def _answer(self, serve: Callable[[], Awaitable[None]]) -> bytes:

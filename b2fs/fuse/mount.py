@@ -112,12 +112,18 @@ class FuseMount:
         self._device = handshake.number
         try:
             pyfuse3.init(shell, handshake.path, self._config.session_options())
-            await handshake.run(partial(pyfuse3.main, min_tasks=1, max_tasks=1))
+            try:
+                await handshake.run(partial(pyfuse3.main, min_tasks=1, max_tasks=1))
+                self._check_lists(handshake.agreed)
+            except BaseException:
+                pyfuse3.close(unmount=False)
+                raise
         except BaseException:
             with trio.CancelScope(shield=True):
                 await _detach(self.mountpoint)
             raise
-        self._check_lists(handshake.agreed)
+        finally:
+            handshake.close()
 
     def _check_lists(self, agreed: Feature) -> None:
         """Lists that the kernel does not obey must not be kept: programs would leave a file's mode to them."""

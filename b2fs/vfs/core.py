@@ -13,6 +13,7 @@ from b2fs.cache.blocks import BlockCache
 from b2fs.cache.content import DirtyFiles
 from b2fs.cache.inode import Inode
 from b2fs.cache.ledger import Ledger
+from b2fs.cache.longkeys import LongKeys
 from b2fs.cache.reader import Reader
 from b2fs.cache.remote import RemoteView
 from b2fs.cache.writeback.engine import Engine
@@ -21,7 +22,6 @@ from b2fs.cache.writeback.transfer import Transfer
 from b2fs.core.acl import Acl
 from b2fs.core.types import Attr, Caller, InodeId
 from b2fs.errors import FsError
-from b2fs.store.protocol import ObjectStore
 from b2fs.vfs.acls import access_list
 from b2fs.vfs.api import KernelNotifier
 from b2fs.vfs.config import VfsConfig
@@ -45,7 +45,7 @@ class Core:
     """
 
     config: VfsConfig
-    store: ObjectStore
+    store: LongKeys
     ledger: Ledger
     files: DirtyFiles
     remote: RemoteView

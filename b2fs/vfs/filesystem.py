@@ -442,9 +442,9 @@ class B2Filesystem(Listener):
                 nursery.start_soon(self._core.engine.run)
 
 
-def build_core(store: ObjectStore, config: VfsConfig, notifier: KernelNotifier) -> Core:
+def build_core(bucket: ObjectStore, config: VfsConfig, notifier: KernelNotifier) -> Core:
     """Make the parts; nothing runs yet."""
-    store = LongKeys(store, config.prefix, config.ttl_s)
+    store = LongKeys(bucket, config.prefix, config.ttl_s)
     ledger = Ledger(os.path.join(config.cache_dir, "ledger.db"))
     files = DirtyFiles(os.path.join(config.cache_dir, "dirty"), before_removal=ledger.commit)
     blocks = BlockCache(BlockCacheConfig(os.path.join(config.cache_dir, "blocks"), config.cache_size_bytes))

@@ -24,6 +24,7 @@ class Refresher:
         """
         core, names = self._core, [name for name in path.split(b"/") if name]
         self._foreign.forget()
+        core.store.refresh()
         if core.index is not None:
             core.index.refresh()
         if not names:

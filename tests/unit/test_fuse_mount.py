@@ -6,7 +6,7 @@ import errno
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ import trio
 from b2fs.core.types import Attr, Caller, InodeId, StatFs
 from b2fs.errors import ConfigError, Unavailable
 from b2fs.fuse.config import FuseConfig
+from b2fs.fuse.handshake import Feature, Handshake
 from b2fs.fuse.kernel import MountInfo, mount_at, parse_mountinfo
 from b2fs.fuse.mount import FuseMount, serve
 from b2fs.vfs.api import ROOT
@@ -233,6 +234,34 @@ async def test_the_kernel_does_not_ask_before_every_write(mountpoint: str, optio
         assert set(asked) <= {b"security.capability"}
         assert most == 50 or len(asked) <= most
         assert most == 2 or len(asked) == most
+        mount.unmount()
+
+
+async def test_a_kernel_that_checks_no_lists_is_not_asked_to_keep_them(
+    mountpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("b2fs.fuse.config.FuseConfig.features", lambda config: Feature.HANDLE_KILLPRIV_V2)
+    with pytest.raises(ConfigError, match="access control lists"):
+        await serve(MemFs(), FuseConfig(acl=True), mountpoint)
+    await _is_mountable(mountpoint)
+
+
+async def test_a_handshake_that_fails_leaves_no_mount(mountpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fail(handshake: Handshake, loop: Callable[[], Awaitable[None]]) -> None:
+        raise OSError(errno.ETIMEDOUT, "no answer")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Handshake, "run", fail)
+        with pytest.raises(ConfigError, match="the kernel refuses"):
+            await serve(MemFs(), FuseConfig(), mountpoint)
+    await _is_mountable(mountpoint)
+
+
+async def _is_mountable(mountpoint: str) -> None:
+    assert mount_at(os.fsencode(mountpoint)) is None
+    async with trio.open_nursery() as nursery:
+        mount: FuseMount = await nursery.start(serve, MemFs(check_permissions=False), FuseConfig(), mountpoint)
+        await in_thread(Path(mountpoint, "f").write_bytes, b"content")
         mount.unmount()
 
 

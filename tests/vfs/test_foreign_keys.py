@@ -257,3 +257,14 @@ async def test_a_local_file_moves_along_although_others_made_a_directory_of_its_
         await mount.drain()
     files = {key: body for key, body in place.bucket.contents().items() if not key.endswith("/")}
     assert files == {"e/a": b"ours", "e/a/theirs": b"theirs", "e/x": b"x"}
+
+
+async def test_an_object_and_its_directory_may_be_pages_apart(tmp_path: Path) -> None:
+    async with bucket(tmp_path) as store:
+        await fill(store, ["d/m", "d/m/x", *(f"d/m-{number:04}" for number in range(2500))])
+        async with mount(store, tmp_path / "one", OPTIONS) as mounted:
+            found = kinds(await mounted.ls("d"))
+            assert len(found) == 2502
+            assert (found["m"], found[f"m{Q}3"]) == ("dir", "file")
+            assert await mounted.read(f"d/m{Q}3") == b"d/m"
+            assert await mounted.read("d/m/x") == b"d/m/x"

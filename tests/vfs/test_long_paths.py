@@ -242,3 +242,14 @@ def test_paths_of_any_length_up_to_what_the_kernel_takes(fs: Driver) -> None:
     fs.rename("short", f"{at}/again")
     fs.rename(name, "other")
     assert fs.read(f"other{at[250:]}/again") == b"content"
+
+
+async def test_a_refresh_shows_long_paths_that_others_made(tmp_path: Path) -> None:
+    async with bucket(tmp_path) as store:
+        await fill(store, [".b2fs/root", "d/x"])
+        async with mount(store, tmp_path / "one", OPTIONS) as mounted:
+            assert await mounted.walk() == ["d", "d/x"]
+            path = f"d/{DEEP}"
+            await store.put(f".b2fs/long/{short_name(path)}", b"x", metadata={PATH_NAME: encode_path(path)})
+            await mounted.fs.refresh()
+            assert path in await mounted.walk()
