@@ -6,7 +6,7 @@ Times are short so that faults which last pass quickly; nothing else is other th
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, closing, contextmanager
+from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -93,7 +93,11 @@ class Wire:
             for row in page.get("Contents", ()):
                 if row["Key"].startswith(RESERVED):
                     continue
-                with self.s3.get_object(Bucket=self.bucket, Key=row["Key"])["Body"] as body:
+                # A request that was on its way when its sender was killed may remove it meanwhile.
+                with (
+                    suppress(self.s3.exceptions.NoSuchKey),
+                    self.s3.get_object(Bucket=self.bucket, Key=row["Key"])["Body"] as body,
+                ):
                     found[row["Key"]] = body.read()
         return found
 
