@@ -180,7 +180,8 @@ class Namespace:
         if is_dir:
             inode.marked = info is not None
             inode.base_modified_ns = info.modified_ns if info is not None else 0
-            self.keep_content(inode, core.remote.marker(key)[1])
+            for marker in (info, core.remote.marker(key)[1]):
+                self.keep_content(inode, marker)
         else:
             assert info is not None
             inode.base, inode.size, inode.base_modified_ns = info.ref, info.size, info.modified_ns

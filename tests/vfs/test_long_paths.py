@@ -16,6 +16,10 @@ from b2fs.store.forward import Method
 from b2fs.vfs.config import VfsConfig
 from tests.vfs.bucket import ANYBODY, MarkersWithoutMetadata, Mount, bucket, fill, mount
 from tests.vfs.driver import Driver
+from tests.writeback.conftest import autojump_clock, place
+from tests.writeback.harness import Place
+
+__all__ = ["autojump_clock", "place"]
 
 PART = "é" * 100  # 200 bytes
 DEEP = "/".join([PART] * 6)  # 1,205 bytes
@@ -253,3 +257,50 @@ async def test_a_refresh_shows_long_paths_that_others_made(tmp_path: Path) -> No
             await store.put(f".b2fs/long/{short_name(path)}", b"x", metadata={PATH_NAME: encode_path(path)})
             await mounted.fs.refresh()
             assert path in await mounted.walk()
+
+
+async def test_a_crash_before_the_upload_of_long_names(place: Place) -> None:
+    async with place.mount() as mount:
+        at = ""
+        for part in DEEP.split("/"):
+            at = f"{at}/{part}" if at else part
+            await mount.mkdir(at)
+        await mount.save(f"{DEEP}/file", b"content")
+        await mount.save("short", b"short")
+        await mount.drain()
+        await mount.save(f"{DEEP}/new", b"new")
+        await mount.rename(f"{DEEP}/file", "file")
+        await mount.rename("short", f"{DEEP}/short")
+        place.crash()
+    async with place.mount() as mount:
+        assert await mount.names(DEEP) == {"new", "short"}
+        assert await mount.read("file") == b"content"
+        await mount.drain()
+    place.forget_cache()
+    async with place.mount() as mount:
+        assert {name: await mount.read(f"{DEEP}/{name}") for name in await mount.names(DEEP)} == {
+            "new": b"new",
+            "short": b"short",
+        }
+        assert await mount.names() == {PART, "file"}
+
+
+async def test_a_large_file_goes_up_in_parts_and_is_changed_in_place(tmp_path: Path) -> None:
+    size = 20 << 20
+    async with bucket(tmp_path) as store:
+        async with mount(store, tmp_path / "one", OPTIONS) as mounted:
+            await make_dirs(mounted, DEEP)
+            await mounted.write(f"{DEEP}/large", bytes(size))
+            await mounted.drain()
+            assert mounted.count(Method.CREATE_UPLOAD) == 1
+        async with mount(store, tmp_path / "two", OPTIONS) as mounted:
+            await mounted.write(f"{DEEP}/large", b"changed")
+            await mounted.drain()
+            assert mounted.count(Method.COPY_PART) > 0
+        async with mount(store, tmp_path / "three", OPTIONS) as mounted:
+            opened = await mounted.open(f"{DEEP}/large")
+            assert (await mounted.find(f"{DEEP}/large")).size == size
+            assert bytes(await mounted.fs.read(opened.handle, 0, 10)) == b"changed\0\0\0"
+            await mounted.fs.release(opened.handle)
+        (key,) = [key for key in await long_keys(store) if key.endswith(short_name(f"{DEEP}/large"))]
+        assert (await store.head(key)).size == size
