@@ -31,7 +31,7 @@ _WHOLE_BYTES = 4 << 20
 #: A file that is changed in at most this size is kept in the block cache after its upload.
 _KEEP_BYTES = 64 << 20
 _RETIRE_BATCH = 64
-#: Filling the cache waits this long for programs to pause, in seconds, unless so many files wait for it.
+#: Filling the cache waits this long for programs and uploads to pause, in seconds, unless so many files wait for it.
 _RETIRE_PATIENCE_S = 30.0
 _RETIRE_MOST = 10_000
 #: How soon filling the cache is tried again when the journal could not be written.
@@ -300,7 +300,8 @@ class Files:
             await self._retire_wake.wait()
             self._retire_wake = trio.Event()
             while self._retired:
-                await self._core.engine.pace.wait_idle(_RETIRE_PATIENCE_S if len(self._retired) < _RETIRE_MOST else 0.0)
+                many = len(self._retired) >= _RETIRE_MOST or self._core.room.short
+                await self._core.engine.wait_calm(0.0 if many else _RETIRE_PATIENCE_S)
                 batch, self._retired = self._retired[:_RETIRE_BATCH], self._retired[_RETIRE_BATCH:]
                 jobs, kept = self._take_contents(batch)
                 if kept:

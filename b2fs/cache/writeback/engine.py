@@ -44,6 +44,8 @@ _LAZY_COMMIT_S = 0.05
 #: How often that is tried while the disk is full.
 _FULL_COMMIT_S = 1.0
 _LONG_S = 3600.0
+#: How often somebody who waits until uploads are done looks, in seconds.
+_CALM_S = 0.1
 #: At its end a drain waits so long for aborts of uploads, in seconds.
 _ABORTS_S = 5.0
 
@@ -220,6 +222,15 @@ class Engine:
         # What cannot be aborted soon is left to the next mount.
         with trio.move_on_after(_ABORTS_S):
             await self._transfer.aborts.wait_done()
+
+    async def wait_calm(self, at_most_s: float) -> None:
+        """Return when programs pause and no upload is under way, or after at_most_s."""
+        until = trio.current_time() + at_most_s
+        while trio.current_time() < until:
+            await self.pace.wait_idle(until - trio.current_time())
+            if not self._storing.under_way:
+                return
+            await trio.sleep(_CALM_S)
 
     def hurry(self) -> None:
         """From now on nothing waits to coalesce: the mount is ending."""

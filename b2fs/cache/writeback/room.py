@@ -58,6 +58,12 @@ class Room:
         self._sent_at = 0.0
         #: Since when there has been no room.
         self._full_since: float | None = None
+        self._last_level = 0.0
+
+    @property
+    def short(self) -> bool:
+        """Whether writers wait for room, or will soon."""
+        return self._last_level > _SPARE_LEVEL
 
     async def take(self, inode: Inode, size: int) -> None:
         """Return when size more bytes of the inode may be written; FsError(ENOSPC) when there is no room for them."""
@@ -96,7 +102,8 @@ class Room:
             await self._drop(held + size - int(_SPARE_LEVEL * room))
             held, room = self._measure()
         self._until_look = min(_STRETCH_BYTES, max(room - held, 0) // _STRETCH_SHARE)
-        return (held + size) / room if room > 0 else float("inf")
+        self._last_level = (held + size) / room if room > 0 else float("inf")
+        return self._last_level
 
     def _measure(self) -> tuple[int, int]:
         """What dirty files need, and what they may need, in bytes."""

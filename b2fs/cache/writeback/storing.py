@@ -172,7 +172,8 @@ class Storing:
         if inode.attrs_known or info.metadata is not None:
             self._remote.note_object(info)
         self.stored_files += 1
-        if inode.pending:
+        done = p.inode is inode and inode.pending == 1 and stored.seq >= inode.seq and not p.superseded
+        if inode.pending and not done:
             # Before any older version goes: after a crash the local changes must find the base that they are on.
             self._ledger.save_inode(inode)
         if p.superseded:

@@ -12,6 +12,9 @@ from b2fs.cache.writeback.retry import passes
 from b2fs.cache.writeback.table import PendingTable
 from b2fs.errors import StoreError, TimedOut
 
+#: How often a drain looks for what has failed, in seconds.
+_LOOK_S = 1.0
+
 
 class Waiting:
     """See the module.  make_urgent(entry): bring it in at once, somebody waits."""
@@ -20,12 +23,17 @@ class Waiting:
         self._pending = pending
         self._make_urgent = make_urgent
         self._timeout_s = timeout_s
-        self._settled = trio.Event()
+        #: How many entries are gone from the table so far, and who waits until there are how many.
+        self._gone = 0
+        self._until: list[tuple[int, trio.Event]] = []
 
     def settled(self) -> None:
         """An entry is gone from the table."""
-        self._settled.set()
-        self._settled = trio.Event()
+        self._gone += 1
+        if self._until:
+            for count, event in self._until:
+                if count <= self._gone:
+                    event.set()
 
     async def stored(self, inode: Inode) -> None:
         """Return when the bucket holds the inode as it is now, under all its names.
@@ -102,5 +110,11 @@ class Waiting:
                 raise stuck[0]
             for p in left:
                 self._make_urgent(p)
-            with trio.move_on_after(1.0):
-                await self._settled.wait()
+            # Before so many are gone there is no need to look at all of them again.
+            waiter = (self._gone + len(left), trio.Event())
+            self._until.append(waiter)
+            try:
+                with trio.move_on_after(_LOOK_S):
+                    await waiter[1].wait()
+            finally:
+                self._until.remove(waiter)
