@@ -59,7 +59,7 @@ async def _embedded_contents(directory: str) -> dict[str, bytes]:
             for info in page.objects:
                 if info.key.startswith(RESERVED):
                     continue
-                found[info.key] = (await store.get(info.key))[1]
+                found[info.key] = bytes((await store.get(info.key))[1])
             token = page.next_token
             if token is None:
                 return found

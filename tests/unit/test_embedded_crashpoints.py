@@ -129,7 +129,7 @@ def allowed(key: str, value: str | None) -> list[bytes | None]:
 
 def seen(engine: Engine, bucket: int, key: str) -> bytes | None:
     try:
-        return engine.read(bucket, key)[1]
+        return bytes(engine.read(bucket, key)[1])
     except NotFound:
         return None
 

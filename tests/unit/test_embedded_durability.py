@@ -189,6 +189,21 @@ def test_a_lost_file(tmp_path: Path) -> None:
             engine.head(bucket, "copy")
 
 
+def test_ranges_of_a_large_file_are_right_or_refused(tmp_path: Path) -> None:
+    content = BIG * 30
+    make_store(tmp_path)
+    with open_store(tmp_path) as engine:
+        bucket = engine.bucket("bucket").id
+        engine.put(bucket, "a", content)
+        for start, end in ((0, 1 << 20), (12345, 2_500_000), (0, len(content))):
+            assert engine.read(bucket, "a", None, start, end)[1] == content[start:end]
+        (file,) = tmp_path.glob("content/*/*")
+        os.truncate(file, len(content) - 1)
+        assert engine.read(bucket, "a", None, 0, 1 << 20)[1] == content[: 1 << 20]
+        with pytest.raises(DamagedStore):
+            engine.read(bucket, "a", None, 1 << 20, len(content))
+
+
 @pytest.mark.parametrize(("content", "kind"), [(b"short", "size"), (bytes(len(BIG)), "md5")])
 def test_a_changed_file_is_found_and_left(tmp_path: Path, content: bytes, kind: str) -> None:
     with damaged_store(tmp_path, lambda path: next(path.glob("content/*/*")).write_bytes(content)) as engine:

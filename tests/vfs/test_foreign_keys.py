@@ -30,7 +30,7 @@ def kinds(found: dict[str, Attr]) -> dict[str, str]:
 
 async def contents(store: EmbeddedStore, prefix: str = "") -> dict[str, bytes]:
     listed = (await store.list_objects(prefix)).objects
-    return {info.key: (await store.get(info.key))[1] for info in listed if not info.key.startswith(".b2fs/")}
+    return {info.key: bytes((await store.get(info.key))[1]) for info in listed if not info.key.startswith(".b2fs/")}
 
 
 async def unlink(mounted: Mount, path: str) -> None:

@@ -122,7 +122,7 @@ class ObjectCalls(EngineBase):
         end: int | None = None,
         *,
         if_match: str | None = None,
-    ) -> tuple[VersionRow, bytes]:
+    ) -> tuple[VersionRow, bytes | memoryview]:
         """The stored bytes [start, min(end, size)).
 
         Raises NotFound, IsHideMarker, InvalidRange (start >= size > 0, or start > 0 == size), PreconditionFailed.
@@ -140,10 +140,10 @@ class ObjectCalls(EngineBase):
         end: int | None = None,
         *,
         if_match: str | None = None,
-    ) -> tuple[VersionRow, bytes] | None:
+    ) -> tuple[VersionRow, bytes | memoryview] | None:
         """read, if the body is inside the database; None if it is in files, which only a worker thread should read."""
 
-        def use(row: VersionRow, extents: list[Extent]) -> tuple[VersionRow, bytes] | None:
+        def use(row: VersionRow, extents: list[Extent]) -> tuple[VersionRow, bytes | memoryview] | None:
             if any(extent.file is not None for extent in extents):
                 return None
             return self._read_range(row, extents, start, end, if_match)
@@ -152,14 +152,14 @@ class ObjectCalls(EngineBase):
 
     def _read_range(
         self, row: VersionRow, extents: list[Extent], start: int, end: int | None, if_match: str | None
-    ) -> tuple[VersionRow, bytes]:
+    ) -> tuple[VersionRow, bytes | memoryview]:
         if if_match is not None and row.etag != if_match:
             raise PreconditionFailed(f"{row.key!r} is another version than expected")
         size = sum(extent.length for extent in extents)
         if start < 0 or (start > 0 and start >= size):
             raise InvalidRange(f"{row.key!r} has {size} bytes, the range starts at {start}")
         with ContentReader(self._files, cut(extents, start, size if end is None else end)) as reader:
-            return row, reader.read_at(0, reader.size)
+            return row, reader.view_at(0, reader.size)
 
     def copy(
         self,

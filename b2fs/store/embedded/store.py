@@ -190,7 +190,7 @@ class EmbeddedStore:
         start: int = 0,
         end: int | None = None,
         if_match: ETag | None = None,
-    ) -> tuple[ObjectInfo, bytes]:
+    ) -> tuple[ObjectInfo, bytes | memoryview]:
         await trio.lowlevel.checkpoint()
         small = self._engine.read_inline(self._bucket, key, version_id, start, end, if_match=if_match)
         if small is None:
