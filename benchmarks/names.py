@@ -1,11 +1,11 @@
 """What a mount costs that shows very many names: time, processor time, requests and memory.
 
     python benchmarks/names.py [--names 1000000] [--shape flat|tree] [--round-trip-ms 0] [--carrying]
+        [--commands find,find,ls -lR,forget]
 
 A real mount of a bucket that exists only as arithmetic, so that nothing but b2fs and the kernel takes memory.  flat is
 one directory, tree has directories of 1,000 names.  --carrying lets the objects carry a mode, as those of b2fs do,
-which only a HEAD shows.  Walks it with find(1) and lists it with ls(1), and then makes the kernel forget.  Needs
-/dev/fuse, and root to make the kernel forget.
+which only a HEAD shows.  --commands are run on the mountpoint; "forget" makes the kernel forget, which needs root.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from b2fs.store.embedded.store import EmbeddedConfig, EmbeddedStore
 from b2fs.store.forward import ForwardingStore
 from b2fs.store.protocol import ObjectStore
 from b2fs.vfs.config import VfsConfig
-from b2fs.vfs.filesystem import open_filesystem
+from b2fs.vfs.filesystem import B2Filesystem, open_filesystem
 
 _MODIFIED_NS = 1_700_000_000_000_000_000
 _MIB = 1 << 20
@@ -129,10 +129,10 @@ def _drop_caches() -> None:
         control.write("2\n")
 
 
-async def _measure(mountpoint: str, store: ArithmeticStore, done: trio.Event) -> None:
+async def _measure(mountpoint: str, commands: str, fs: B2Filesystem, store: ArithmeticStore, done: trio.Event) -> None:
     pid = os.getpid()
     print(f"mounted: {_status(pid, 'VmRSS'):.0f} MiB")  # noqa: T201  # a report
-    for what in ("find", "find", "ls -lR", "forget"):
+    for what in commands.split(","):
         started, cpu, before = time.monotonic(), _cpu_s(pid), sum(store.counts.values())
         if what == "forget":
             await trio.to_thread.run_sync(_drop_caches)
@@ -143,7 +143,7 @@ async def _measure(mountpoint: str, store: ArithmeticStore, done: trio.Event) ->
         print(  # noqa: T201
             f"{what}: {found.count(10)} lines, {time.monotonic() - started:.1f} s, "
             f"processor {_cpu_s(pid) - cpu:.1f} s, {sum(store.counts.values()) - before} requests, "
-            f"memory {_status(pid, 'VmRSS'):.0f} MiB, at most {_status(pid, 'VmHWM'):.0f} MiB"
+            f"{fs.held} inodes held, memory {_status(pid, 'VmRSS'):.0f} MiB, at most {_status(pid, 'VmHWM'):.0f} MiB"
         )
         del found
     done.set()
@@ -163,7 +163,7 @@ async def _run(arguments: argparse.Namespace, work: str) -> None:
             mounted = trio.Event()
             nursery.start_soon(mount.serve, fs, mounted.set)
             await mounted.wait()
-            nursery.start_soon(_measure, mountpoint, store, done)
+            nursery.start_soon(_measure, mountpoint, arguments.commands, fs, store, done)
             await done.wait()
             mount.unmount()
 
@@ -174,6 +174,7 @@ def main() -> None:
     parser.add_argument("--shape", choices=("flat", "tree"), default="flat")
     parser.add_argument("--round-trip-ms", type=float, default=0)
     parser.add_argument("--carrying", action="store_true")
+    parser.add_argument("--commands", default="find,find,ls -lR,forget")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
     sys.setswitchinterval(0.0002)  # as the daemon has it

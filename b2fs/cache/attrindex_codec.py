@@ -10,8 +10,7 @@ from __future__ import annotations
 import json
 import zlib
 
-from b2fs.cache.remote.known import Row
-from b2fs.core.types import VersionId
+from b2fs.cache.remote.known import Row, row_fields, row_from
 
 #: Directory -> name -> what is known of it.
 Rows = dict[str, dict[str, Row]]
@@ -29,10 +28,7 @@ class UnreadableIndex(ValueError):
 def encode(rows: Rows) -> bytes:
     """The body of an index object."""
     table = {
-        directory: [
-            [name, row.etag, row.size, row.second, row.slack_s, row.version_id, row.extra.decode()]
-            for name, row in sorted(names.items())
-        ]
+        directory: [[name, *row_fields(row)] for name, row in sorted(names.items())]
         for directory, names in sorted(rows.items())
         if names
     }
@@ -50,22 +46,9 @@ def decode(body: bytes) -> Rows:
         if not unpacker.eof:
             raise UnreadableIndex("cut off")
         table = json.loads(text)["rows"]
-        return {directory: {name: _row(*rest) for name, *rest in names} for directory, names in table.items()}
+        return {directory: {name: row_from(*rest) for name, *rest in names} for directory, names in table.items()}
     except (zlib.error, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UnreadableIndex(f"damaged: {error}") from error
-
-
-def _row(etag: object, size: object, second: object, slack_s: object, version: object, extra: object) -> Row:
-    if not (
-        isinstance(etag, str)
-        and isinstance(size, int)
-        and isinstance(second, int)
-        and isinstance(slack_s, int)
-        and isinstance(version, str | None)
-        and isinstance(extra, str)
-    ):
-        raise UnreadableIndex("a row of another form")
-    return Row(etag, size, second, slack_s, VersionId(version) if version is not None else None, extra.encode())
 
 
 def count(rows: Rows) -> int:

@@ -37,6 +37,7 @@ from b2fs.vfs.files import Files
 from b2fs.vfs.foreign import ForeignAttributes
 from b2fs.vfs.handles import FileHandle
 from b2fs.vfs.linkgroups import LinkGroups
+from b2fs.vfs.memory import Memory
 from b2fs.vfs.mutations import Mutations, check_target, held, symlink_mode
 from b2fs.vfs.namespace import Namespace
 from b2fs.vfs.recovery import Recovery
@@ -60,6 +61,7 @@ class B2Filesystem(Listener):
     def __init__(self, core: Core) -> None:
         self._core = core
         foreign = ForeignAttributes(core)
+        self.memory = Memory(core, foreign)
         self._refresher = Refresher(core, foreign)
         self._names = Namespace(core, foreign)
         self._scanner = Scanner(core, self._names, foreign)
@@ -78,6 +80,11 @@ class B2Filesystem(Listener):
     @property
     def writeback(self) -> Engine:
         return self._core.engine
+
+    @property
+    def held(self) -> int:
+        """How many inodes are known because somebody holds them, or they differ from the bucket."""
+        return len(self._core.inodes) + len(self._core.dormant)
 
     # ---- lookups and attributes ---------------------------------------------------------------------------------
 
@@ -409,6 +416,7 @@ class B2Filesystem(Listener):
 
     async def prepare(self) -> None:
         """Take up what an earlier end left, and learn the root's attributes."""
+        await self.memory.restore()
         if not self._core.config.read_only:
             self._recovery.restore()
         root = self._core.root
@@ -483,6 +491,7 @@ async def open_filesystem(
                 await filesystem.write_index()
             finally:
                 nursery.cancel_scope.cancel()
+        await filesystem.memory.save()
     finally:
         core.files.close()
         core.ledger.close()

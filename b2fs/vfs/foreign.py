@@ -66,20 +66,41 @@ class ForeignAttributes:
 
         The others are taken as plain.
         """
-        prefix, known = listing.prefix, self._core.remote.known
-        await self._core.remote.load_attributes(prefix)
+        prefix = listing.prefix
         found: dict[str, ObjectInfo] = {}
+        unknown = self._known(listing, names, found)
+        if unknown:
+            await self._core.remote.load_attributes(prefix)
+            unknown = self._known(listing, unknown, found)
+        if any(carries_posix(full.metadata or {}) for full in found.values()):
+            self._note(prefix, carrying=True)
+        return found, await self._learn(listing, unknown, found)
+
+    def _known(self, listing: Listing, names: Sequence[str], found: dict[str, ObjectInfo]) -> list[str]:
+        """Put into `found` what is known without asking; the names of the others."""
+        prefix, known = listing.prefix, self._core.remote.known
         unknown: list[str] = []
         for name in names:
-            row = known.row(prefix + name)
-            full = known.complete(unpack(prefix + name, listing.row(name) or b"")) if row is not None else None
+            row, listed = known.row(prefix + name), listing.row(name)
+            full = known.complete(unpack(prefix + name, listed)) if row is not None and listed is not None else None
             if full is None:
                 unknown.append(name)
             else:
                 found[name] = full
-        if any(carries_posix(full.metadata or {}) for full in found.values()):
-            self._note(prefix, carrying=True)
-        return found, await self._learn(listing, unknown, found)
+        return unknown
+
+    # ---- over a remount -----------------------------------------------------------------------------------------
+
+    def saved(self) -> list[object]:
+        """What was found about trees, for `restore` of the next mount."""
+        return [[place, s.plain, s.own, s.carrying, sorted(s.branches)] for place, s in self._seen.items()]
+
+    def restore(self, saved: list[object]) -> None:
+        """Take up what an earlier mount found; what has another form is left out."""
+        for item in saved:
+            match item:
+                case [str(place), int(plain), int(own), bool(carrying), list(branches)]:
+                    self._seen[place] = _Seen(plain, own, carrying, set(map(str, branches)))
 
     def forget(self) -> None:
         """Judge every directory anew."""

@@ -228,6 +228,9 @@ class Scanner:
         """The objects that carry the attributes of directories, by the directories' keys; many have none."""
         markers: dict[str, ObjectInfo] = {}
         unknown = self._known_markers([prefix + entry for entry in dirs], markers)
+        if unknown:
+            await self._core.remote.load_attributes(prefix)
+            unknown = self._known_markers(unknown, markers)
         if unknown and self._core.store.capabilities.marker_metadata:
             await self._core.remote.survey(prefix, unknown)
             unknown = self._known_markers(unknown, markers)

@@ -8,7 +8,7 @@ may be a second or two from the time that listings show; their rows allow for th
 from __future__ import annotations
 
 import json
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from cachetools import LRUCache
 
@@ -45,6 +45,25 @@ def row_of(info: ObjectInfo, *, uploaded: bool) -> Row:
     return Row(info.ref.etag, info.size, info.modified_ns // NS, slack, info.ref.version_id, extra)
 
 
+def row_fields(row: Row) -> list[object]:
+    """A row as JSON has it."""
+    return [row.etag, row.size, row.second, row.slack_s, row.version_id, row.extra.decode()]
+
+
+def row_from(etag: object, size: object, second: object, slack_s: object, version: object, extra: object) -> Row:
+    """The row of these fields.  Raises ValueError, or TypeError for too few or too many."""
+    if not (
+        isinstance(etag, str)
+        and isinstance(size, int)
+        and isinstance(second, int)
+        and isinstance(slack_s, int)
+        and isinstance(version, str | None)
+        and isinstance(extra, str)
+    ):
+        raise ValueError("a row of another form")
+    return Row(etag, size, second, slack_s, VersionId(version) if version is not None else None, extra.encode())
+
+
 class KnownAttributes:
     """See the module."""
 
@@ -63,6 +82,10 @@ class KnownAttributes:
         self._rows[key] = row
         self.changes += 1
 
+    def rows(self) -> dict[str, Row]:
+        """All that is known, by key."""
+        return dict(self._rows.items())
+
     def row(self, key: str) -> Row | None:
         return self._rows.get(key)
 
@@ -78,3 +101,25 @@ class KnownAttributes:
     def forget(self, key: str) -> None:
         self._rows.pop(key, None)
         self.changes += 1
+
+
+class AttributeSource(Protocol):
+    """Where attributes come from beside the objects themselves."""
+
+    async def load(self, prefix: str) -> None:
+        """Make what is there about a directory's entries known; never fails."""
+        ...
+
+    def note(self, key: str, row: Row | None) -> None:
+        """An object is known to carry this, or (None) is gone."""
+        ...
+
+
+class NoAttributes:
+    """There is nothing but the objects."""
+
+    async def load(self, prefix: str) -> None:
+        """Nothing is known."""
+
+    def note(self, key: str, row: Row | None) -> None:
+        """Nobody wants to know."""

@@ -13,16 +13,16 @@ from collections import deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
 
 import trio
 from cachetools import LRUCache, TTLCache
 
 from b2fs.cache.parallel import open_flat_nursery
-from b2fs.cache.remote.known import KnownAttributes, Row
+from b2fs.cache.remote.known import AttributeSource, KnownAttributes, NoAttributes
 from b2fs.cache.remote.links import LinkNames
 from b2fs.cache.remote.listing import NS, Found, Listing
 from b2fs.cache.remote.loading import Load, Patch
+from b2fs.cache.remote.saved import Saved
 from b2fs.cache.remote.sides import SideObjects
 from b2fs.cache.remote.walk import Walk
 from b2fs.core.attrs import carries_posix
@@ -62,28 +62,6 @@ class RemoteConfig:
     max_points: int = 50_000
     max_attributes: int = 200_000
     reserved: str = ""
-
-
-class AttributeSource(Protocol):
-    """Where attributes come from beside the objects themselves."""
-
-    async def load(self, prefix: str) -> None:
-        """Make what is there about a directory's entries known; never fails."""
-        ...
-
-    def note(self, key: str, row: Row | None) -> None:
-        """An object is known to carry this, or (None) is gone."""
-        ...
-
-
-class NoAttributes:
-    """There is nothing but the objects."""
-
-    async def load(self, prefix: str) -> None:
-        """Nothing is known."""
-
-    def note(self, key: str, row: Row | None) -> None:
-        """Nobody wants to know."""
 
 
 class RemoteView:
@@ -262,6 +240,23 @@ class RemoteView:
     def head_nowait(self, info: ObjectInfo) -> ObjectInfo | None:
         """The same version with its metadata if that is known."""
         return info if info.metadata is not None else self.known.complete(info)
+
+    # ---- over a remount -----------------------------------------------------------------------------------------
+
+    def listings(self) -> list[Listing]:
+        """The whole listings that are trusted, the latest first."""
+        whole = [known for known in self._listings.values() if known.until is None and self._is_trusted(known.seen_at)]
+        return sorted(whole, key=lambda listing: -listing.seen_at)
+
+    def restore(self, saved: Saved) -> None:
+        """Take up what an earlier mount knew; listings count from now on by their age."""
+        now = trio.current_time()
+        for listing in reversed(saved.listings):
+            listing.seen_at += now
+            if self._is_trusted(listing.seen_at):
+                self._listings[listing.prefix] = listing
+        for key, row in saved.rows.items():
+            self.known.put(key, row)
 
     # ---- our own finished changes -------------------------------------------------------------------------------
 

@@ -64,6 +64,7 @@ class Walk:
         if listing is None or len(listing.files) < least or listing.dirs or self.is_deep(prefix):
             return None
         self.done = True
+        self._open = []  # the walk is remembered for a while, and a large listing with it
         listing.until = self._last[len(prefix) :]
         return listing
 
