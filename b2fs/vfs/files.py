@@ -149,7 +149,7 @@ class Files:
         start, before = min(offset, content.size), content.size
         if end > before:
             core.usage.check((end - before) * len(inode.links), 0)
-        journal = content.write(offset, data) or not inode.pending or (fresh and inode.base is not None)
+        journal = content.write(offset, data) or inode.pending < len(inode.links) or (fresh and inode.base is not None)
         inode.size = content.size
         core.usage.resized(inode, before)
         inode.mtime_ns = inode.ctime_ns = now_ns()

@@ -46,6 +46,7 @@ from b2fs.vfs.renames import Renames
 from b2fs.vfs.scan import Scanner
 from b2fs.vfs.usage import Usage
 from b2fs.vfs.warm import Warmer
+from b2fs.vfs.watch import Watches
 from b2fs.vfs.xattrs import Xattrs
 
 log = logging.getLogger(__name__)
@@ -69,7 +70,8 @@ class B2Filesystem(Listener):
         self._directories = Directories(core, self._names, self._scanner, self._groups)
         self._files = Files(core, self._names)
         self._mutations = Mutations(core, self._names, self._scanner, self._files)
-        self._renames = Renames(core, self._names, self._scanner, self._mutations, self._files)
+        self._watches = Watches(core)
+        self._renames = Renames(core, self._names, self._scanner, self._mutations, self._files, self._watches)
         self._warmer = Warmer(core, self._names)
         self._xattrs = Xattrs(core)
         self._recovery = Recovery(core, self._names)
@@ -373,6 +375,7 @@ class B2Filesystem(Listener):
     # ---- what write-back tells ----------------------------------------------------------------------------------
 
     def settled(self, key: str, inode: Inode | None) -> None:
+        self._watches.settled(key, inode)
         if inode is None:
             return
         inode.validated_at = trio.current_time()

@@ -25,6 +25,7 @@ from b2fs.vfs.mutations import Mutations, held
 from b2fs.vfs.namespace import Namespace
 from b2fs.vfs.permissions import W_OK
 from b2fs.vfs.scan import Scanner
+from b2fs.vfs.watch import Watch, Watches
 
 Name = tuple[Inode, bytes]
 
@@ -32,12 +33,21 @@ Name = tuple[Inode, bytes]
 class Renames:
     """See the module."""
 
-    def __init__(self, core: Core, names: Namespace, scanner: Scanner, mutations: Mutations, files: Files) -> None:
+    def __init__(
+        self,
+        core: Core,
+        names: Namespace,
+        scanner: Scanner,
+        mutations: Mutations,
+        files: Files,
+        watches: Watches,
+    ) -> None:
         self._core = core
         self._names = names
         self._scanner = scanner
         self._mutations = mutations
         self._files = files
+        self._watches = watches
         self._one_directory = trio.Lock()
 
     async def rename(self, old: Name, new: Name, flags: int, caller: Caller) -> None:
@@ -107,10 +117,11 @@ class Renames:
         if not self._core.store.capabilities.versioning and target.opens:
             await self._files.localize_whole(target)
 
-    @staticmethod
-    def _check_still(old: Name, new: Name, inode: Inode, target: Inode | None, *, exchange: bool = False) -> None:
+    def _check_still(self, old: Name, new: Name, inode: Inode, target: Inode | None, *, exchange: bool = False) -> None:
         """Nothing changed under the two names while we waited."""
         assert old[0].children is not None and new[0].children is not None
+        if not new[0].links and new[0] is not self._core.root:
+            raise FsError(errno.ENOENT)
         if old[0].children.get(old[1]) is not inode or new[0].children.get(new[1]) is not target:
             raise FsError(errno.ENOENT)
         if target is not None and target.children and not exchange:
@@ -183,26 +194,36 @@ class Renames:
             await self._files.localize_whole(inode)
             await self._files.localize_whole(target)
         async with self._one_directory:
-            trees = [await self._prepare_tree(tree) for tree in (inode, target)]
-            self._check_still(old, new, inode, target, exchange=True)
-            self._check_cycles(old, new, inode, target, exchange=True)
-            for tree in trees:
-                self._take_listed(tree)
-            for (parent, name), moved in ((new, inode), (old, target)):
-                if moved.is_dir:
-                    self._check_lengths(moved, parent.key_of(name, moved))
-            now = now_ns()
-            self._carry_out([(old, new, inode), (new, old, target)], {})
-            target.ctime_ns = now
-            self._finish(old, new, inode, now)
+            with self._watches.watch() as watch:
+                trees = [await self._prepare_tree(tree) for tree in (inode, target)]
+                self._check_still(old, new, inode, target, exchange=True)
+                self._check_cycles(old, new, inode, target, exchange=True)
+                for tree in trees:
+                    self._take_listed(tree, watch)
+                self._exchange_now(old, new, inode, target)
+
+    def _exchange_now(self, old: Name, new: Name, inode: Inode, target: Inode) -> None:
+        """Everything below both is known."""
+        for (parent, name), moved in ((new, inode), (old, target)):
+            if moved.is_dir:
+                self._check_lengths(moved, parent.key_of(name, moved))
+        now = now_ns()
+        self._carry_out([(old, new, inode), (new, old, target)], {})
+        target.ctime_ns = now
+        self._finish(old, new, inode, now)
 
     async def _rename_directory(self, old: Name, new: Name, inode: Inode, target: Inode | None) -> None:
-        tree = await self._prepare_tree(inode)
-        self._check_still(old, new, inode, target)
-        self._check_cycles(old, new, inode, target, exchange=False)
+        with self._watches.watch() as watch:
+            tree = await self._prepare_tree(inode)
+            self._check_still(old, new, inode, target)
+            self._check_cycles(old, new, inode, target, exchange=False)
+            self._take_listed(tree, watch)
+            self._move_directory(old, new, inode, target)
+
+    def _move_directory(self, old: Name, new: Name, inode: Inode, target: Inode | None) -> None:
+        """Everything below it is known."""
         now = now_ns()
         new_key = new[0].key_of(new[1], inode)
-        self._take_listed(tree)
         self._check_lengths(inode, new_key)
         target_remote = self._free_target(new, new_key, target, now)
         self._carry_out([(old, new, inode)], {new_key: target_remote})
@@ -275,7 +296,7 @@ class Renames:
             if token is None:
                 return found
 
-    def _take_listed(self, tree: _Tree) -> None:
+    def _take_listed(self, tree: _Tree, watch: Watch) -> None:
         """Make an inode of every listed object that has none; the attributes of files stay with the objects."""
         if not tree.inode.is_dir:
             return
@@ -285,7 +306,7 @@ class Renames:
             if info.key == prefix:
                 tree.inode.marked = True
                 self._names.keep_content(tree.inode, info)
-            elif not self._core.engine.is_gone(info.key):
+            elif info.key not in watch.removed and not self._core.engine.is_gone(info.key):
                 shadowed = f"{info.key}/" in directories
                 self._take_one(tree, info, info.key[len(prefix) :], shadowed=shadowed)
         self._core.dormant.detach_below(tree.inode)  # what the bucket does not show any more does not move

@@ -1,0 +1,125 @@
+"""Directories are renamed while others change what is in them, and files are stored under several names meanwhile."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from b2fs.errors import FsError
+from b2fs.store.forward import Method, StoreCall
+from tests.writeback.conftest import autojump_clock, place
+from tests.writeback.harness import Mount, Place
+
+__all__ = ["autojump_clock", "place"]
+
+
+@asynccontextmanager
+async def _while_listed(
+    mount: Mount, monkeypatch: pytest.MonkeyPatch, call: Callable[[], Awaitable[None]]
+) -> AsyncIterator[None]:
+    """Begin a call; the block runs when the bucket has answered its listing, which the call gets after the block."""
+    listed, go_on = trio.Event(), trio.Event()
+    around = mount.store.around
+
+    async def late(asked: StoreCall, ask: Callable[[], Awaitable[object]]) -> object:
+        answer = await around(asked, ask)
+        if asked.method is Method.LIST_OBJECTS and not listed.is_set():
+            listed.set()
+            await go_on.wait()
+        return answer
+
+    async with trio.open_nursery() as nursery:
+        monkeypatch.setattr(mount.store, "around", late)
+        nursery.start_soon(call)
+        await listed.wait()
+        yield
+        go_on.set()
+
+
+async def _filled(mount: Mount) -> None:
+    await mount.mkdir("d")
+    await mount.save("d/a", b"content of a")
+    await mount.save("d/b", b"content of b")
+    await mount.drain()
+
+
+async def test_what_is_removed_while_its_directory_is_listed_stays_gone(
+    place: Place, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with place.mount() as mount:
+        await _filled(mount)
+        async with _while_listed(mount, monkeypatch, lambda: mount.rename("d", "e")):
+            await mount.unlink("d/a")
+            await mount.drain()
+        assert await mount.tree() == {"e": None, "e/b": b"content of b"}
+        await mount.drain()
+    assert place.bucket.contents() == {"e/": b"", "e/b": b"content of b"}
+
+
+async def test_what_is_stored_while_its_directory_is_listed_moves_along(
+    place: Place, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with place.mount() as mount:
+        await _filled(mount)
+        async with _while_listed(mount, monkeypatch, lambda: mount.rename("d", "e")):
+            await mount.save("d/new", b"new")
+            await mount.drain()
+        await mount.drain()
+    expected = {"e/": b"", "e/a": b"content of a", "e/b": b"content of b", "e/new": b"new"}
+    assert place.bucket.contents() == expected
+
+
+async def test_nothing_moves_into_a_directory_that_was_removed_meanwhile(
+    place: Place, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with place.mount() as mount:
+        await _filled(mount)
+        await mount.mkdir("t")
+        await mount.drain()
+        failed: list[int] = []
+
+        async def move() -> None:
+            try:
+                await mount.rename("d", "t/d")
+            except FsError as error:
+                failed.append(error.code)
+
+        async with _while_listed(mount, monkeypatch, move):
+            await mount.rmdir("t")
+        assert failed == [errno.ENOENT]
+        assert await mount.tree() == {"d": None, "d/a": b"content of a", "d/b": b"content of b"}
+
+
+async def test_a_write_reaches_a_name_that_had_been_stored_while_another_had_not(
+    place: Place, autojump_clock: MockClock
+) -> None:
+    async with place.mount() as mount:
+        mount.keep = True
+        await mount.save("a", b"first")
+        await mount.link("a", "b")
+        await mount.drain()
+        go_on = trio.Event()
+
+        async def hold_b(call: StoreCall) -> None:
+            if call.key == "b":
+                await go_on.wait()
+
+        mount.store.hook = hold_b
+        await _write(mount, b"other")
+        await trio.sleep(100)
+        assert place.bucket.contents() == {"a": b"other", "b": b"first"}
+        await _write(mount, b"third")
+        go_on.set()
+        await mount.drain()
+    assert place.bucket.contents() == {"a": b"third", "b": b"third"}
+
+
+async def _write(mount: Mount, data: bytes) -> None:
+    handle = await mount.open("a")
+    await mount.write(handle, 0, data)
+    await mount.close(handle)
