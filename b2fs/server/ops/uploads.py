@@ -123,6 +123,11 @@ class _Digests:
         self._md5 = hashlib.md5(usedforsecurity=False) if own_md5 else None
         self._sha256 = hashlib.sha256() if expected.sha256 is not None else None
 
+    @property
+    def heavy(self) -> bool:
+        """Whether this takes about as long as storing the content, whose MD5 the store computes itself."""
+        return self._md5 is not None or self._sha256 is not None
+
     def update(self, data: bytes | memoryview) -> None:
         self.size += len(data)
         if self.size > (self.expected.limit if self.expected.size is None else self.expected.size):
@@ -200,12 +205,16 @@ async def _into_memory(
 async def _into_writer(
     source: _Source, digests: _Digests, writer: ContentWriter, cipher: CipherContext | None, checksums: list[Checksum]
 ) -> Received:
-    def consume(piece: memoryview) -> None:
-        digests.update(piece)
+    def store(piece: memoryview) -> None:
         writer.write(cipher.update(piece) if cipher is not None else piece)
 
+    def digest_and_store(piece: memoryview) -> None:
+        digests.update(piece)
+        store(piece)
+
     try:
-        await _pump(source, consume)
+        # Hashes let go of the GIL: two at a time take the time of the longer one.
+        await _pump(source, (digests.update, store) if digests.heavy else (digest_and_store,))
         md5 = digests.check(None if cipher is not None else writer.md5_hex)
     except BaseException:
         writer.discard()
@@ -213,8 +222,8 @@ async def _into_writer(
     return Received(digests.size, md5, writer, _shown(checksums))
 
 
-async def _pump(source: _Source, consume: Callable[[memoryview], None]) -> None:
-    """Gather pieces and consume them in a thread; the next piece is received while one is being consumed.
+async def _pump(source: _Source, consumers: Sequence[Callable[[memoryview], None]]) -> None:
+    """Gather pieces, and give each to all consumers at once, a thread for each; meanwhile the next one is received.
 
     Two buffers go round between the two sides: nothing is allocated or copied on the way of a plain body.
     """
@@ -224,18 +233,25 @@ async def _pump(source: _Source, consume: Callable[[memoryview], None]) -> None:
     for _ in range(BUFFERS):
         empty_in.send_nowait(bytearray(PIECE_BYTES))  # costs memory only as far as it gets filled
 
-    async def consumer() -> None:
+    async def give(consume: Callable[[memoryview], None], piece: memoryview) -> None:
+        try:
+            await trio.to_thread.run_sync(consume, piece)
+        except B2fsError as error:
+            failures.append(error)
+
+    async def distribute() -> None:
         async with full_out, empty_in:
             async for buffer, filled in full_out:
-                try:
-                    await trio.to_thread.run_sync(consume, memoryview(buffer)[:filled])
-                except B2fsError as error:
-                    failures.append(error)
+                async with trio.open_nursery() as givers:
+                    for consume in consumers[1:]:
+                        givers.start_soon(give, consume, memoryview(buffer)[:filled])
+                    await give(consumers[0], memoryview(buffer)[:filled])
+                if failures:
                     return  # closing the channels stops the producer
                 empty_in.send_nowait(buffer)
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(consumer)
+        nursery.start_soon(distribute)
         try:
             await _produce(source, empty_out, full_in)
         except B2fsError as error:
