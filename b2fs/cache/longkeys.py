@@ -245,6 +245,11 @@ class LongKeys(ForwardingStore):
         token: str | None = None,
         max_keys: int = 1000,
     ) -> ListPage:
+        if prefix.startswith(self._reserved) and not prefix.startswith(self._of_paths):
+            # What is kept there has no long keys, and is asked for by ourselves, too.
+            return await self.inner.list_objects(
+                prefix, delimiter=delimiter, start_after=start_after, token=token, max_keys=max_keys
+            )
         after, _, inner_token = token.partition(_SEPARATOR) if token is not None else (start_after or "", "", "")
         page = ListPage((), (), None)
         if not is_long(prefix):
@@ -255,8 +260,6 @@ class LongKeys(ForwardingStore):
                 token=inner_token or None,
                 max_keys=max_keys,
             )
-        if prefix.startswith(self._reserved) and not prefix.startswith(self._of_paths):
-            return page  # what is kept there has no long keys
         await self._learn(prefix, delimiter, page)
         return self._merged(page, prefix, delimiter, after)
 
@@ -265,6 +268,9 @@ class LongKeys(ForwardingStore):
         end = None
         if page.next_token is not None:
             end = max([after, *(o.key for o in page.objects[-1:]), *page.prefixes[-1:]])
+        token = f"{end}{_SEPARATOR}{page.next_token}" if page.next_token is not None else None
+        if not self._objects and not is_long(after):
+            return ListPage(page.objects, page.prefixes, token)
         objects, prefixes = list(page.objects), set(page.prefixes)
         if is_long(after):
             objects = [info for info in objects if info.key > after]
@@ -280,7 +286,6 @@ class LongKeys(ForwardingStore):
                 objects.append(replace(info, ref=replace(info.ref, version_id=None)))
         if len(objects) > len(page.objects):
             objects.sort(key=lambda info: info.key)
-        token = f"{end}{_SEPARATOR}{page.next_token}" if page.next_token is not None else None
         in_order = page.prefixes if len(prefixes) == len(page.prefixes) else tuple(sorted(prefixes))
         return ListPage(tuple(objects), in_order, token)
 

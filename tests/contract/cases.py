@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from b2fs.cache.longkeys import LongKeys
 from b2fs.core.types import Capabilities
 from b2fs.store.embedded.store import EmbeddedConfig, EmbeddedStore
 from b2fs.store.faults import FaultyStore
@@ -82,6 +83,16 @@ def _wrapped(request: pytest.FixtureRequest, directory: Path) -> StoreMaker:
     return make
 
 
+def _long_keys(request: pytest.FixtureRequest, directory: Path) -> StoreMaker:
+    """What every filesystem puts around its store."""
+    make_inner = _embedded(request, directory, durable=False)
+
+    def make(bucket: Bucket = Bucket.PRESENT, capabilities: Capabilities | None = None) -> ObjectStore:
+        return LongKeys(make_inner(bucket, capabilities), "", ttl_s=60.0)
+
+    return make
+
+
 def _server(request: pytest.FixtureRequest, directory: Path, *, fixture: str) -> StoreMaker:
     server: Server = request.getfixturevalue(fixture)
     environment: pytest.MonkeyPatch = request.getfixturevalue("monkeypatch")
@@ -136,6 +147,7 @@ _RCLONE_LACKS = {
 CASES = [
     Case("embedded", functools.partial(_embedded, durable=False)),
     Case("wrapped", _wrapped),
+    Case("long-keys", _long_keys),
     Case("memory", _memory),
     Case("b2fs-serve", _served),
     Case("seaweedfs", functools.partial(_server, fixture="seaweedfs"), _SEAWEEDFS_LACKS),

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from b2fs.cache.longkeys import LongKeys
 from b2fs.core.longkeys import PATH_NAME, encode_path, short_name
 from b2fs.errors import FsError
 from b2fs.store.embedded.store import EmbeddedStore
@@ -304,3 +305,28 @@ async def test_a_large_file_goes_up_in_parts_and_is_changed_in_place(tmp_path: P
             await mounted.fs.release(opened.handle)
         (key,) = [key for key in await long_keys(store) if key.endswith(short_name(f"{DEEP}/large"))]
         assert (await store.head(key)).size == size
+
+
+@pytest.mark.parametrize("prefix", [".b2fs/attrs/", ".b2fs/dirs/", "plain/", ""])
+async def test_listings_of_many_pages_end(tmp_path: Path, prefix: str) -> None:
+    async with bucket(tmp_path) as inner:
+        await fill(
+            inner,
+            [f"{place}{number:04}" for place in (".b2fs/attrs/", ".b2fs/dirs/", "plain/") for number in range(35)],
+        )
+        path = f"plain/0020/{DEEP}"
+        await inner.put(f".b2fs/long/{short_name(path)}", b"x", metadata={PATH_NAME: encode_path(path)})
+        store = LongKeys(inner, "", ttl_s=60.0)
+        found: list[str] = []
+        token: str | None = None
+        for _ in range(20):
+            page = await store.list_objects(prefix, token=token, max_keys=10)
+            found.extend(info.key for info in page.objects)
+            token = page.next_token
+            if token is None:
+                break
+        expected = await keys(inner, prefix)
+        if "plain/".startswith(prefix):
+            expected = sorted([*expected, path])
+        assert found == expected
+        assert token is None
