@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
 SIZE = 1024 * MIB if LONG else 64 * MIB
 _PART = 64 * MIB
-#: The server reads what it copies, which takes longer than a request of these tests may usually take.
-PATIENT = {"stall_timeout_s": 60.0}
 #: What a change of 4 KiB may send at most: a part has at least 5 MiB, and the change may lie across two.
 MOST_SENT = 12_000_000
 
@@ -53,7 +51,7 @@ def check(wire: Wire, size: int, changes: dict[int, bytes]) -> None:
 async def test_four_kilobytes_in_the_middle(wire: Wire) -> None:
     fill(wire, SIZE)
     at, data = SIZE // 2 + 1234, random.Random(-1).randbytes(4096)
-    async with wire.mount(s3=PATIENT) as mount:
+    async with wire.mount() as mount:
         handle = await mount.open("large")
         await mount.write(handle, at, data)
         await mount.fs.fsync(handle, False)
@@ -67,7 +65,7 @@ async def test_many_small_changes_send_a_part_each_at_most(wire: Wire) -> None:
     fill(wire, SIZE)
     data = random.Random(-2).randbytes(100)
     places = [MIB * number + 77 for number in range(5, SIZE // MIB, SIZE // MIB // 4)]
-    async with wire.mount(s3=PATIENT) as mount:
+    async with wire.mount() as mount:
         handle = await mount.open("large")
         for at in places:
             await mount.write(handle, at, data)
@@ -79,7 +77,7 @@ async def test_many_small_changes_send_a_part_each_at_most(wire: Wire) -> None:
 
 async def test_an_append_sends_little_more_than_what_is_appended(wire: Wire) -> None:
     fill(wire, SIZE)
-    async with wire.mount(s3=PATIENT) as mount:
+    async with wire.mount() as mount:
         handle = await mount.open("large")
         await mount.write(handle, SIZE, chunk(SIZE // MIB)[:5000])
         await mount.fs.fsync(handle, False)
@@ -91,7 +89,7 @@ async def test_an_append_sends_little_more_than_what_is_appended(wire: Wire) -> 
 
 async def test_a_cut_sends_nothing_of_the_content(wire: Wire) -> None:
     fill(wire, SIZE)
-    async with wire.mount(s3=PATIENT) as mount:
+    async with wire.mount() as mount:
         await mount.truncate("large", SIZE - 10 * MIB - 1)
         await mount.fsync("large")
     assert wire.proxy.bytes_up["UploadPart"] == wire.proxy.bytes_up["PutObject"] == 0

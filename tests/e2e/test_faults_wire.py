@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import errno
 import os
+from typing import Any
 
 import pytest
 import trio
 
 from b2fs.errors import AccessDenied, BadCredentials, CapExceeded, StoreError, errno_of
-from tests.e2e.wire import MIB, Wire, WiredCalls
+from tests.e2e.wire import IMPATIENT, MIB, Wire, WiredCalls
 from tests.faultproxy import (
     READS,
     WRITES,
@@ -86,12 +87,16 @@ async def work(mount: WiredCalls) -> None:
 
 async def settle(mount: WiredCalls) -> None:
     """Return when nothing is pending, whatever fails on the way."""
-    with trio.fail_after(60):
+    with trio.fail_after(200):
         while mount.fs.writeback.status().pending_files:
             try:
                 await mount.fs.writeback.wait_drained()
             except StoreError:
                 await trio.sleep(0.05)
+
+
+def patience(fault: Fault) -> dict[str, Any] | None:
+    return IMPATIENT if isinstance(fault, StallUpload | StallAnswer | Delay) else None
 
 
 async def check_cold(wire: Wire) -> None:
@@ -106,7 +111,7 @@ async def check_cold(wire: Wire) -> None:
 async def test_every_call_is_struck_before_it_is_carried_out(wire: Wire, fault: Fault) -> None:
     fill(wire)
     wire.proxy.harm_each(fault, (*WRITES, *READS))
-    async with wire.mount() as mount:
+    async with wire.mount(s3=patience(fault)) as mount:
         await work(mount)
         await settle(mount)
         check_budgets(mount)
@@ -126,7 +131,7 @@ async def test_every_call_is_struck_before_it_is_carried_out(wire: Wire, fault: 
 async def test_every_call_is_struck_after_it_was_carried_out(wire: Wire, fault: Fault) -> None:
     fill(wire)
     wire.proxy.harm_each(fault, (*WRITES, *READS))
-    async with wire.mount() as mount:
+    async with wire.mount(s3=patience(fault)) as mount:
         await work(mount)
         await settle(mount)
         check_budgets(mount)
@@ -225,7 +230,7 @@ async def test_the_answer_to_a_listing_and_to_a_read_that_stall(wire: Wire) -> N
     """A reader waits no longer than a stall may last, and is served by the next attempt."""
     fill(wire)
     wire.proxy.harm_each(StallAnswer(), ("ListObjectsV2", "GetObject", "HeadObject"))
-    async with wire.mount() as mount:
+    async with wire.mount(s3=IMPATIENT) as mount:
         with trio.fail_after(20):
             assert await mount.names() == {"changed", "moved", "removed", "d", "read"}
             assert await mount.read("read") == OLD["read"]

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 MIB = 1 << 20
 #: Where b2fs keeps in a bucket what is not a user's.
 RESERVED = ".b2fs/"
-#: A request that makes no progress for so long has failed.
-STALL_S = 0.5
+#: For faults that only the client's patience ends: a request may take a second, and time for its bodies.
+IMPATIENT: dict[str, Any] = {"stall_timeout_s": 1.0, "min_bytes_per_s": 4 * MIB}
 RETRY = RetryPolicy(attempts=3, base_delay_s=0.02, max_delay_s=0.1, deadline_s=30.0)
 WRITEBACK = WriteBackConfig(
     quiet_s=0.1,
@@ -77,8 +77,7 @@ class Wire:
         self.caches += cold
         cache = self.root / f"cache{self.caches}"
         cache.mkdir(mode=0o700, exist_ok=True)
-        settings: dict[str, Any] = {"retry": RETRY, "stall_timeout_s": STALL_S, "min_bytes_per_s": 1 << 30}
-        config = S3Config(self.bucket, endpoint=self.proxy.endpoint, region=REGION, **settings | (s3 or {}))
+        config = S3Config(self.bucket, endpoint=self.proxy.endpoint, region=REGION, retry=RETRY, **(s3 or {}))
         options = replace(VfsConfig(str(cache), attr_index=False, writeback=writeback), **vfs)
         async with (
             S3Store(config, Capabilities()) as store,
