@@ -30,7 +30,7 @@ def refresh(mountpoint: str, path: str | None) -> int:
 
     Changes made here stay, and open files keep the content that they were opened with.
     """
-    entry, within = find_b2fs_mount(os.path.join(mountpoint, path or ""))
+    entry, within = find_b2fs_mount(os.path.join(mountpoint, path) if path else mountpoint)
     with closing(ask(entry.mountpoint, entry.owner_uid, Request("refresh", within))) as replies:
         return _finish(next(replies))
 

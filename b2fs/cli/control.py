@@ -39,7 +39,7 @@ def status(mountpoint: str, as_json: bool) -> int:
 @click.option("--timeout", metavar="TIME", help="Give up waiting after TIME, for example 10m; uploads go on.")
 def sync(mountpoint: str, path: str | None, timeout: str | None) -> int:
     """Wait until the bucket has every change made below MOUNTPOINT (or below PATH in it)."""
-    entry, within = find_b2fs_mount(os.path.join(mountpoint, path or ""))
+    entry, within = find_b2fs_mount(os.path.join(mountpoint, path) if path else mountpoint)
     return _wait_for_uploads(entry, within, _seconds(timeout))
 
 

@@ -45,15 +45,19 @@ class _LazyGroup(click.Group):
         return command
 
 
-@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=_LazyGroup, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="b2fs")
-def cli() -> None:
+@click.pass_context
+def cli(context: click.Context) -> None:
     """Use a Backblaze B2 or other S3-compatible bucket as a directory."""
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
+        context.exit(EXIT_USAGE)
 
 
 def main() -> NoReturn:
     """Run and exit: 0 done, 1 failed, 2 wrong use, 3 data is left to be uploaded."""
-    sys.exit(exit_status(lambda: cli.main(standalone_mode=False)))
+    sys.exit(exit_status(lambda: cli.main(prog_name="b2fs", standalone_mode=False)))
 
 
 def exit_status(run: Callable[[], object]) -> int:
@@ -63,7 +67,8 @@ def exit_status(run: Callable[[], object]) -> int:
     except click.exceptions.Exit as error:
         return error.exit_code
     except click.ClickException as error:
-        complain(error.format_message())
+        context = getattr(error, "ctx", None)  # that of the command which was used wrongly
+        complain(error.format_message() + (f" See: {context.command_path} --help" if context is not None else ""))
         return EXIT_USAGE
     except (click.Abort, KeyboardInterrupt):
         complain("interrupted")

@@ -67,6 +67,18 @@ def test_wrong_words_are_refused_in_one_line(words: tuple[str, ...], capsys: pyt
     assert error.count("\n") == 1
 
 
+def test_wrong_words_are_told_where_the_right_ones_are(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("mount", "--colour=red") == EXIT_USAGE
+    assert capsys.readouterr().err.endswith(" mount --help\n")
+
+
+def test_no_words_at_all_show_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run() == EXIT_USAGE
+    shown = capsys.readouterr()
+    assert shown.err == ""
+    assert {line.split()[0] for line in shown.out.splitlines() if line.startswith("  ")} >= {"mount", "warm", "fsck"}
+
+
 def test_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
     for name in cli.list_commands(click.Context(cli)):
         assert run(name, "--help") == EXIT_OK

@@ -58,6 +58,10 @@ async def test_an_unknown_host_is_final_soon(monkeypatch: pytest.MonkeyPatch) ->
     sentence = await refusal(S3Config("bucket", "https://s3.nowhere.example", insecure_http=True))
     assert sentence.endswith("the host name s3.nowhere.example is not known")
     assert time.monotonic() - started < QUICK_S
+    sentence = await refusal(S3Config("bucket", region="us-wset-004", backblaze=True))
+    assert sentence.endswith(
+        "the host name s3.us-wset-004.backblazeb2.com is not known; is the region us-wset-004 right?"
+    )
 
 
 async def test_a_server_without_tls_is_final_soon() -> None:

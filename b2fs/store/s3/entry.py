@@ -54,7 +54,7 @@ async def knock(config: S3Config) -> None:
                 return
             except OSError as error:
                 if pause is None:
-                    raise Unavailable(f"{config.url} cannot be reached: {_reason(error, host)}") from error
+                    raise Unavailable(f"{config.url} cannot be reached: {_reason(error, config)}") from error
                 await trio.sleep(pause)
     raise Unavailable(f"{config.url} cannot be reached: no answer from {host}, port {port}, within {PATIENCE_S:g} s")
 
@@ -85,11 +85,13 @@ async def _connect_once(config: S3Config, context: ssl.SSLContext | None) -> Non
             raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET)) from error
 
 
-def _reason(error: OSError, host: str) -> str:
+def _reason(error: OSError, config: S3Config) -> str:
     if isinstance(error, socket.gaierror):
+        host = config.connect_address[0]
         if error.errno == socket.EAI_AGAIN:
-            return f"the host name {host} cannot be looked up now: is there a network?"
-        return f"the host name {host} is not known"
+            return f"the host name {host} cannot be looked up now; is there a network?"
+        made = "" if config.endpoint is not None or config.region is None else f"; is the region {config.region} right?"
+        return f"the host name {host} is not known{made}"
     cause: BaseException = error
     while isinstance(cause.__cause__, OSError | ExceptionGroup):
         cause = cause.__cause__
