@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from b2fs.daemon.exits import EXIT_FAILED, EXIT_OK, EXIT_USAGE
-from tests.e2e.programs import B2FS, force_unmount, is_mounted, run_b2fs, wait_until
+from tests.e2e.programs import B2FS, DEADLINE_S, force_unmount, is_mounted, run_b2fs, wait_until
 from tests.mounting import require_fuse
 from tests.servers import ACCESS_KEY, SECRET_KEY, Server
 
@@ -147,6 +148,22 @@ def test_what_a_mount_keeps_is_private_and_holds_no_key(place: Path, seaweedfs: 
     for path in (identity, *identity.rglob("*")):
         assert path.stat().st_mode & 0o077 == 0, path
         assert not path.is_file() or SECRET_KEY.encode() not in path.read_bytes()
+
+
+def test_an_interrupted_mount_leaves_nothing(place: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(DEADLINE_S)
+        endpoint = f"--endpoint=http://127.0.0.1:{silent.getsockname()[1]}"
+        words = ["mount", "--cache-dir", str(place / "cache"), endpoint, "s3://photos", str(place / "mnt")]
+        command = subprocess.Popen([*B2FS, *words], env={**os.environ, **KEYS}, stderr=subprocess.PIPE, text=True)
+        with command:
+            silent.accept()[0].close()
+            command.send_signal(signal.SIGINT)
+            assert command.wait(DEADLINE_S) == EXIT_FAILED
+            assert command.stderr is not None
+            assert command.stderr.read() == "b2fs: stopped before the bucket was mounted\n"
+    assert not is_mounted(place / "mnt")
+    assert list((place / "cache").iterdir()) == []
 
 
 def test_a_line_is_held_back(place: Path) -> None:
