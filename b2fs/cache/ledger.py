@@ -119,7 +119,14 @@ class Ledger:
         self.path = path
         self._db = sqlite3.connect(path, isolation_level=None, cached_statements=64)
         os.chmod(path, 0o600)
-        for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "wal_autocheckpoint=0", "temp_store=MEMORY"):
+        # Small pages: a commit writes every page that it touches as a whole.  Counts for a new ledger only.
+        for pragma in (
+            "page_size=1024",
+            "journal_mode=WAL",
+            "synchronous=NORMAL",
+            "wal_autocheckpoint=0",
+            "temp_store=MEMORY",
+        ):
             self._db.execute(f"PRAGMA {pragma}")
         self._migrate()
         self._in_transaction = False
@@ -275,11 +282,16 @@ class Ledger:
         except FileNotFoundError:
             return 0
 
-    def checkpoint(self) -> None:
-        """Move committed changes from the log to the database.  May run in another thread."""
+    def checkpoint(self, *, cut: bool = False) -> None:
+        """Move committed changes from the log to the database.  May run in another thread.
+
+        cut: empty the log too, which keeps writers waiting for that moment; otherwise it can grow while they are busy.
+        """
         db = sqlite3.connect(self.path, isolation_level=None)
         try:
             db.execute("PRAGMA wal_checkpoint(PASSIVE)")
+            if cut:
+                db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         finally:
             db.close()
 

@@ -17,6 +17,9 @@ import trio
 from trio.testing import MockClock
 
 from tests.writeback.harness import Place
+from tests.writeback.tiny import tiny
+
+__all__ = ["tiny"]  # a fixture
 
 log = logging.getLogger(__name__)
 

@@ -303,3 +303,52 @@ async def test_without_holes_in_files_nothing_leaves(
         await mount.close(handle)
         await mount.drain()
     assert HALF.startswith(tiny.bucket.contents()["a"])
+
+
+# ---- files that stay open --------------------------------------------------------------------------------------------
+
+
+async def test_a_large_open_file_is_stored_when_it_no_longer_grows_and_then_sends_what_is_new(
+    tiny: Place, autojump_clock: MockClock
+) -> None:
+    body = noise(6 * PART)
+    async with tiny.mount(config=TINY) as mount:
+        handle = await mount.create("log")
+        await append(mount, handle, body)
+        await trio.sleep(60)
+        assert digest(tiny.bucket.contents()["log"]) == digest(body)
+        sent = mount.store.bytes_up
+        for number in range(5):
+            await mount.write(handle, len(body), b"line %d\n" % number)
+            body += b"line %d\n" % number
+            await trio.sleep(60)
+            assert digest(tiny.bucket.contents()["log"]) == digest(body)
+        assert mount.store.bytes_up - sent < 5 * PART, "not all of it again for each line"
+        assert digest(await mount.read("log")) == digest(body)
+        assert mount.store.counts[Method.GET] == 0, "what is here is not fetched"
+        await mount.close(handle)
+        await mount.drain()
+    assert digest(tiny.bucket.contents()["log"]) == digest(body)
+
+
+async def test_a_file_that_is_appended_to_all_the_time_is_stored_all_the_same(
+    tiny: Place, autojump_clock: MockClock
+) -> None:
+    """F18: each append would make a plan of its parts anew, if it did not only count for the next version."""
+    body = noise(6 * PART)
+    async with tiny.mount(config=TINY) as mount:
+        mount.store.latency_s = 0.3
+        handle = await mount.create("log")
+        await append(mount, handle, body)
+        await mount.fs.fsync(handle, False)
+        for number in range(600):
+            await mount.write(handle, len(body), b"line %d\n" % number)
+            body += b"line %d\n" % number
+            await trio.sleep(0.2)
+            assert not mount.fs.writeback.status().failed
+        assert len(tiny.bucket.contents()["log"]) > 6 * PART, "never stored while it grows"
+        shown = [seen for seen in tiny.bucket.shown["log"] if seen is not None]
+        assert all(body.startswith(seen) for seen in shown), "a content that the file never had"
+        await mount.close(handle)
+        await mount.drain()
+    assert digest(tiny.bucket.contents()["log"]) == digest(body)

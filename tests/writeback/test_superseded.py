@@ -77,3 +77,21 @@ async def test_a_renamed_files_source_is_not_given_up_by_an_upload_to_its_new_na
         removed = [span for span in mount.store.spans if span.method is Method.DELETE_MANY]
         assert copied[-1].answered_at <= removed[-1].asked_at
     assert place.bucket.contents() == {"k": LARGE}
+
+
+async def test_a_version_that_an_open_file_reads_is_hidden_and_not_removed(
+    place: Place, autojump_clock: MockClock
+) -> None:
+    """Nothing was under the name before us, so its versions would be removed by their IDs if nobody needed them."""
+    body = os.urandom(300_000)
+    async with place.mount() as mount:
+        await mount.save("a", body)
+        await trio.sleep(2)
+        assert mount.pending == 0
+        handle = await mount.open("a", os.O_RDONLY)
+        mount.fs._core.discard_content(mount.fs._core.inode(await mount.ino("a")))  # as the cache does in time
+        await mount.unlink("a")
+        await mount.drain()
+        assert "a" not in place.bucket.contents()
+        assert bytes(await mount.fs.read(handle, 0, len(body))) == body
+        await mount.close(handle)
