@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.programs import run_b2fs
-from tests.e2e.sites import LONG, Bucket, Site, new_site
+from tests.e2e.sites import LONG, Bucket, Site, long_only, new_site
 from tests.e2e.wire import Wire
 from tests.server.harness import KEY_ID, REGION, SECRET
 
@@ -117,8 +117,14 @@ def all_versions(wire: Wire) -> set[bytes]:
     }
 
 
-@pytest.mark.parametrize("common", [False, True], ids=["names of their own", "the same names"])
-@pytest.mark.parametrize("conflict", ["ours-on-top", "keep-both"])
+@pytest.mark.parametrize(
+    ("conflict", "common"),
+    [
+        pytest.param("ours-on-top", False, id="names of their own", marks=long_only),
+        pytest.param("ours-on-top", True, id="the same names"),
+        pytest.param("keep-both", True, id="the same names, both kept"),
+    ],
+)
 def test_two_mounts_and_another_client(wire: Wire, conflict: str, common: bool) -> None:
     with two_sites(wire) as sites:
         for site in sites:

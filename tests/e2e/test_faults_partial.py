@@ -11,7 +11,7 @@ from tests.e2e.wire import MIB, Wire
 if TYPE_CHECKING:
     from mypy_boto3_s3.type_defs import CompletedPartTypeDef
 
-SIZE = 1024 * MIB if LONG else 64 * MIB
+SIZE = 1024 * MIB if LONG else 48 * MIB
 _PART = 64 * MIB
 #: What a change of 4 KiB may send at most: a part has at least 5 MiB, and the change may lie across two.
 MOST_SENT = 12_000_000
