@@ -123,3 +123,31 @@ async def _write(mount: Mount, data: bytes) -> None:
     handle = await mount.open("a")
     await mount.write(handle, 0, data)
     await mount.close(handle)
+
+
+async def test_a_file_that_comes_back_to_its_name_while_another_is_stored_there_keeps_its_content(
+    place: Place, autojump_clock: MockClock
+) -> None:
+    async with place.mount() as mount:
+        await mount.save("a", b"first", fsync=True)
+        go_on, held = trio.Event(), trio.Event()
+
+        async def hold(call: StoreCall) -> None:
+            if call.method is Method.PUT and call.key == "a":
+                held.set()
+                await go_on.wait()
+
+        mount.store.hook = hold
+        await mount.rename("a", "b")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_save_durably, mount, "a", b"second")
+            await held.wait()
+            await mount.rename("b", "a")
+            go_on.set()
+        await mount.drain()
+        assert await mount.read("a") == b"first"
+    assert place.bucket.contents() == {"a": b"first"}
+
+
+async def _save_durably(mount: Mount, path: str, data: bytes) -> None:
+    await mount.save(path, data, fsync=True)

@@ -53,6 +53,11 @@ class Pending:
         """Nothing was under this key before us: removing our versions leaves no trace and hides nothing."""
         return self.before.known and self.before.ref is None
 
+    def needs(self, version: VersionId) -> bool:
+        """Whether what the key is to hold is in this older version of the key itself: a file that came back to it."""
+        base = self.inode.base if self.inode is not None else None
+        return base is not None and base.key == self.key and base.version_id == version
+
     def holds(self, inode: Inode) -> bool:
         """Whether the bucket has this inode, unchanged, under this key already: a rename that was undone."""
         base = inode.base

@@ -95,7 +95,7 @@ class OwnVersions:
         """Remove versions of ours that a newer one has replaced, unless somebody still needs their content."""
         while p.superseded and self._can_delete:
             version = p.superseded[0]
-            if not self._is_needed(p.key, version):
+            if not p.needs(version) and not self._is_needed(p.key, version):
                 try:
                     await self._store.delete_version(p.key, version)
                 except AccessDenied as error:
