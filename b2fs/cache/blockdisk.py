@@ -20,9 +20,9 @@ from b2fs.store.pread import pread
 
 _RAW, _BINARY = 1, 2  # diskcache's modes: value in the row, value in a file
 Buffer = bytes | memoryview
-#: One write(2).  Measured on ext4: 8 MiB in one call take 2 s of CPU per GiB, as the kernel looks for huge pages
-#: to put them in; 256 KiB to 1 MiB take 0.3, 4 KiB take 1.
-_WRITE_BYTES = 1 << 20
+#: One write(2).  ext4 takes pages as large as it fills, and large ones are dear.  Measured in CPU per GiB: 1.5 to 2.3 s
+#: with 8 MiB in one call, 0.3 to 1 with 1 MiB (by the state of memory), 0.3 to 0.4 with 64 to 256 KiB, 1 with 4.
+_WRITE_BYTES = 256 << 10
 
 
 _HEADER = struct.Struct(">QI")  # length of the value, length of a chunk; a CRC-32C for each chunk follows
