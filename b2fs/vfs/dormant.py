@@ -128,12 +128,17 @@ class Dormant:
         sleeper = self._sleepers.get(ino)
         return self._make(ino, sleeper) if sleeper is not None else None
 
-    def look(self, parent: Inode, name: bytes) -> InodeId | None:
-        """The sleeper of a name, if the bucket is known to show that very version still."""
+    async def look(self, parent: Inode, name: bytes) -> InodeId | None:
+        """The sleeper of a name, if the bucket still shows that very version.  Checkpoint: only if it asks."""
         found = self._find(parent, name)
-        if found is None or not self._core.remote.ttl_left(self._validated_at(found[1])):
-            return None
-        return found[0]
+        if found is not None and not self._is_valid(found[1]):
+            # The answer comes with those for its siblings, where a directory is not too long.
+            await self._core.remote.find(parent.prefix, found[1].component)
+            found = self._find(parent, name)
+        return found[0] if found is not None and self._is_valid(found[1]) else None
+
+    def _is_valid(self, sleeper: Sleeper) -> bool:
+        return self._core.remote.ttl_left(self._validated_at(sleeper)) > 0
 
     def _find(self, parent: Inode, name: bytes) -> tuple[InodeId, Sleeper] | None:
         if not parent.sleepers:

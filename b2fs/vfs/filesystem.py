@@ -92,7 +92,7 @@ class B2Filesystem(Listener):
 
     async def lookup(self, parent: InodeId, name: bytes, caller: Caller) -> Attr:
         directory = self._searched(parent, caller)
-        ino = self._core.dormant.look(directory, name)
+        ino = await self._core.dormant.look(directory, name)
         if ino is not None:
             return await self._look_at(ino)
         while True:

@@ -123,6 +123,21 @@ async def test_a_read_only_mount_uses_the_index_and_writes_none(tmp_path: Path) 
         assert (await store.head(INDEX)).ref == before.ref
 
 
+async def test_a_thousand_changes_cost_a_handful_of_requests(tmp_path: Path) -> None:
+    async with bucket(tmp_path) as store:
+        await _two_files(store, tmp_path)
+        async with mount(store, tmp_path / "two") as mounted:
+            await mounted.ls("d")
+            await fill(store, (f"e/f{number:03}" for number in range(1000)), {"mode": str(stat.S_IFREG | 0o605)})
+            await mounted.fs.refresh()
+            mounted.store.reset_counts()
+            await mounted.ls("e")
+            await mounted.fs.write_index()
+            asked = [call for call in mounted.store.calls if call.key.startswith(".b2fs/attrs/")]
+            assert len([call for call in asked if call.method is Method.PUT]) == 1
+            assert len(asked) <= 5  # which ones there are, the index, and twice where it is read before it is written
+
+
 async def test_only_the_newest_version_of_an_index_stays(tmp_path: Path) -> None:
     async with bucket(tmp_path) as store:
         for number in range(3):

@@ -132,6 +132,23 @@ async def test_a_listed_file_that_was_replaced_is_another_file_and_can_still_be_
             mounted.fs._core.dormant.check_invariants()
 
 
+async def test_looking_again_after_the_time_to_live_costs_one_listing_and_wakes_nobody(
+    tmp_path: Path, mock_clock: MockClock
+) -> None:
+    async with bucket(tmp_path) as store:
+        await fill(store, [f"d/{name}" for name in NAMES])
+        async with mount(store, tmp_path / "cache", CONFIG) as mounted:
+            before = {name: attr.ino for name, attr in (await mounted.ls("d")).items()}
+            directory = (await mounted.find("d")).ino
+            mock_clock.jump(61)
+            mounted.store.reset_counts()
+            for name, ino in before.items():
+                assert (await mounted.fs.lookup(directory, name.encode(), ANYBODY)).ino == ino
+            asked = [call.key for call in mounted.store.calls[-mounted.count() :]]
+            assert [key for key in asked if not key.startswith(".b2fs/")] == ["d/"]
+            assert len(mounted.fs._core.dormant) == len(NAMES)
+
+
 async def test_a_refresh_tells_the_kernel_of_listed_files(tmp_path: Path) -> None:
     told: set[bytes] = set()
 

@@ -46,9 +46,9 @@ def save(path: str, listings: Iterable[Listing], rows: Mapping[str, Row], plain:
     known: list[object] = []
     room = _NAMES
     for listing in listings:
+        if listing.count >= room:
+            continue
         room -= listing.count + 1
-        if room < 0:
-            break
         kept.append(_listing_fields(listing, now))
         keys = [listing.prefix, *(listing.prefix + name for name in listing.files)]
         known.extend([key, *row_fields(rows[key])] for key in keys if key in rows)
