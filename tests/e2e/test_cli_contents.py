@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import tempfile
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,6 @@ from tests.server.harness import KEY_ID, SECRET, Authority, Server, run_server
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-BUCKET = "shared-photos"
 MIB = 1 << 20
 
 
@@ -32,38 +32,46 @@ class Site:
 
     server: Server
     client: S3Client
+    bucket: str
     mountpoint: Path
 
     def mount(self, *words: str) -> None:
         done = run_b2fs(
             "mount", "--cache-dir", self.mountpoint.parent / "cache", f"--endpoint={self.server.url}",
-            "--metadata-ttl=1h", *words, f"s3://{BUCKET}", self.mountpoint,
+            "--metadata-ttl=1h", *words, f"s3://{self.bucket}", self.mountpoint,
             AWS_ACCESS_KEY_ID=KEY_ID, AWS_SECRET_ACCESS_KEY=SECRET,
         )  # fmt: skip
         assert done.returncode == EXIT_OK, done.stderr
 
     def put(self, key: str, body: bytes) -> None:
-        self.client.put_object(Bucket=BUCKET, Key=key, Body=body)
+        self.client.put_object(Bucket=self.bucket, Key=key, Body=body)
 
     def gets(self) -> int:
         return sum(entry["operation"] == "GetObject" for entry in self.server.log())
 
 
-@pytest.fixture
-def site() -> Iterator[Site]:
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
     require_fuse()
     with tempfile.TemporaryDirectory(prefix="b2fs-contents-") as parent:
         place = Path(parent)
-        (place / "mnt").mkdir()
-        with run_server(place / "server", Authority.make(place), insecure=True) as server:
-            client = server.s3()
-            client.create_bucket(Bucket=BUCKET)
-            try:
-                yield Site(server, client, place / "mnt")
-                if is_mounted(place / "mnt"):
-                    assert run_b2fs("umount", place / "mnt", "--timeout=20s").returncode == EXIT_OK
-            finally:
-                force_unmount(place / "mnt")
+        with run_server(place / "server", Authority.make(place), insecure=True) as running:
+            yield running
+
+
+@pytest.fixture
+def site(server: Server) -> Iterator[Site]:
+    with tempfile.TemporaryDirectory(prefix="b2fs-contents-") as parent:
+        mountpoint = Path(parent) / "mnt"
+        mountpoint.mkdir()
+        client, bucket = server.s3(), f"contents-{uuid.uuid4().hex[:16]}"
+        client.create_bucket(Bucket=bucket)
+        try:
+            yield Site(server, client, bucket, mountpoint)
+            if is_mounted(mountpoint):
+                assert run_b2fs("umount", mountpoint, "--timeout=20s").returncode == EXIT_OK
+        finally:
+            force_unmount(mountpoint)
 
 
 def test_refresh_shows_what_others_did(site: Site) -> None:
