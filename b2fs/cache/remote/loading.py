@@ -13,6 +13,7 @@ import trio
 
 from b2fs.cache.remote.listing import Listing, pack
 from b2fs.core.types import ListPage
+from b2fs.errors import StoreError
 from b2fs.store.protocol import ObjectStore
 
 Patch = Callable[[Listing], None]
@@ -66,6 +67,9 @@ class Load:
             self.pages.append(Page(_take(listing, page, asked_at), listing.until))
             for patch in self._patches:
                 patch(listing)
+        except StoreError:
+            listing.token = None  # it may be what was wrong: the listing goes on behind the last name
+            raise
         finally:
             self._patches.clear()
             self.loading.set()
@@ -82,12 +86,12 @@ def _take(listing: Listing, page: ListPage, asked_at: float) -> list[str]:
             files[component] = pack(info)
         else:
             listing.marker = info
-        if component or info.size:
+        if (component or info.size) and entries[-1:] != [component]:  # some server may name it twice
             entries.append(component)
     if page.prefixes:
-        dirs = [prefix[cut:] for prefix in page.prefixes]
+        dirs = {prefix[cut:] for prefix in page.prefixes}
         listing.dirs.update(name[:-1] for name in dirs)
-        entries = sorted(entries + dirs)
+        entries = sorted([*entries, *dirs])
     listing.token = page.next_token
     if page.next_token is None:
         listing.reach(None, asked_at)

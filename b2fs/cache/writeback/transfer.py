@@ -27,7 +27,7 @@ from b2fs.core.extents import Extents
 from b2fs.core.longkeys import PATH_NAME, encode_path, is_long
 from b2fs.core.parts import plan_copy, plan_update
 from b2fs.core.types import ObjectInfo, ObjectRef
-from b2fs.errors import NoSuchUpload, PreconditionFailed, StoreError
+from b2fs.errors import InvalidRequest, NoSuchUpload, PreconditionFailed, StoreError
 from b2fs.store.protocol import ObjectStore
 
 #: Reads up to this size are done in place: a thread hop would cost more.
@@ -339,6 +339,11 @@ class Transfer:
             info = await upload.finish()
         except NoSuchUpload as error:
             info = await self._vanished(upload, error)
+        except InvalidRequest:
+            # The server has other parts than it told us: all anew, unless some bytes are only there.
+            if not upload.away:
+                self.forget(upload)
+            raise
         except BaseException:
             if not upload.lasting:
                 self.forget(upload)
