@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import struct
 from bisect import bisect_left
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from b2fs.core.types import ETag, ObjectInfo, ObjectRef
@@ -123,14 +122,6 @@ class Listing:
             entries += [component + "/" for component in self.dirs]
         entries.sort()
         return entries
-
-    def rows(self) -> Iterator[tuple[str, Found]]:
-        """(component, what it stands for); a name that is both an object and a directory comes twice."""
-        prefix, seen_at = self.prefix, self.seen_at
-        for component in self.dirs:
-            yield component, Found(None, True, seen_at)
-        for component, row in self.files.items():
-            yield component, Found(unpack(prefix + component, row), False, seen_at)
 
     def add(self, component: str, info: ObjectInfo) -> None:
         """An object appeared, or a directory's (component ends in '/')."""
