@@ -82,6 +82,15 @@ class Onlooker:
         if not is_whole(key, found):
             self.torn.append((key, found))
 
+    def body(self, key: str) -> bytes | None:
+        """What the bucket has under a key now."""
+        with closing(self._connect()) as client:
+            try:
+                with client.get_object(Bucket=self._bucket, Key=key)["Body"] as body:
+                    return body.read()
+            except client.exceptions.NoSuchKey:
+                return None
+
     def rows(self, key: str) -> list[str]:
         """All that the bucket has had under a key, for whoever has to explain what is found there."""
         with closing(self._connect()) as client:
@@ -206,7 +215,8 @@ def check_durable(site: Site, log: Path, onlooker: Onlooker, end: str) -> None:
     for path in history.durable:
         held = wanted[path]
         assert held is not None
-        if found.get(path) != held[0]:
+        # SeaweedFS leaves a key out of a listing now and then, so the key itself is asked for.
+        if found.get(path) != held[0] and onlooker.body(path) != held[0]:
             calls = [line for line in log.read_text().splitlines() if path in line][-10:]
             pytest.fail(
                 f"not in the bucket as a fsync had promised, after {end}: {path}\n{calls}\n{onlooker.rows(path)}"
