@@ -247,9 +247,12 @@ class LongKeys(ForwardingStore):
     ) -> ListPage:
         if prefix.startswith(self._reserved) and not prefix.startswith(self._of_paths):
             # What is kept there has no long keys, and is asked for by ourselves, too.
-            return await self.inner.list_objects(
+            page = await self.inner.list_objects(
                 prefix, delimiter=delimiter, start_after=start_after, token=token, max_keys=max_keys
             )
+            if prefix == self._reserved and delimiter == "/" and start_after is None and token is None:
+                self._notice(page, self._place)
+            return page
         after, _, inner_token = token.partition(_SEPARATOR) if token is not None else (start_after or "", "", "")
         page = ListPage((), (), None)
         if not is_long(prefix):
@@ -310,10 +313,7 @@ class LongKeys(ForwardingStore):
         """See that it is known which long keys there are.  Raises StoreError: unknown is never absent (I4)."""
         if not self._is_old():
             return
-        if prefix == self._root and delimiter == "/" and _lacks(page, self._reserved):
-            self._objects = {key: info for key, info in self._objects.items() if key in self._touched}
-            self._touched.clear()
-            self._order, self._listed_at = None, trio.current_time()
+        if prefix == self._root and delimiter == "/" and self._notice(page, self._reserved):
             return
         async with self._lock:  # held over the request: who waits wants this very answer
             if self._is_old():
@@ -323,6 +323,15 @@ class LongKeys(ForwardingStore):
                     # A key that may not see them may not use them either; all else goes on.
                     log.info("paths of more than %d bytes are not shown: %s", KEY_MAX, error)
                     self._listed_at = trio.current_time()
+
+    def _notice(self, page: ListPage, directory: str) -> bool:
+        """Whether a page from the beginning shows that a directory is not there, and so no long key either."""
+        lacking = _lacks(page, directory)
+        if lacking:
+            self._objects = {key: info for key, info in self._objects.items() if key in self._touched}
+            self._touched.clear()
+            self._order, self._listed_at = None, trio.current_time()
+        return lacking
 
     def _is_old(self) -> bool:
         return trio.current_time() - self._listed_at > self._ttl_s

@@ -18,7 +18,7 @@ from b2fs.cache.inode import Inode
 from b2fs.cache.remote import Found
 from b2fs.cache.remote.listing import NS
 from b2fs.core import attrs
-from b2fs.core.keys import NAME_MAX
+from b2fs.core.keys import NAME_MAX, split_key
 from b2fs.core.types import ObjectInfo
 from b2fs.errors import FsError, NotFound
 from b2fs.vfs.core import RESERVED, Core
@@ -254,6 +254,8 @@ class Namespace:
             info = core.remote.head_nowait(side) if side is not None else None
             if info is not None or (known and side is None):
                 return info
+        elif (await core.remote.find(*split_key(side_key))).file is None:
+            return None  # one page tells this, and what else there is of our own
         info = await core.store.head(side_key)
         core.remote.learned(info)
         return info
