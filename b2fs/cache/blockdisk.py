@@ -183,12 +183,12 @@ class ByteCache(diskcache.Cache):  # type: ignore[misc]  # diskcache has no type
             for key, used_at in touched.items():
                 sql("UPDATE Cache SET store_time = ? WHERE key = ? AND raw = 1", (used_at, key))
 
-    def make_room(self) -> None:
-        """Remove what was not used for longest until the size limit is kept, and no more than that.
+    def make_room(self, limit: int) -> None:
+        """Remove what was not used for longest until no more than `limit` bytes are held, and no more than that.
 
         diskcache's own `cull` removes ten at a time, which may be a whole small cache of large entries.
         """
-        while (excess := self.volume() - self.size_limit) > 0:
+        while (excess := self.volume() - limit) > 0:
             with self._transact(retry=True) as (sql, cleanup):
                 rows = sql("SELECT rowid, filename, size FROM Cache ORDER BY store_time LIMIT 10").fetchall()
                 for rowid, filename, size in rows:

@@ -24,7 +24,7 @@ import sqlite3
 import stat
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import diskcache
@@ -57,6 +57,8 @@ class BlockCacheConfig:
     grain_bytes: int = 32 << 10
     #: Has a checksum of its own, so it is the least that is read of a block.
     chunk_bytes: int = 128 << 10
+    #: Left free on the disk, however much the cache may hold: what is written and not yet uploaded comes first.
+    spare_disk_bytes: int = 256 << 20
 
     def __post_init__(self) -> None:
         if self.grain_bytes <= 0 or self.chunk_bytes % self.grain_bytes or self.block_bytes % self.chunk_bytes:
@@ -102,9 +104,11 @@ def content_key(ref: ObjectRef) -> str:
 class BlockCache:
     """See the module's text.  Close it when done."""
 
-    def __init__(self, config: BlockCacheConfig) -> None:
+    def __init__(self, config: BlockCacheConfig, free_bytes: Callable[[str], int] | None = None) -> None:
+        """free_bytes tells how much is free on the disk of a directory."""
         self.config = config
         self.stats = BlockCacheStats()
+        self._free_bytes = free_bytes or _free_bytes
         _claim_directory(config.directory)
         self._opened_at = time.time()
         self._cache = _open(config)
@@ -176,6 +180,8 @@ class BlockCache:
         small: list[tuple[str, str, Buffer]] = []
         kept = 0
         with self._write_lock:
+            if not self._has_disk():
+                return 0
             for ref, start, data in stretches:
                 tag = _tag(ref.content_id)
                 for key, part in self._cut(ref, start, data):
@@ -299,11 +305,31 @@ class BlockCache:
         self.stats.failed_puts += len(entries)
         return 0
 
+    def yield_disk(self) -> None:
+        """Give up what the disk needs for other things.  Quick if that is nothing."""
+        with self._write_lock:
+            self._shrink()
+
+    def _has_disk(self) -> bool:
+        """Whether the disk has room to spare, after making some."""
+        with self._guard:
+            if self._lacking() <= 0:
+                return True
+            self._shrink()
+            return self._lacking() <= 0
+        return False
+
+    def _lacking(self) -> int:
+        """How many bytes more should be free on the disk."""
+        return self.config.spare_disk_bytes - self._free_bytes(self.config.directory)
+
     def _shrink(self) -> None:
         with self._guard:
-            if self._cache.volume() > self.config.size_bytes:
+            volume = self._cache.volume()
+            limit = min(self.config.size_bytes, volume - self._lacking())
+            if volume > limit:
                 self._flush_touches_locked()
-                self._cache.make_room()
+                self._cache.make_room(limit)
 
     def _touch(self, key: str) -> None:
         self._touched[key] = time.time()
@@ -366,6 +392,11 @@ class _Guard:
         self._stats.faults += 1
         if self._stats.faults == 1:
             log.warning(text, error)
+
+
+def _free_bytes(directory: str) -> int:
+    found = os.statvfs(directory)
+    return found.f_bavail * found.f_frsize
 
 
 def _key(content: str, start: int, unit: int) -> str:

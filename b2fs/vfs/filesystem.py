@@ -463,7 +463,7 @@ def build_core(bucket: ObjectStore, config: VfsConfig, notifier: KernelNotifier)
     remote = RemoteView(store, RemoteConfig(ttl_s=config.ttl_s, reserved=f"{config.prefix}.b2fs/"))
     transfer = Transfer(store, ledger, reader, config.writeback, f"{config.prefix}.b2fs/", remote.links)
     engine = Engine(store, ledger, remote, transfer, config.writeback)
-    room = Room(files, ledger, transfer, engine, config.writeback)
+    room = Room(files, ledger, transfer, engine, config.writeback, blocks.yield_disk)
     root = Inode(ROOT, stat.S_IFDIR | config.defaults.dir_mode)
     root.uid, root.gid = config.defaults.uid, config.defaults.gid
     root.prefix_cache = config.prefix

@@ -237,6 +237,49 @@ def test_the_least_recently_used_leave_and_the_limit_holds(directory: Path) -> N
     cache.close()
 
 
+class _Disk:
+    """A disk on which only the cache and `others` take room."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.others = 0
+
+    def free(self, directory: str) -> int:
+        used = sum(path.stat().st_size for path in Path(directory).rglob("*.val"))
+        return self.size - used - self.others
+
+
+def test_what_the_disk_needs_for_other_things_is_given_up(directory: Path) -> None:
+    disk = _Disk(3 * MIB)
+    config = BlockCacheConfig(
+        str(directory),
+        large_bytes=BLOCK,
+        block_bytes=BLOCK,
+        chunk_bytes=CHUNK,
+        grain_bytes=GRAIN,
+        spare_disk_bytes=MIB,
+    )
+    cache = BlockCache(config, disk.free)
+    refs = [_ref(BLOCK, f"k{number}") for number in range(64)]
+    for ref in refs:
+        cache.put_range(ref, 0, os.urandom(BLOCK))
+        assert disk.free(str(directory)) >= MIB - BLOCK
+    assert cache.get_block(refs[-1], 0) is not None
+    assert cache.get_block(refs[0], 0) is None
+    kept = sum(cache.get_block(ref, 0) is not None for ref in refs)
+    assert kept >= 16
+    disk.others = MIB
+    cache.yield_disk()
+    assert disk.free(str(directory)) >= MIB
+    assert cache.get_block(refs[-1], 0) is not None
+    disk.others = 3 * MIB
+    assert cache.put_range(refs[0], 0, bytes(BLOCK)) == 0
+    assert not any(cache.get_block(ref, 0) for ref in refs)
+    disk.others = 0
+    assert cache.put_range(refs[0], 0, bytes(BLOCK)) == BLOCK
+    cache.close()
+
+
 def test_evict_forgets_one_content(cache: BlockCache) -> None:
     one, two = _ref(BLOCK, key="a", version="v1"), _ref(BLOCK, key="b", version="v2")
     cache.put_whole(one, os.urandom(BLOCK))

@@ -1,7 +1,7 @@
 """Room: dirty files keep within their share of the disk.
 
 As they near it, first what the bucket has already is dropped here: bytes that are the base's, and parts of unfinished
-uploads that the server has acknowledged.  Nothing is dropped before the journal knows it durably, so that neither a
+uploads that the server has acknowledged, and cached blocks where the disk itself is short.  Nothing is dropped before the journal knows it durably, so that neither a
 crash nor a power cut takes a hole for content.  Then writers are slowed, the more the less room there is; only when
 nothing has left for long does a write fail, before it is accepted.
 """
@@ -43,8 +43,16 @@ class Room:
     """See the module.  All methods belong to the trio thread."""
 
     def __init__(
-        self, files: DirtyFiles, ledger: Ledger, transfer: Transfer, engine: Engine, config: WriteBackConfig
+        self,
+        files: DirtyFiles,
+        ledger: Ledger,
+        transfer: Transfer,
+        engine: Engine,
+        config: WriteBackConfig,
+        yield_disk: Callable[[], None],
     ) -> None:
+        """yield_disk makes others give up the disk that they need less; it blocks."""
+        self._yield_disk = yield_disk
         self._files = files
         self._ledger = ledger
         self._transfer = transfer
@@ -100,6 +108,7 @@ class Room:
         held, room = self._measure()
         if held + size > _SPARE_LEVEL * room:
             await self._drop(held + size - int(_SPARE_LEVEL * room))
+            await trio.to_thread.run_sync(self._yield_disk)
             held, room = self._measure()
         self._until_look = min(_STRETCH_BYTES, max(room - held, 0) // _STRETCH_SHARE)
         self._last_level = (held + size) / room if room > 0 else float("inf")
