@@ -1,9 +1,9 @@
 """Room: dirty files keep within their share of the disk.
 
 As they near it, first what the bucket has already is dropped here: bytes that are the base's, and parts of unfinished
-uploads that the server has acknowledged, and cached blocks where the disk itself is short.  Nothing is dropped before the journal knows it durably, so that neither a
-crash nor a power cut takes a hole for content.  Then writers are slowed, the more the less room there is; only when
-nothing has left for long does a write fail, before it is accepted.
+uploads that the server has acknowledged (and cached blocks, where it is the disk that is short).  Nothing is dropped
+before the journal knows it durably, so that neither a crash nor a power cut takes a hole for content.  Then writers are
+slowed, the more the less room there is; only when nothing has left for long does a write fail, before it is accepted.
 """
 
 from __future__ import annotations
