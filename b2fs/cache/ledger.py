@@ -1,9 +1,10 @@
 """The ledger: what the bucket should hold and does not hold yet, durably, in SQLite.
 
-Three tables.  `inode` has every dirty inode: its attributes, the base version that its unchanged bytes come from, and
+`inode` has every dirty inode: its attributes, the base version that its unchanged bytes come from, and
 which bytes are local.  `entry` has every key that differs: the inode whose content it should hold, or none if it should
 be absent, and what the bucket held when that became so.  `upload` and `part` have our unfinished multipart uploads,
-those too that are only to be aborted; a part that is marked `away` may be missing from the dirty file.
+those too that are only to be aborted; a part that is marked `away` may be missing from the dirty file.  `writer` has
+the identity of the cache directory.
 
 An acknowledged change is committed before the reply, so kill -9 loses none (I1): the write-ahead log is in the page
 cache then.  It survives a power cut once `sync` has returned.  Changes that acknowledge nothing (an upload that is
@@ -26,7 +27,7 @@ from b2fs.cache.inode import Inode
 from b2fs.core.extents import Extents
 from b2fs.core.types import ETag, InodeId, ObjectRef, PartInfo, UploadId, VersionId
 
-_SCHEMA_VERSION = 2
+_SCHEMA_VERSION = 3
 #: Format 1, from which every later one is made by steps.
 _SCHEMA = """
 CREATE TABLE inode(
@@ -67,7 +68,9 @@ INSERT INTO part(upload_id, number, etag, size)
 DROP TABLE part_1;
 DROP TABLE upload_1;
 """
-_STEPS = (_SCHEMA, _TO_2)
+#: What is put from here carries a digest that is made with this.
+_TO_3 = "CREATE TABLE writer(identity BLOB NOT NULL); INSERT INTO writer VALUES(randomblob(16));"
+_STEPS = (_SCHEMA, _TO_2, _TO_3)
 _RANGE = struct.Struct("<QQ")
 _NO_CONTENT = None
 _COMPLETE = b""
@@ -243,6 +246,11 @@ class Ledger:
         self._write("DELETE FROM part WHERE upload_id=? AND number=?", [(upload_id, number)])
 
     # ---- reading: at mount --------------------------------------------------------------------------------------
+
+    def writer_identity(self) -> bytes:
+        """Random bytes that are this ledger's for ever, and no other one's."""
+        (identity,) = self._db.execute("SELECT identity FROM writer").fetchone()
+        return bytes(identity)
 
     def load_inodes(self, files: DirtyFiles) -> Iterator[Inode]:
         """Every dirty inode with its content as the dirty file shows it."""

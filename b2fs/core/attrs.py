@@ -19,8 +19,10 @@ from urllib.parse import quote, unquote
 DIRECTORY_TYPE = "application/x-directory"
 DEFAULT_TYPE = "application/octet-stream"
 
-#: The metadata names that `encode` may write.
-OURS = frozenset(("mode", "uid", "gid", "rdev", "mtime", "atime", "ctime", "xattr", "b2fs-link"))
+#: By this name an object tells which cache directory has put it (`cache/writeback/writer.py`).
+WRITER = "b2fs-writer"
+#: The metadata names that `encode` may write, and that one.
+OURS = frozenset(("mode", "uid", "gid", "rdev", "mtime", "atime", "ctime", "xattr", "b2fs-link", WRITER))
 
 _NS = 1_000_000_000
 _MODE_MASK = 0o177777

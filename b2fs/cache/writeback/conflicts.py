@@ -18,7 +18,9 @@ import trio
 
 from b2fs.cache.ledger import Remote
 from b2fs.cache.writeback.pending import Pending
-from b2fs.core.types import ObjectRef
+from b2fs.cache.writeback.writer import Writer
+from b2fs.core.attrs import WRITER
+from b2fs.core.types import ObjectInfo, ObjectRef
 from b2fs.errors import NotFound, StoreError
 from b2fs.store.protocol import ObjectStore
 
@@ -41,9 +43,10 @@ class ConflictPolicy(Enum):
 class ConflictGuard:
     """See the module."""
 
-    def __init__(self, store: ObjectStore, policy: ConflictPolicy) -> None:
+    def __init__(self, store: ObjectStore, policy: ConflictPolicy, writer: Writer) -> None:
         self._store = store
         self._policy = policy
+        self._writer = writer
         self.count = 0
 
     async def check(self, p: Pending, ours_s_ago: float) -> None:
@@ -52,16 +55,32 @@ class ConflictGuard:
         if expected is None or ours_s_ago < _TRUSTED_S:
             return
         try:
-            current = (await self._store.head(p.key)).ref
+            info = await self._store.head(p.key)
         except NotFound:
             p.remote = Remote(True, None)  # somebody removed it: ours is put in its place
             return
-        if _same(expected, current) or (not p.remote.known and await _is_ours(p, current)):
+        current = info.ref
+        if _same(expected, current) or self._tells_nothing(current):
+            return
+        if not p.remote.known and await self._is_ours(p, info):
             return
         await self._keep(current)
         self.count += 1
         log.warning("%s was changed by somebody else; both versions are kept, ours on top", p.key)
         p.remote = Remote(True, current)
+
+    def _tells_nothing(self, current: ObjectRef) -> bool:
+        """Whether it is a directory's marker without content on a server that keeps no attributes on it."""
+        marker = current.key.endswith("/") and not current.size
+        return marker and not self._store.capabilities.marker_metadata
+
+    async def _is_ours(self, p: Pending, info: ObjectInfo) -> bool:
+        """Whether we made this version, when the answer to that was lost, or a crash came before it."""
+        if self._writer.made(p.key, info.metadata):
+            return True
+        if info.metadata is not None and WRITER in info.metadata and p.inode is not None and p.inode.attrs_known:
+            return False  # another b2fs made it, or another program has changed the attributes of one of ours
+        return await _has_its_content(p, info.ref)
 
     async def _keep(self, other: ObjectRef) -> None:
         """See that the other version survives: by itself where there are versions, else as a copy."""
@@ -85,12 +104,17 @@ def conflict_key(key: str, host: str, when: time.struct_time) -> str:
     return f"{key[:cut]}{stem} (conflict {host} {time.strftime('%Y%m%dT%H%M%SZ', when)}){dot}{ending}"
 
 
-async def _is_ours(p: Pending, current: ObjectRef) -> bool:
-    """Whether the bucket has what we tried to put before, when the answer to that was lost, or a crash came before it.
+async def _has_its_content(p: Pending, current: ObjectRef) -> bool:
+    """Whether the bucket has what the key is to hold now: for versions that do not say who made them.
 
     An ETag that is no plain MD5 cannot be compared; then the size decides.
     """
-    content = p.inode.content if p.inode is not None else None
+    inode = p.inode
+    if inode is None:
+        return False
+    content, base = inode.content, inode.base
+    if base is not None and not inode.attrs_known:
+        return (base.etag, base.size) == (current.etag, current.size)  # a plain copy
     if content is None or not content.complete or content.size != current.size:
         return False
     if not _PLAIN_MD5.fullmatch(current.etag):

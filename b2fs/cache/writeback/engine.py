@@ -63,7 +63,7 @@ class Engine:
         self.pace = Pace()
         self._pending = PendingTable(self._freed)
         self._versions = OwnVersions(store, config, self._is_needed)
-        self._conflicts = ConflictGuard(store, config.conflict)
+        self._conflicts = ConflictGuard(store, config.conflict, transfer.writer)
         self._schedule = Schedule(self._pending, self._versions, config)
         self.waiting = Waiting(self._pending, self._schedule.make_urgent, config.durable_timeout_s)
         self._storing = Storing(

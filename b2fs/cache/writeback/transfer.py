@@ -22,6 +22,7 @@ from b2fs.cache.writeback.budget import ByteBudget
 from b2fs.cache.writeback.config import WriteBackConfig
 from b2fs.cache.writeback.multipart import MultipartUpload
 from b2fs.cache.writeback.plans import FixedPlan, Plan, PlanChanged, StreamPlan
+from b2fs.cache.writeback.writer import Writer
 from b2fs.core import attrs
 from b2fs.core.extents import Extents
 from b2fs.core.longkeys import PATH_NAME, encode_path, is_long
@@ -81,6 +82,7 @@ class Transfer:
         self._links = links
         self._budget = ByteBudget(config.memory_bytes)
         self.aborts = Aborts(store, ledger, config)
+        self.writer = Writer(ledger.writer_identity())
         #: Uploads in parts that are under way, or that another try is to go on with.
         self.uploads: set[MultipartUpload] = set()
         self.sent_bytes = 0
@@ -153,7 +155,8 @@ class Transfer:
         return inode.content_type or mimetypes.guess_type(key)[0] or attrs.DEFAULT_TYPE
 
     async def _put(self, key: str, body: bytes, metadata: Mapping[str, str], content_type: str) -> ObjectInfo:
-        info = await self._store.put(key, body, metadata=metadata, content_type=content_type)
+        signed = self.writer.sign(key, metadata)
+        info = await self._store.put(key, body, metadata=signed, content_type=content_type)
         self._count(len(body))
         return replace(info, metadata=metadata, content_type=content_type)
 
@@ -227,7 +230,8 @@ class Transfer:
         if metadata is None:
             return await self._store.copy(source, key)
         content_type = self._content_type(inode, key)
-        info = await self._store.copy(source, key, metadata=metadata, content_type=content_type)
+        signed = self.writer.sign(key, metadata)
+        info = await self._store.copy(source, key, metadata=signed, content_type=content_type)
         return replace(info, metadata=metadata, content_type=content_type)
 
     async def _copy_parts(self, inode: Inode, source: ObjectRef, key: str) -> ObjectInfo:
@@ -325,7 +329,7 @@ class Transfer:
 
     async def _start(self, upload: MultipartUpload, metadata: Mapping[str, str], content_type: str | None) -> None:
         try:
-            await upload.start(metadata, content_type)
+            await upload.start(self.writer.sign(upload.key, metadata), content_type)
         except BaseException:
             self.forget(upload)
             raise
