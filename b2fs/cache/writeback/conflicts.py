@@ -69,6 +69,19 @@ class ConflictGuard:
         log.warning("%s was changed by somebody else; both versions are kept, ours on top", p.key)
         p.remote = Remote(True, current)
 
+    async def is_covered(self, p: Pending) -> bool:
+        """Whether the version that we made is hidden now, or below another one of ours; p.remote is what is there."""
+        try:
+            info = await self._store.head(p.key)
+        except NotFound:
+            p.remote = Remote(True, None)
+            return True
+        ref = p.remote.ref
+        if ref is None or _same(ref, info.ref) or not self._writer.made(p.key, info.metadata):
+            return False
+        p.remote = Remote(True, info.ref)
+        return True
+
     def _tells_nothing(self, current: ObjectRef) -> bool:
         """Whether it is a directory's marker without content on a server that keeps no attributes on it."""
         marker = current.key.endswith("/") and not current.size

@@ -99,6 +99,8 @@ class Engine:
         if p is None:
             p = self._add(key, inode, remote)
         elif p.inode is not inode:
+            if p.running and p.inode is None:
+                p.remote = Remote(False, p.remote.ref)  # after a crash nobody knows when its removal is carried out
             self._drop_inode(p)
             p.inode = inode
             p.stored_seq = -1
@@ -107,7 +109,7 @@ class Engine:
             return
         self._hold(p, inode)
         inode.changed_at = trio.current_time()
-        self._ledger.save_entry(key, inode.ino, p.remote)
+        self._ledger.save_entry(key, inode.ino, self._versions.journaled(p))
         self._schedule.put(p)
 
     def want_absent(self, key: str, remote: Remote) -> None:
@@ -207,9 +209,12 @@ class Engine:
         """Take up an entry of the ledger after a crash or an undrained end.
 
         What is under the key may be an upload of ours that was cut off before we heard of it, so nothing is assumed.
+        A removal that was on its way may even be carried out later.
         """
         p = self._add(key, inode, Remote(False, remote.ref))
         self._versions.answered(key, None)  # the last call may have been made just now
+        if inode is None or not remote.known:
+            self._versions.doubt(key)
         if inode is not None:
             self._hold(p, inode)
         self._schedule.put(p)

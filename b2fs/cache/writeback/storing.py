@@ -148,6 +148,8 @@ class Storing:
     async def _bring(self, p: Pending, inode: Inode) -> None:
         """One try to make the bucket hold the inode under the key."""
         seq, content_seq = inode.seq, inode.content_seq
+        if p.holds(inode) and self._versions.is_doubted(p.key):
+            await self._look_again(p, inode)
         if not p.holds(inode):
             await self._conflicts.check(p, self._versions.seconds_ago(p.key))
             stored = await self._transfer.store(inode, p.key)
@@ -157,6 +159,16 @@ class Storing:
         if p.inode is inode:
             # Only now: what is tied with an older version of ours is not durable before that one is gone.
             p.stored_seq = seq
+
+    async def _look_again(self, p: Pending, inode: Inode) -> None:
+        """A request of an earlier mount may have been carried out after ours: then ours is to be stored again."""
+        if await self._conflicts.is_covered(p):
+            log.warning("%s was changed by a request from before the mount; it is stored again", p.key)
+            content = inode.content
+            if content is not None and content.complete:
+                inode.base_content_seq = -1  # what it would be copied from may be gone, too
+        else:
+            self._versions.believe(p.key)
 
     def _stored(self, p: Pending, inode: Inode, stored: Stored, content_seq: int) -> None:
         """The bucket has confirmed a version.  No await: state is changed in one step."""
@@ -192,10 +204,11 @@ class Storing:
 
     def _settle_or_repeat(self, p: Pending, inode: Inode | None) -> None:
         p.attempts, p.error = 0, None
-        if p.inode is inode and (inode is None or p.stored_seq >= inode.seq):
+        doubted = inode is not None and p.holds(inode) and self._versions.is_doubted(p.key)
+        if p.inode is inode and (inode is None or p.stored_seq >= inode.seq) and not doubted:
             self._settle(p, inode)
             return
-        self._ledger.save_entry(p.key, p.inode.ino if p.inode else None, p.remote)
+        self._ledger.save_entry(p.key, p.inode.ino if p.inode else None, self._versions.journaled(p))
         p.urgent = p.urgent and bool(p.waiters)
         p.wake()
         p.since = trio.current_time()
