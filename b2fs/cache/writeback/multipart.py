@@ -19,7 +19,7 @@ from b2fs.cache.inode import Inode
 from b2fs.cache.ledger import Ledger, PartRow, UploadRow
 from b2fs.cache.parallel import open_flat_nursery
 from b2fs.cache.writeback.budget import ByteBudget
-from b2fs.cache.writeback.plans import Plan, PlanChanged, StreamPlan
+from b2fs.cache.writeback.plans import Plan, PlanChanged, StreamPlan, UploadLost
 from b2fs.core import parts as plans
 from b2fs.core.extents import Extents
 from b2fs.core.parts import Part, PartSource
@@ -256,7 +256,7 @@ class MultipartUpload:
     def spare(self) -> list[Part]:
         """Parts that the server has, whose bytes are still here and need not be."""
         content = self.inode.content
-        if not self.lasting or self._completing or content is None or not content.complete:
+        if not self.lasting or self.lost or self._completing or content is None or not content.complete:
             return []
         full = (plans.stream_part(number) for number in sorted(self._parts) if number not in self._away)
         return [part for part in full if part.end <= content.size and self._is_sent(part)]
@@ -310,8 +310,18 @@ class MultipartUpload:
 
     # ---- going on after a crash ---------------------------------------------------------------------------------
 
+    def mistrust(self) -> None:
+        """The server refuses the parts that it had acknowledged: compare all of them before they are used again."""
+        self._unchecked = tuple(
+            PartRow(part.number, part.etag, part.size, part.number in self._away) for part in self._parts.values()
+        )
+        self._parts.clear()
+
     async def _check(self) -> None:
-        """Compare what an earlier life had sent with the server and with the local bytes; only what agrees counts."""
+        """Compare what was sent with the server and with the local bytes; only what agrees counts.
+
+        Nothing to do unless an earlier life has sent it, or the server has refused it since.  Raises UploadLost.
+        """
         if not self._unchecked:
             return
         assert self.upload_id is not None
@@ -321,7 +331,8 @@ class MultipartUpload:
             generation = self._generation.get(row.number, 0)
             if there.get(row.number) != part:
                 if row.number in self._away and not await self._is_here(part):
-                    raise StoreError(f"{self.key}: the server has lost part {row.number}, which is only there")
+                    self.lost = True
+                    raise UploadLost(f"{self.key}: the server has lost part {row.number}, which was only there")
                 self._take_back(row.number)
                 continue
             same = row.number in self._away or await self._is_here(part)

@@ -8,11 +8,15 @@ from typing import Protocol
 
 from b2fs.core import parts as plans
 from b2fs.core.parts import Part, PartSource
-from b2fs.errors import RetryableError
+from b2fs.errors import RetryableError, StoreError
 
 
 class PlanChanged(RetryableError):
     """A write changed the object so that its parts must be cut anew."""
+
+
+class UploadLost(StoreError):
+    """The server has dropped an upload or parts of it, and with it bytes that were nowhere else."""
 
 
 class Plan(Protocol):

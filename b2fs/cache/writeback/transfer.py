@@ -21,14 +21,14 @@ from b2fs.cache.writeback.aborts import Aborts
 from b2fs.cache.writeback.budget import ByteBudget
 from b2fs.cache.writeback.config import WriteBackConfig
 from b2fs.cache.writeback.multipart import MultipartUpload
-from b2fs.cache.writeback.plans import FixedPlan, Plan, PlanChanged, StreamPlan
+from b2fs.cache.writeback.plans import FixedPlan, Plan, PlanChanged, StreamPlan, UploadLost
 from b2fs.cache.writeback.writer import Writer
 from b2fs.core import attrs
 from b2fs.core.extents import Extents
 from b2fs.core.longkeys import PATH_NAME, encode_path, is_long
 from b2fs.core.parts import plan_copy, plan_update
 from b2fs.core.types import ObjectInfo, ObjectRef
-from b2fs.errors import InvalidRequest, NoSuchUpload, PreconditionFailed, StoreError
+from b2fs.errors import InvalidRequest, NoSuchUpload, PreconditionFailed
 from b2fs.store.protocol import ObjectStore
 
 #: Reads up to this size are done in place: a thread hop would cost more.
@@ -38,10 +38,6 @@ _RESEND_BYTES = 1 << 18
 #: Names and values of all metadata together: B2 takes 7,000 bytes, 2,048 in buckets with encryption or Object Lock.
 _METADATA_BYTES = 6_500
 _SIDE_LEAF = ".attrs"
-
-
-class UploadLost(StoreError):
-    """The server has dropped an upload, and with it bytes that were nowhere else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -347,7 +343,9 @@ class Transfer:
             # The server has other parts than it told us: all anew, unless some bytes are only there.
             if not upload.away:
                 self.forget(upload)
-            raise
+                raise
+            upload.mistrust()
+            info = await upload.finish()
         except BaseException:
             if not upload.lasting:
                 self.forget(upload)
