@@ -26,7 +26,11 @@ async def test_many_keys_at_once(store: ObjectStore, root: str) -> None:
 
 
 async def test_one_key_is_never_torn(store: ObjectStore, root: str) -> None:
-    """Whoever reads while others write sees one whole content."""
+    """Whoever reads while others write sees one whole content.
+
+    A server without versions may show nothing in between: `rclone serve s3` answers 404 now and then while it replaces
+    the file behind the key.
+    """
     bodies = [bytes([letter]) * 100_000 for letter in b"abcd"]
     await store.put(root + "a", bodies[0])
 
@@ -38,7 +42,11 @@ async def test_one_key_is_never_torn(store: ObjectStore, root: str) -> None:
         for body in bodies:
             nursery.start_soon(write, body)
         for _ in range(20):
-            info, seen = await store.get(root + "a")
+            try:
+                info, seen = await store.get(root + "a")
+            except NotFound:
+                assert not store.capabilities.versioning
+                continue
             assert seen in bodies
             assert info.size == len(seen)
     assert (await store.get(root + "a"))[1] in bodies
