@@ -62,6 +62,8 @@ class Core:
     link_ids: dict[str, Inode] = field(default_factory=dict)
     #: The numbers of forgotten inodes whose key is not the one that they were made under.
     renamed: LRUCache[str, InodeId] = field(default_factory=lambda: LRUCache(100_000))
+    #: When we removed a key from the bucket, in trio time: an answer that was asked for before may show it still.
+    removed: LRUCache[str, float] = field(default_factory=lambda: LRUCache(100_000))
     started_ns: int = field(default_factory=time.time_ns)
     index: AttributeIndex | None = None
     dormant: Dormant = field(init=False)

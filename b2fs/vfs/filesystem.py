@@ -142,10 +142,11 @@ class B2Filesystem(Listener):
         core.check_not_sealed(inode)
         if changes.size is not None and not inode.is_regular:
             raise FsError(errno.EISDIR if inode.is_dir else errno.EINVAL)
-        if core.config.check_permissions:
+        if core.config.check_permissions or changes == SetAttr():  # the kernel checks what it sees changed
             through_handle, acl = handle is not None, core.acl(inode)
             refused = permissions.setattr_error(inode.attr(0), changes, caller, through_handle=through_handle, acl=acl)
-            core.check(not refused, refused)
+            if refused:
+                raise FsError(refused)
         if changes.size is not None:
             await self._files.truncate(inode, changes.size)
             if handle is not None:
@@ -160,7 +161,7 @@ class B2Filesystem(Listener):
         inode.mode = permissions.mode_after_setattr(inode.attr(0), changes, caller)
         if changes.mode is not None and self._core.config.acl:
             acls.follow_mode(inode)
-        if changes.uid is not None or changes.gid is not None or changes.size is not None:
+        if permissions.is_chown(changes) or changes.size is not None:
             self._core.drop_capability(inode)
         if changes.uid is not None:
             inode.uid = changes.uid
@@ -377,7 +378,9 @@ class B2Filesystem(Listener):
     def settled(self, key: str, inode: Inode | None) -> None:
         self._watches.settled(key, inode)
         if inode is None:
+            self._core.removed[key] = trio.current_time()
             return
+        self._core.removed.pop(key, None)
         inode.validated_at = trio.current_time()
         if inode.link_id is not None and inode.base is not None:
             inode.linked[key] = inode.base, 0

@@ -6,12 +6,14 @@ Only files that carry an identity cost anything, and each once in a time to live
 from __future__ import annotations
 
 import logging
+from contextlib import ExitStack
 
 import trio
 
 from b2fs.cache.inode import Inode
 from b2fs.errors import FsError
 from b2fs.vfs.core import Core
+from b2fs.vfs.mutations import held
 from b2fs.vfs.namespace import Namespace
 
 log = logging.getLogger(__name__)
@@ -45,13 +47,15 @@ class LinkGroups:
         root = self._core.root
         *middle, last = key[len(root.prefix) :].split("/")
         parent = root
-        try:
-            for component in middle:
-                found = await self._names.child(parent, self._names.odd.give(parent, component))
-                if found is None or not found.is_dir:
-                    return
-                parent = found
-            await self._names.child(parent, self._names.odd.give(parent, last))
-        except FsError as error:
-            # Nothing can be there: what stands in the group proves nothing.
-            log.debug("%s is no name of a link: %s", key, error)
+        with ExitStack() as way:
+            try:
+                for component in middle:
+                    found = await self._names.child(parent, self._names.odd.give(parent, component))
+                    if found is None or not found.is_dir:
+                        return
+                    way.enter_context(held(self._core, found))  # or it may be forgotten while its names are asked for
+                    parent = found
+                await self._names.child(parent, self._names.odd.give(parent, last))
+            except FsError as error:
+                # Nothing can be there: what stands in the group proves nothing.
+                log.debug("%s is no name of a link: %s", key, error)

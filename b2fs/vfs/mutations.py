@@ -209,6 +209,7 @@ class Mutations:
         key = parent.key_of(name, inode)
         core.engine.want_absent(key, self.remote_of(key, inode))
         inode.unlink(parent, name)
+        core.dormant.detach_in(inode)
         core.usage.named(inode, -1)
         inode.ctime_ns = now
         if inode.links:

@@ -57,7 +57,10 @@ class Namespace:
             return None
         if not parent.links and parent is not self._core.root:
             return child  # an unlinked directory has no names but what it still holds
+        prefix = parent.prefix
         component, found = await self.odd.resolve(parent, name)
+        if self._has_moved(parent, prefix):
+            return await self._look(parent, name)
         return await self._merge(parent, name, component, found)
 
     async def existing(self, parent: Inode, name: bytes) -> Inode:
@@ -77,16 +80,18 @@ class Namespace:
     async def _merge(self, parent: Inode, name: bytes, component: str, found: Found) -> Inode | None:
         """What the name stands for now that the bucket was asked; local changes made meanwhile win."""
         assert parent.children is not None
-        while True:
+        prefix, key = parent.prefix, parent.prefix + component
+        while not self._has_moved(parent, prefix):
             child = self._core.child(parent, name)
-            if child is not None and (child.pending or self.same(child, found)):
+            # What we removed is shown for a while yet, also beside what has its name now.
+            is_dir = found.is_dir and not self._is_gone(key + "/", found.seen_at)
+            info = found.file if found.file is not None and not self._is_gone(key, found.seen_at) else None
+            shown = Found(info, is_dir, found.seen_at)
+            if child is not None and (self._is_newer(child, found.seen_at) or self.same(child, shown)):
                 child.validated_at = max(child.validated_at, found.seen_at)
                 if child.is_dir:
                     await self._recheck_directory(child)
                 return await self.shown(child)
-            key = parent.prefix + component
-            is_dir = found.is_dir and not self._core.engine.is_gone(key + "/")
-            info = found.file if found.file is not None and not self._core.engine.is_gone(key) else None
             if is_dir:
                 await self._core.remote.enter(key + "/")
                 fresh: ObjectInfo | None = await self.directory_info(key + "/")
@@ -98,8 +103,15 @@ class Namespace:
                 self.detach_gone(parent, name, child)
                 return None
             # The state may have changed while we asked: look again, and make the inode without another wait.
-            if self._core.child(parent, name) is child and not self._gone_meanwhile(key, is_dir):
+            gone = self._is_gone(key + "/" if is_dir else key, found.seen_at)
+            same = self._core.child(parent, name) is child and not (child and self.is_local(child))
+            if same and not gone and not self._has_moved(parent, prefix):
                 return self.adopt(parent, name, is_dir, fresh, found.seen_at)
+        return await self._look(parent, name)
+
+    def _has_moved(self, directory: Inode, prefix: str) -> bool:
+        """Whether a directory has another name by now than when the bucket was asked for prefix, or none."""
+        return (not directory.links and directory is not self._core.root) or directory.prefix != prefix
 
     async def _recheck_directory(self, child: Inode) -> None:
         """See whether somebody else changed a directory's attributes: its marker has another time then."""
@@ -117,8 +129,13 @@ class Namespace:
             self.learn(child, info)
         child.base_modified_ns = marker.modified_ns
 
-    def _gone_meanwhile(self, key: str, is_dir: bool) -> bool:
-        return self._core.engine.is_gone(key + "/" if is_dir else key)
+    def _is_newer(self, child: Inode, seen_at: float) -> bool:
+        """Whether a child is ours, or was seen or stored since the bucket was asked at seen_at."""
+        return self.is_local(child) or child.validated_at > seen_at
+
+    def _is_gone(self, key: str, seen_at: float) -> bool:
+        """Whether we removed what the bucket showed when it was asked at seen_at."""
+        return self._core.engine.is_gone(key) or self._core.removed.get(key, float("-inf")) >= seen_at
 
     def same(self, child: Inode, found: Found) -> bool:
         """Whether the bucket still shows the version that this clean inode stands for."""
@@ -144,15 +161,29 @@ class Namespace:
         return modified_ns // 1_000_000_000 == info.modified_ns // 1_000_000_000
 
     def detach_gone(self, parent: Inode, name: bytes, child: Inode | None) -> None:
-        """Somebody else removed what this clean inode stood for; open handles keep it."""
-        if child is not None:
-            child.unlink(parent, name)
-            child.detached = True
-            self._core.drop_if_unused(child)
+        """Somebody else removed what this clean inode stood for; open handles keep it.
+
+        With a directory goes all that is below it: what has a name is always reached from the root.
+        """
+        if child is None:
+            return
+        for below in list((child.children or {}).items()):
+            self.detach_gone(child, *below)
+        if child.is_dir:
+            self._core.dormant.detach_in(child)
+        child.unlink(parent, name)
+        child.detached = True
+        self._core.drop_if_unused(child)
 
     def adopt(self, parent: Inode, name: bytes, is_dir: bool, info: ObjectInfo | None, seen_at: float) -> Inode:
-        """Put a new inode for what the bucket shows under the name; an object without metadata is taken as plain."""
-        self.detach_gone(parent, name, self._core.child(parent, name))
+        """Put a new inode for what the bucket shows under the name; an object without metadata is taken as plain.
+
+        What is there because of local changes stays.
+        """
+        child = self._core.child(parent, name)
+        if child is not None and self.is_local(child):
+            return child
+        self.detach_gone(parent, name, child)
         inode = self.instantiate(parent, name, is_dir, info, seen_at)
         if info is not None and info.metadata is None:
             inode.attrs_known, inode.presumed = False, True
@@ -321,6 +352,8 @@ class Namespace:
         posix = attrs.decode(metadata, is_dir=False, modified_ns=info.modified_ns, defaults=self._core.config.defaults)
         if stat.S_IFMT(posix.mode) != stat.S_IFMT(inode.mode):
             # Not a file at all: the name gets another inode with the next lookup.
+            if inode.pending:
+                return  # once it is stored where it was moved to
             for parent, name in list(inode.links):
                 self.detach_gone(parent, name, inode)
                 self._core.notifier.invalidate_entry(parent.ino, name)

@@ -16,6 +16,7 @@ import trio
 from b2fs.cache.inode import Inode
 from b2fs.cache.ledger import Remote
 from b2fs.cache.parallel import for_each
+from b2fs.core.keys import odd_name
 from b2fs.core.types import Caller, ObjectInfo
 from b2fs.errors import FsError
 from b2fs.vfs.api import RENAME_EXCHANGE, RENAME_NOREPLACE
@@ -151,6 +152,7 @@ class Renames:
             return pending if pending is not None else Remote(True, None)
         remote = self._mutations.remote_of(new_key, target)
         target.unlink(*new)
+        self._core.dormant.detach_in(target)
         self._core.usage.named(target, -1)
         target.ctime_ns = now
         if target.links:
@@ -254,8 +256,9 @@ class Renames:
                 for key, held in engine.wanted_below(old_key):
                     if held is None:
                         before.setdefault(key, engine.remote_of(key) or Remote(False, None))
-                # The old name is gone from now on, also where nothing but keys below it made the directory.
-                before.setdefault(old_key, Remote(True, None))
+                # The old names are gone from now on, also where nothing but keys below made the directory.
+                for key in _directory_keys(old_key, inode):
+                    before.setdefault(key, Remote(True, None))
         for old, _, inode in moves:
             inode.unlink(*old)
         for _, new, inode in moves:
@@ -265,7 +268,9 @@ class Renames:
             (key, child, before.get(key) or known.get(key) or engine.remote_of(key) or nothing)
             for key, child in wanted.items()
         )
-        engine.want_many((key, None, remote) for key, remote in before.items() if key not in wanted)
+        # What is below comes first: a directory's name is gone for as long as anything is to be removed below it.
+        absent = sorted((key for key in before if key not in wanted), reverse=True)
+        engine.want_many((key, None, before[key]) for key in absent)
         for child in wanted.values():
             self._core.ledger.save_inode(child)
 
@@ -301,12 +306,16 @@ class Renames:
         if not tree.inode.is_dir:
             return
         prefix = tree.inode.prefix
-        directories = _directories(tree.listed, prefix)
-        for info in tree.listed:
+        # What was removed meanwhile makes no directory either: its name may stand for a file by now.
+        there = [
+            info for info in tree.listed if info.key not in watch.removed and not self._core.engine.is_gone(info.key)
+        ]
+        directories = _directories(there, prefix)
+        for info in there:
             if info.key == prefix:
                 tree.inode.marked = True
                 self._names.keep_content(tree.inode, info)
-            elif info.key not in watch.removed and not self._core.engine.is_gone(info.key):
+            else:
                 shadowed = f"{info.key}/" in directories
                 self._take_one(tree, info, info.key[len(prefix) :], shadowed=shadowed)
         self._core.dormant.detach_below(tree.inode)  # what the bucket does not show any more does not move
@@ -325,12 +334,17 @@ class Renames:
                 self._names.keep_content(below, info)
             return
         assert parent.children is not None
-        name = self._names.odd.give(parent, last, shadowed=shadowed)
-        child = self._core.child(parent, name)
-        if child is not None and (child.pending or child.validated_at >= seen_at or self._is_base(child, info)):
-            return
-        if child is not None:
+        plain = self._names.odd.give(parent, last)
+        beside = self._core.child(parent, plain)
+        for name in {plain, odd_name(last, shadowed=True)}:
+            child = parent.children.get(name)
+            if child is None or child.is_dir or parent.component(name) != last:
+                continue
+            if child.pending or child.validated_at >= seen_at or self._is_base(child, info):
+                return  # it is here already, whichever its name is
             self._names.detach_gone(parent, name, child)
+        shadowed = shadowed or (beside is not None and beside.is_dir)
+        name = self._names.odd.give(parent, last, shadowed=shadowed)
         made = self._names.instantiate(parent, name, False, info, seen_at)
         made.attrs_known = False
 
@@ -380,6 +394,14 @@ def _tree(key: str, inode: Inode) -> Iterator[tuple[str, Inode]]:
         yield key, inode
     if inode.children is not None:
         yield from _walk(inode)
+
+
+def _directory_keys(key: str, inode: Inode) -> Iterator[str]:
+    """The keys of a directory and of every directory below it, whether the bucket has something there or not."""
+    yield key
+    for name, child in (inode.children or {}).items():
+        if child.is_dir:
+            yield from _directory_keys(inode.key_of(name, child), child)
 
 
 def _walk(directory: Inode) -> Iterator[tuple[str, Inode]]:
