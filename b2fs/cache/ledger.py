@@ -20,6 +20,7 @@ import os
 import sqlite3
 import struct
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 from b2fs.cache.content import DirtyFiles, LocalContent
@@ -71,6 +72,9 @@ DROP TABLE upload_1;
 #: What is put from here carries a digest that is made with this.
 _TO_3 = "CREATE TABLE writer(identity BLOB NOT NULL); INSERT INTO writer VALUES(randomblob(16));"
 _STEPS = (_SCHEMA, _TO_2, _TO_3)
+#: A database with more free pages than this, and fewer others than that, is written anew.
+_FREE_PAGES = 8 << 10
+_FEW_PAGES = 2 << 10
 _RANGE = struct.Struct("<QQ")
 _NO_CONTENT = None
 _COMPLETE = b""
@@ -294,11 +298,13 @@ class Ledger:
         """Move committed changes from the log to the database.  May run in another thread.
 
         cut: empty the log too, which keeps writers waiting for that moment; otherwise it can grow while they are busy.
+        A database that is nearly empty by now, but was large, gives its space back then.
         """
         db = sqlite3.connect(self.path, isolation_level=None)
         try:
             db.execute("PRAGMA wal_checkpoint(PASSIVE)")
             if cut:
+                _shrink(db)
                 db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         finally:
             db.close()
@@ -308,6 +314,14 @@ class Ledger:
             self.commit()
         finally:
             self._db.close()
+
+
+def _shrink(db: sqlite3.Connection) -> None:
+    """Write a database anew that is mostly free pages: what is left is little, so writers wait for a moment only."""
+    (free,), (pages,) = (db.execute(f"PRAGMA {name}").fetchone() for name in ("freelist_count", "page_count"))
+    if free > _FREE_PAGES and pages - free < _FEW_PAGES:
+        with suppress(sqlite3.OperationalError):  # somebody writes, or the disk is full: another time
+            db.execute("VACUUM")
 
 
 def _inode_row(inode: Inode) -> tuple[object, ...]:

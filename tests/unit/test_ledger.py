@@ -269,5 +269,23 @@ def test_the_log_is_moved_into_the_database(ledger: Ledger) -> None:
     assert os.path.getsize(ledger.path) > 10_000
 
 
+def test_a_database_that_was_large_gives_its_space_back(ledger: Ledger) -> None:
+    rows = [EntryRow(f"{number:0400d}", None, Remote(False)) for number in range(30_000)]
+    ledger.save_entries(rows)
+    ledger.save_entry("left", None, Remote(True))
+    ledger.commit()
+    ledger.checkpoint(cut=True)
+    assert os.path.getsize(ledger.path) > 10 << 20
+    for row in rows:
+        ledger.delete_entry(row.key)
+    ledger.commit()
+    ledger.checkpoint(cut=True)
+    assert os.path.getsize(ledger.path) < 1 << 20
+    assert ledger.wal_bytes() == 0
+    ledger.save_entry("new", None, Remote(True))
+    ledger.commit()
+    assert [row.key for row in ledger.load_entries()] == ["left", "new"]
+
+
 def test_others_may_not_read_it(ledger: Ledger) -> None:
     assert stat.S_IMODE(os.stat(ledger.path).st_mode) == 0o600
