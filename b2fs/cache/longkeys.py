@@ -382,7 +382,8 @@ def _lacks(page: ListPage, directory: str) -> bool:
     """Whether a page from the beginning shows that a directory is not there."""
     if directory in page.prefixes:
         return False
-    return page.next_token is None or max([*(o.key for o in page.objects[-1:]), *page.prefixes[-1:]]) > directory
+    last = max([*(o.key for o in page.objects[-1:]), *page.prefixes[-1:]], default="")  # a page may be empty
+    return page.next_token is None or last > directory
 
 
 def _cut(key: str) -> str:

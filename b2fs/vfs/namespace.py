@@ -9,6 +9,7 @@ Reserved: `.b2fs` in the root.
 from __future__ import annotations
 
 import errno
+import logging
 import stat
 from dataclasses import replace
 
@@ -20,10 +21,12 @@ from b2fs.cache.remote.listing import NS
 from b2fs.core import attrs
 from b2fs.core.keys import NAME_MAX, split_key
 from b2fs.core.types import ObjectInfo
-from b2fs.errors import FsError, NotFound
+from b2fs.errors import FsError, NotFound, StoreError
 from b2fs.vfs.core import RESERVED, Core
 from b2fs.vfs.foreign import ForeignAttributes
 from b2fs.vfs.oddnames import OddNames, marker_content
+
+log = logging.getLogger(__name__)
 
 
 class Namespace:
@@ -285,11 +288,19 @@ class Namespace:
             info = core.remote.head_nowait(side) if side is not None else None
             if info is not None or (known and side is None):
                 return info
-        elif (await core.remote.find(*split_key(side_key))).file is None:
-            return None  # one page tells this, and what else there is of our own
+        elif not await self._is_listed(side_key):
+            return None
         info = await core.store.head(side_key)
         core.remote.learned(info)
         return info
+
+    async def _is_listed(self, key: str) -> bool:
+        """Whether one of our own objects may be there.  One page tells that, and what else there is of our own."""
+        try:
+            return (await self._core.remote.find(*split_key(key))).file is not None
+        except StoreError as error:
+            log.info("what stands beside %s is not known, so it is asked for by itself: %s", key, error)
+            return True
 
     async def shown(self, inode: Inode) -> Inode:
         """The same inode with attributes that may be shown; those of a plain object need not be asked for."""
