@@ -17,9 +17,9 @@ _WAL_BYTES = 4 << 20
 _MOST_WAL_BYTES = 16 << 20
 #: At rest the log is emptied if it is larger than this.
 _REST_BYTES = 1 << 20
-_LOOK_EVERY_S = 2.0
+_LOOK_EVERY_S = 1.0
 #: How long a large log waits for an idle moment.
-_PATIENCE_S = 5.0
+_PATIENCE_S = 1.0
 
 
 class LedgerKeeper:
@@ -38,6 +38,7 @@ class LedgerKeeper:
             rests = size == before and self._pace.idle() and not self._ledger.uncommitted
             before = size
             if size > _WAL_BYTES or (rests and size > _REST_BYTES):
-                await self._pace.wait_idle(_PATIENCE_S)
+                if size <= _MOST_WAL_BYTES:
+                    await self._pace.wait_idle(_PATIENCE_S)
                 cut = partial(self._ledger.checkpoint, cut=rests or size > _MOST_WAL_BYTES)
                 await trio.to_thread.run_sync(cut)
