@@ -14,6 +14,7 @@ from trio.testing import MockClock
 from b2fs.core.types import SetAttr
 from b2fs.errors import AccessDenied, FsError
 from b2fs.store.forward import Method
+from b2fs.vfs.api import ROOT
 from b2fs.vfs.config import VfsConfig
 from tests.vfs.bucket import ANYBODY, Mount, bucket, fill, mount
 from tests.writeback.conftest import autojump_clock, place
@@ -60,6 +61,8 @@ async def test_a_listed_directory_counts_its_subdirectories(tmp_path: Path) -> N
             assert (await mounted.find("d")).nlink == 5
             await mounted.drain()
             assert (await mounted.find("d")).nlink == 5
+            await mounted.fs.rmdir(ROOT, b"e", ANYBODY)
+            assert (await mounted.find("")).nlink <= 3  # before the bucket has heard of it
 
 
 async def test_the_state_of_a_file(place: Place, autojump_clock: MockClock) -> None:

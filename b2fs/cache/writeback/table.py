@@ -86,8 +86,8 @@ class PendingTable:
         return self._by_prefix.get(prefix, set())
 
     def count_below(self, prefix: str) -> int:
-        """How many pending keys are below a directory, its own not counted."""
-        return self._below.get(prefix, 0)
+        """How many pending keys are below a directory (or "", the bucket), its own not counted."""
+        return self._below.get(prefix, 0) if prefix else len(self._all) - ("" in self._all)
 
     # ---- copies -------------------------------------------------------------------------------------------------
 
