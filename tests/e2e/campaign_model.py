@@ -175,12 +175,15 @@ class History:
         self.durable = {p for p in self.durable if not any(p == q or p.startswith(f"{q}/") for q in paths)}
         self.complete = {d for d in self.complete if not any(_touches(path, d) for path in paths)}
 
-    def end(self, carried_out: bool) -> None:
+    def end(self, carried_out: bool, *, returned: bool = True) -> None:
+        """The open call has ended; returned: it said so itself, else only what it may have done counts."""
         call, self.open_call = self.open_call, None
         assert call is not None
         if not carried_out:
             return
         self.tree = apply(self.tree, call)
+        if not returned:
+            return  # an O_SYNC write is there after a kill, but nobody was promised that it is in the bucket
         path = str(call[1])
         if call[0] in SYNCING:
             self.durable |= self.tree.paths_of(path)

@@ -242,7 +242,7 @@ def check_mount(site: Site, log: Path, history: History, onlooker: Onlooker | No
         told = [f"{path}: found {_told(found, path)}, wanted {_told(expected, path)}" for path in sorted(differing)]
         assert not told, f"{told} after {history.open_call}"
     if history.open_call is not None:
-        history.end(carried_out)
+        history.end(carried_out, returned=False)
     settle(log, history)
 
 
