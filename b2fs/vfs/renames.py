@@ -196,6 +196,7 @@ class Renames:
             await self._files.localize_whole(inode)
             await self._files.localize_whole(target)
         async with self._one_directory:
+            self._check_still(old, new, inode, target, exchange=True)
             with self._watches.watch() as watch:
                 trees = [await self._prepare_tree(tree) for tree in (inode, target)]
                 self._check_still(old, new, inode, target, exchange=True)
@@ -215,6 +216,7 @@ class Renames:
         self._finish(old, new, inode, now)
 
     async def _rename_directory(self, old: Name, new: Name, inode: Inode, target: Inode | None) -> None:
+        self._check_still(old, new, inode, target)
         with self._watches.watch() as watch:
             tree = await self._prepare_tree(inode)
             self._check_still(old, new, inode, target)

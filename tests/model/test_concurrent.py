@@ -7,6 +7,7 @@ that breaks a rule is found again.
 
 from __future__ import annotations
 
+import errno
 import importlib
 import logging
 import os
@@ -159,3 +160,25 @@ async def test_the_bucket_holds_what_the_mount_shows(
     async with place.mount() as mount:
         assert await mount.tree() == expected
     assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
+
+
+async def test_a_directory_that_was_replaced_while_its_rename_waited(place: Place) -> None:
+    outcome: list[int] = []
+    async with place.mount() as mount:
+        for path in ("whole", "whole/below", "empty"):
+            await mount.mkdir(path)
+        await mount.drain()
+        mount.store.latency_s = 1.0
+
+        async def move_replaced() -> None:
+            try:
+                await mount.rename("empty", "moved")
+            except FsError as error:
+                outcome.append(error.code)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(mount.rename, "whole", "empty")
+            await trio.sleep(0.1)
+            nursery.start_soon(move_replaced)
+        assert outcome == [errno.ENOENT]
+        assert set(await mount.tree()) == {"empty", "empty/below"}
