@@ -1,4 +1,4 @@
-"""B2Filesystem: the FileSystem protocol over a bucket, and how its parts are put together."""
+"""B2Filesystem: the FileSystem protocol over a bucket."""
 
 from __future__ import annotations
 
@@ -12,24 +12,16 @@ from contextlib import asynccontextmanager
 
 import trio
 
-from b2fs.cache.attrindex import AttributeIndex, AttrIndexConfig
-from b2fs.cache.blocks import BlockCache, BlockCacheConfig
-from b2fs.cache.content import DirtyFiles
 from b2fs.cache.inode import Inode
-from b2fs.cache.ledger import Ledger
-from b2fs.cache.longkeys import LongKeys
-from b2fs.cache.reader import Reader
 from b2fs.cache.reader.stock import StockProgress
-from b2fs.cache.remote import RemoteConfig, RemoteView
 from b2fs.cache.writeback.engine import Engine
 from b2fs.cache.writeback.listener import Listener
-from b2fs.cache.writeback.room import Room
-from b2fs.cache.writeback.transfer import Transfer
 from b2fs.core.types import Attr, Caller, DirEntry, HandleId, InodeId, OpenFile, SetAttr, StatFs, VersionId
 from b2fs.errors import B2fsError, FsError, StoreError
 from b2fs.store.protocol import ObjectStore
 from b2fs.vfs import acls, permissions
-from b2fs.vfs.api import ROOT, KernelNotifier
+from b2fs.vfs.api import KernelNotifier
+from b2fs.vfs.build import build_core
 from b2fs.vfs.config import VfsConfig
 from b2fs.vfs.core import Core, now_ns
 from b2fs.vfs.directories import Directories
@@ -44,7 +36,6 @@ from b2fs.vfs.recovery import Recovery
 from b2fs.vfs.refresh import Refresher
 from b2fs.vfs.renames import Renames
 from b2fs.vfs.scan import Scanner
-from b2fs.vfs.usage import Usage
 from b2fs.vfs.warm import Warmer
 from b2fs.vfs.watch import Watches
 from b2fs.vfs.xattrs import Xattrs
@@ -454,31 +445,6 @@ class B2Filesystem(Listener):
                 nursery.start_soon(self._core.index.run)
             if not self._core.config.read_only:
                 nursery.start_soon(self._core.engine.run)
-
-
-def build_core(bucket: ObjectStore, config: VfsConfig, notifier: KernelNotifier) -> Core:
-    """Make the parts; nothing runs yet."""
-    store = LongKeys(bucket, config.prefix, config.ttl_s)
-    ledger = Ledger(os.path.join(config.cache_dir, "ledger.db"))
-    files = DirtyFiles(os.path.join(config.cache_dir, "dirty"), before_removal=ledger.commit)
-    blocks = BlockCache(BlockCacheConfig(os.path.join(config.cache_dir, "blocks"), config.cache_size_bytes))
-    reader = Reader(store, blocks, config.reader)
-    remote = RemoteView(store, RemoteConfig(ttl_s=config.ttl_s, reserved=f"{config.prefix}.b2fs/"))
-    transfer = Transfer(store, ledger, reader, config.writeback, f"{config.prefix}.b2fs/", remote.links)
-    engine = Engine(store, ledger, remote, transfer, config.writeback)
-    room = Room(files, ledger, transfer, engine, config.writeback, blocks.yield_disk)
-    root = Inode(ROOT, stat.S_IFDIR | config.defaults.dir_mode)
-    root.uid, root.gid = config.defaults.uid, config.defaults.gid
-    root.prefix_cache = config.prefix
-    root.holds = 1
-    usage = Usage(store, engine, config.prefix, config.quota, config.statfs_bytes)
-    core = Core(config, store, ledger, files, remote, transfer, engine, room, reader, blocks, notifier, root, usage)
-    core.inodes[ROOT] = root
-    if config.attr_index:
-        index = AttrIndexConfig(config.prefix, f"{config.prefix}.b2fs/attrs/", config.ttl_s, not config.read_only)
-        core.index = remote.attributes = AttributeIndex(store, remote.known, index)
-    root.atime_ns = root.mtime_ns = root.ctime_ns = core.started_ns
-    return core
 
 
 @asynccontextmanager
