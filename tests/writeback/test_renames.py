@@ -11,6 +11,7 @@ from trio.testing import MockClock
 from b2fs.store.forward import CHANGES, Method
 from b2fs.vfs.api import RENAME_EXCHANGE
 from tests.writeback.harness import Place, changes_counted
+from tests.writeback.memstore import MemStore
 
 LARGE = os.urandom(300_000)
 
@@ -165,3 +166,39 @@ async def test_a_file_that_was_replaced_by_a_rename_leaves_nothing_here(
         await trio.sleep(5)
         assert list((place.cache / "dirty").iterdir()) == []
     assert place.bucket.contents() == {"a": b"content"}
+
+
+async def test_a_listed_file_keeps_its_content_when_its_old_name_is_stored_over_first(
+    place: Place, autojump_clock: MockClock
+) -> None:
+    """A listing tells no version IDs, so the copy's source is known by its ETag alone."""
+    async with MemStore(place.bucket, place.capabilities) as other:
+        await other.put("d/a", b"theirs")
+    async with place.mount() as mount:
+        assert await mount.names("d") == {"a"}
+        mount.store.pause([Method.COPY])
+        await mount.rename("d", "e")
+        await mount.store.wait_held()
+        await mount.mkdir("d")
+        await mount.save("d/a", b"ours, and new", fsync=True)
+        await mount.store.resume()
+        await mount.drain()
+        assert await mount.read("e/a") == b"theirs"
+    stored = place.bucket.contents()
+    assert (stored["d/a"], stored["e/a"]) == (b"ours, and new", b"theirs")
+
+
+async def test_a_renamed_directory_without_a_marker_is_seen_under_its_new_name(
+    place: Place, autojump_clock: MockClock
+) -> None:
+    """Nothing is stored under the directory's own key, so only what is below says that it is there."""
+    async with MemStore(place.bucket, place.capabilities) as other:
+        await other.put("d/deep/a", b"theirs")
+    async with place.mount() as mount:
+        assert await mount.names() == {"d"}
+        assert await mount.names("d/deep") == {"a"}
+        await mount.rename("d", "e")
+        await mount.drain()
+        assert await mount.names() == {"e"}
+        assert await mount.names("e") == {"deep"}
+        assert await mount.read("e/deep/a") == b"theirs"

@@ -265,9 +265,21 @@ class RemoteView:
         if info.metadata is not None:
             self.attributes.note(info.key, self.known.learn(info, uploaded=True))
         self._patch(info.key, lambda listing, component: listing.add(component, info))
+        self._note_above(info)
         if info.key.endswith("/"):
             self._patch_listing(info.key, partial(_set_marker, info))
             self._touch_side(info.key)
+
+    def _note_above(self, info: ObjectInfo) -> None:
+        """The directories above a key are there, also those that have no object of their own."""
+        directory, _ = split_key(info.key)
+        while directory:
+            parent, component = split_key(directory)
+            listing = self._listings.get(parent)
+            known = listing is not None and component[:-1] in listing.dirs
+            if not known or self._reading or self._walks:
+                self._patch(directory, lambda listing, component: listing.add(component, info))
+            directory = parent
 
     def note_absent(self, key: str) -> None:
         """The key was hidden or removed by us."""
