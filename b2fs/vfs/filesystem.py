@@ -133,7 +133,7 @@ class B2Filesystem(Listener):
         core.check_not_sealed(inode)
         if changes.size is not None and not inode.is_regular:
             raise FsError(errno.EISDIR if inode.is_dir else errno.EINVAL)
-        if core.config.check_permissions or changes == SetAttr():  # the kernel checks what it sees changed
+        if core.config.check_permissions:
             through_handle, acl = handle is not None, core.acl(inode)
             refused = permissions.setattr_error(inode.attr(0), changes, caller, through_handle=through_handle, acl=acl)
             if refused:
@@ -152,7 +152,7 @@ class B2Filesystem(Listener):
         inode.mode = permissions.mode_after_setattr(inode.attr(0), changes, caller)
         if changes.mode is not None and self._core.config.acl:
             acls.follow_mode(inode)
-        if permissions.is_chown(changes) or changes.size is not None:
+        if permissions.takes_set_ids(changes) or changes.size is not None:
             self._core.drop_capability(inode)
         if changes.uid is not None:
             inode.uid = changes.uid

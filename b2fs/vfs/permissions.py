@@ -96,8 +96,6 @@ def setattr_error(attr: Attr, changes: SetAttr, caller: Caller, *, through_handl
     if caller.uid == 0:
         return 0
     owner = caller.uid == attr.uid
-    if is_chown(changes) and not owner and without_set_ids(attr.mode, attr.gid, caller) != attr.mode:
-        return errno.EPERM
     if changes.uid is not None and not (owner and changes.uid == attr.uid):
         return errno.EPERM
     if changes.gid is not None and not (owner and (changes.gid == attr.gid or in_group(changes.gid, caller))):
@@ -114,15 +112,18 @@ def setattr_error(attr: Attr, changes: SetAttr, caller: Caller, *, through_handl
     return 0
 
 
-def is_chown(changes: SetAttr) -> bool:
-    """Whether chown(2) asks for these changes; with -1 for both owner and group it arrives as no change at all."""
+def takes_set_ids(changes: SetAttr) -> bool:
+    """Whether these changes take the set-id bits away: a chown(2), or nothing.
+
+    With -1 for both owner and group chown arrives as no change at all, and so does a write, for the sake of the bits.
+    """
     return changes.uid is not None or changes.gid is not None or changes == SetAttr()
 
 
 def mode_after_setattr(attr: Attr, changes: SetAttr, caller: Caller) -> int:
     """The mode that these allowed changes leave: chmod's bits, less the set-id bits that must go."""
     mode = attr.mode
-    gives = is_chown(changes)
+    gives = takes_set_ids(changes)
     if gives:
         mode = without_set_ids(mode, attr.gid, caller)
     if changes.size is not None:

@@ -78,7 +78,7 @@ class MemFs:
         attr = node.attr
         if changes.size is not None:
             self._check_truncate(node, changes.size, handle)
-        if self._check_permissions or changes == SetAttr():
+        if self._check_permissions:
             refused = permissions.setattr_error(attr, changes, caller, through_handle=handle is not None)
             if refused:
                 raise FsError(refused)
@@ -86,7 +86,7 @@ class MemFs:
         attr.uid = attr.uid if changes.uid is None else changes.uid
         attr.gid = attr.gid if changes.gid is None else changes.gid
         attr.ctime_ns = self._clock()
-        if permissions.is_chown(changes) or changes.size is not None:
+        if permissions.takes_set_ids(changes) or changes.size is not None:
             node.xattrs.pop(CAPABILITY, None)
         if changes.size is not None:
             self._resize(node, changes.size)
