@@ -325,6 +325,17 @@ async def test_a_body_with_another_md5_is_never_served() -> None:
                 await store.get("a")
 
 
+@pytest.mark.parametrize(
+    "headers",
+    [{"x-amz-server-side-encryption": "aws:kms"}, {"x-amz-server-side-encryption-customer-algorithm": "AES256"}],
+    ids=["kms", "customer"],
+)
+async def test_an_etag_that_only_looks_like_an_md5_is_no_checksum(headers: dict[str, str]) -> None:
+    with scripted(Reply(200, {**OBJECT_HEADERS, **headers}, b"jello")) as server:
+        async with store_on(server) as store:
+            assert (await store.get("a"))[1] == b"jello"
+
+
 async def test_a_damaged_body_is_fetched_again() -> None:
     with scripted(Reply(200, OBJECT_HEADERS, b"jello"), Reply(200, OBJECT_HEADERS, HELLO)) as server:
         async with store_on(server) as store:

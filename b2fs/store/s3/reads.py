@@ -79,8 +79,14 @@ class Reads(S3Base):
 async def _checked_body(info: ObjectInfo, response: Response, start: int, end: int | None) -> bytes | memoryview:
     """Serve a body only if it is the range that was asked for, complete, and unharmed as far as can be told."""
     body = cut_range(response, start, end, info.size)
-    if len(body) == info.size and 0 < info.size <= VERIFY_BYTES and is_md5(info.ref.etag):
+    if len(body) == info.size and 0 < info.size <= VERIFY_BYTES and _tells_md5(info.ref.etag, response):
         digest = await hashed(lambda: hashlib.md5(body, usedforsecurity=False).hexdigest(), len(body))
         if digest != info.ref.etag:
             raise CorruptBody(f"{info.key!r} arrived with the MD5 {digest} instead of {info.ref.etag}")
     return body
+
+
+def _tells_md5(etag: str, response: Response) -> bool:
+    """Whether the ETag is the body's MD5; of objects encrypted with KMS or customers' keys it only looks like one."""
+    managed = response.headers.get("x-amz-server-side-encryption", "").startswith("aws:kms")
+    return is_md5(etag) and not managed and "x-amz-server-side-encryption-customer-algorithm" not in response.headers
