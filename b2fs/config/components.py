@@ -119,5 +119,5 @@ def fuse_config(settings: MountSettings) -> FuseConfig:
         read_only=settings.read_only,
         allow_other=settings.allow_other,
         acl=settings.acl,
-        mount_options=frozenset({"noexec"} if settings.noexec else ()),
+        mount_options=frozenset(name for name in ("noexec", "dev", "suid") if getattr(settings, name)),
     )

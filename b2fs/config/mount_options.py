@@ -11,17 +11,19 @@ from __future__ import annotations
 from b2fs.config.settings import known_option
 from b2fs.errors import ConfigError
 
-#: Acted on before the helper runs, or true of every FUSE mount (nosuid, nodev), or without meaning here.
+#: Acted on before the helper runs, or without meaning here.
 _IGNORED = frozenset(
     (
         *("defaults", "rw", "auto", "noauto", "nofail", "_netdev", "silent", "loud"),
         *("user", "nouser", "users", "owner", "group"),
-        *("nosuid", "nodev", "exec", "async", "default_permissions"),
+        *("async", "default_permissions"),
         *("atime", "noatime", "diratime", "nodiratime", "relatime", "norelatime", "strictatime"),
     )
 )
 _IGNORED_PREFIXES = ("x-", "X-", "comment=", "fsname=", "subtype=", "uhelper=", "helper=")
 _ALIASES = {"ro": "read_only"}
+#: Words that take an option back.
+_OPPOSITES = {"exec": "noexec", "nodev": "dev", "nosuid": "suid"}
 
 
 def split_options(text: str) -> list[str]:
@@ -46,6 +48,9 @@ def raw_from_options(texts: list[str], *, sloppy: bool = False) -> dict[str, str
     raw: dict[str, str] = {}
     for item in (item for text in texts for item in split_options(text)):
         if item in _IGNORED or item.startswith(_IGNORED_PREFIXES):
+            continue
+        if item in _OPPOSITES:
+            raw[_OPPOSITES[item]] = "no"
             continue
         name, _, value = item.partition("=")
         name = _ALIASES.get(name, name.replace("-", "_"))

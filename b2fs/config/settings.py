@@ -59,6 +59,8 @@ class MountSettings:
     allow_other: bool = False
     nonempty: bool = False
     noexec: bool = False
+    dev: bool = False
+    suid: bool = False
     acl: bool = False
     cache_dir: str = ""
     cache_size: int = 10 << 30
@@ -128,6 +130,8 @@ OPTIONS: tuple[Option, ...] = (
     _flag("allow_other", "Let other users in (permissions are checked by the kernel)."),
     _flag("nonempty", "Mount over a directory that is not empty."),
     _flag("noexec", "Refuse to run programs from the mount."),
+    _flag("dev", "Let device files be opened (root alone may give this)."),
+    _flag("suid", "Let set-user-ID and set-group-ID bits of programs count (root alone may give this)."),
     _flag("acl", "Keep POSIX access control lists, and let the kernel check them."),
     Option("cache_dir", "DIR", "Root of the caches.", os.path.abspath),
     Option("cache_size", "SIZE", "Disk space for cached content (default: 10G).", parse_size, render_size),
@@ -235,6 +239,9 @@ def _check(settings: MountSettings) -> None:
         raise ConfigError(f"--cache-size: at least {render_size(MIN_CACHE_BYTES)} are needed")
     if settings.memory_limit < MIN_MEMORY_BYTES:
         raise ConfigError(f"--memory-limit: at least {render_size(MIN_MEMORY_BYTES)} are needed")
+    for name in ("dev", "suid"):
+        if getattr(settings, name) and os.geteuid() != 0:
+            raise ConfigError(f"--{name} is for root: whoever may write to the bucket could become root with it")
     if isinstance(settings.location, FileLocation):
         for name in ("endpoint", "region", "profile"):
             if getattr(settings, name) is not None:

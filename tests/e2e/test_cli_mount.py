@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import tempfile
@@ -192,6 +194,25 @@ def test_options_reach_the_files(place: Path) -> None:
     with open("/proc/self/mountinfo") as mounts:
         (line,) = (line for line in mounts if f" {place / 'mnt'} " in line)
     assert "noexec" in line
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="devices need root")
+@pytest.mark.parametrize("options", ["allow_other", "allow_other,dev,suid"])
+def test_devices_and_set_id_bits_count_if_asked_for(place: Path, options: str) -> None:
+    assert mount(place, None, "-o", options).returncode == EXIT_OK
+    mountpoint = place / "mnt"
+    os.mknod(mountpoint / "null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
+    shutil.copy("/usr/bin/id", mountpoint / "id")
+    os.chown(mountpoint / "id", 65533, 65533)
+    os.chmod(mountpoint / "id", 0o4755)
+    shown = subprocess.run([mountpoint / "id", "-u"], capture_output=True, text=True, check=True, user=65534)
+    if "dev" in options:
+        (mountpoint / "null").write_bytes(b"nothing")
+        assert shown.stdout == "65533\n"
+    else:
+        with pytest.raises(PermissionError):
+            (mountpoint / "null").write_bytes(b"nothing")
+        assert shown.stdout == "65534\n"
 
 
 def test_a_quota_is_the_size_and_the_end(place: Path) -> None:

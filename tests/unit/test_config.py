@@ -201,10 +201,24 @@ def test_an_unknown_mount_option_is_refused_unless_sloppy() -> None:
     assert raw_from_options(["compress=zlib,ro"], sloppy=True) == {"read_only": ""}
 
 
-@pytest.mark.parametrize("option", ["suid", "dev", "sync"])
+@pytest.mark.parametrize("option", ["sync", "mand"])
 def test_options_that_nobody_would_carry_out_are_refused(option: str) -> None:
     with pytest.raises(ConfigError, match="unknown mount option"):
         raw_from_options([option])
+
+
+def test_of_an_option_and_its_opposite_the_later_one_counts() -> None:
+    raw = raw_from_options(["dev,suid,noexec", "nosuid,exec"])
+    settings = build_settings(FILE_URL, "/mnt", raw)
+    assert (settings.dev, settings.suid, settings.noexec) == (True, False, False)
+    assert not build_settings(FILE_URL, "/mnt", raw_from_options(["defaults"])).dev
+
+
+@pytest.mark.parametrize("option", ["dev", "suid"])
+def test_devices_and_set_id_bits_are_roots_to_allow(option: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(ConfigError, match=f"--{option} is for root"):
+        build_settings(FILE_URL, "/mnt", {option: "yes", "cache_dir": "/c"})
 
 
 paths = st.text(st.characters(min_codepoint=32, max_codepoint=0x2FF, exclude_characters="/"), min_size=1).map(
