@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 RUNS = 200 if LONG else 15
+TIMEOUT_S = 3600 if LONG else 300
 SEED = int(os.environ.get("B2FS_SEED", "2026"))
 _POLL_S = 0.1
 
@@ -271,11 +272,13 @@ def _told(tree: Look, path: str) -> str:
     return "a directory" if held is None else f"{len(held[0])} bytes {held[0][14:20].hex()} {held[1]:o}"
 
 
+@pytest.mark.timeout(TIMEOUT_S)
 def test_kills_at_random_instants(seaweedfs_site: Site, seaweedfs: Server) -> None:
     run_campaign(seaweedfs_site, seaweedfs.client)
 
 
 @long_only
+@pytest.mark.timeout(TIMEOUT_S)
 def test_kills_at_random_instants_before_b2fs_serve(wire: Wire) -> None:
     words = (f"--endpoint={wire.proxy.upstream}", f"--region={REGION}")
     environ = {"AWS_ACCESS_KEY_ID": KEY_ID, "AWS_SECRET_ACCESS_KEY": SECRET}

@@ -232,7 +232,9 @@ class MemStore:
                 return ListPage(tuple(objects), tuple(prefixes), last)
             last = key if rolled is None else rolled + "\U0010ffff"
             if rolled is None:
-                objects.append(replace(version.info, metadata=None, content_type=None))
+                # As S3's, it tells no version IDs.
+                ref = replace(version.ref, version_id=None)
+                objects.append(replace(version.info, ref=ref, metadata=None, content_type=None))
             else:
                 prefixes.append(rolled)
         return ListPage(tuple(objects), tuple(prefixes), None)

@@ -18,9 +18,10 @@ import trio
 from cachetools import LRUCache, TTLCache
 
 from b2fs.cache.parallel import open_flat_nursery
+from b2fs.cache.remote.history import find_version
 from b2fs.cache.remote.known import AttributeSource, KnownAttributes, NoAttributes
 from b2fs.cache.remote.links import LinkNames
-from b2fs.cache.remote.listing import NS, Found, Listing
+from b2fs.cache.remote.listing import Found, Listing
 from b2fs.cache.remote.loading import Load, Patch
 from b2fs.cache.remote.saved import Saved
 from b2fs.cache.remote.sides import SideObjects
@@ -33,8 +34,6 @@ from b2fs.store.protocol import ObjectStore
 
 log = logging.getLogger(__name__)
 
-#: How many versions of a key are looked through for one that was replaced.
-_VERSIONS = 1000
 #: A directory that is listed within this time after its parent is part of a tree walk, in seconds.
 _WALK_S = 10.0
 _WALKS = 4
@@ -443,24 +442,8 @@ class RemoteView:
     # ---- single keys --------------------------------------------------------------------------------------------
 
     async def find_version(self, ref: ObjectRef, modified_ns: int) -> ObjectRef:
-        """The version that a listing once showed as ref, which is not the current one any more.
-
-        Raises NotFound if it is gone for good, or the server keeps no versions.
-        """
-        gone = f"{ref.key}: the version that was seen is gone"
-        if not self._store.capabilities.versioning:
-            raise NotFound(gone)
-        page = await self._store.list_versions(ref.key, max_keys=_VERSIONS)
-        fitting = [
-            version
-            for version in page.versions
-            if not version.is_hide_marker
-            and (version.ref.key, version.ref.etag, version.ref.size) == (ref.key, ref.etag, ref.size)
-        ]
-        exact = [version for version in fitting if version.modified_ns // NS == modified_ns // NS]
-        for version in (*exact, *fitting):
-            return version.ref
-        raise NotFound(gone)
+        """As history.find_version."""
+        return await find_version(self._store, ref, modified_ns)
 
     async def _find_point(self, prefix: str, component: str) -> Found:
         key = prefix + component

@@ -95,6 +95,7 @@ class Storing:
         """One try to make the bucket hold the inode under the key, and what follows from its outcome."""
         self.under_way += 1
         error: B2fsError | OSError | None = None
+        base = inode.base
         try:
             with p.cancel_upload:
                 await bring(p, inode)
@@ -115,22 +116,28 @@ class Storing:
             p.cancel_upload = trio.CancelScope()
         if inode.upload is not None and inode.upload.unwanted:
             self._transfer.forget(inode.upload)
+        self._follow(p, inode, base, error)
+        for other in self._pending.of(inode):
+            if other is not p:
+                self._schedule.put(other)  # it may have waited for this upload
+        if inode.upload is not None and (owed := self._pending.get(inode.upload.key)) not in (None, p):
+            self._schedule.put(owed)
+
+    def _follow(self, p: Pending, inode: Inode, base: ObjectRef | None, error: B2fsError | OSError | None) -> None:
+        """What follows from the outcome of a try that began with this base."""
         if error is not None:
             # A call that failed may have made its version all the same: from now on we do not know what is there.
             p.remote = Remote(False, p.remote.ref)
             self._ledger.save_entry(p.key, p.inode.ino if p.inode is not None else None, p.remote)
-        if isinstance(error, NotFound) and p.inode is inode and inode.content is None and inode.base is not None:
+        if isinstance(error, NotFound) and p.inode is inode and inode.base != base:
+            self._settle_or_repeat(p, inode)  # what was not found is not what is wanted by now
+        elif isinstance(error, NotFound) and p.inode is inode and inode.content is None and base is not None:
             self._lost(p, inode, error)
         elif error is not None and (p.inode is inode or self._transfer.owed(p.key) is inode):
             self._failed([p], error)
         else:
             # What went wrong with something that the key should not hold any more does not matter.
             self._settle_or_repeat(p, inode)
-        for other in self._pending.of(inode):
-            if other is not p:
-                self._schedule.put(other)  # it may have waited for this upload
-        if inode.upload is not None and (owed := self._pending.get(inode.upload.key)) not in (None, p):
-            self._schedule.put(owed)
 
     async def _bring_growing(self, p: Pending, inode: Inode) -> None:
         """Upload part by part while the file is written; then, or when it has not grown for long, as any other."""
@@ -151,6 +158,7 @@ class Storing:
         if p.holds(inode) and self._versions.is_doubted(p.key):
             await self._look_again(p, inode)
         if not p.holds(inode):
+            await self._transfer.sources.pin(self._pending, p.key)
             await self._conflicts.check(p, self._versions.seconds_ago(p.key))
             stored = await self._transfer.store(inode, p.key)
             seq = stored.seq

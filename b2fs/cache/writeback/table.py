@@ -111,10 +111,17 @@ class PendingTable:
                 self._freed(waiting)
 
     def is_source_version(self, key: str, version: VersionId) -> bool:
-        """Whether this version of the key is still to be copied from."""
-        users = (self._all[user].inode for user in self._users.get(key, ()))
-        bases = (inode.base for inode in users if inode is not None)
-        return any(base is not None and base.version_id == version for base in bases)
+        """Whether this version of the key is still to be copied from; of a listed source it may be any."""
+        bases = (inode.base for inode in self._users_of(key))
+        return any(base is not None and base.version_id in (None, version) for base in bases)
+
+    def listed_users(self, key: str) -> list[Inode]:
+        """The files that are to be copied from this key, of which only a listing has told what it holds."""
+        return [inode for inode in self._users_of(key) if inode.base is not None and inode.base.version_id is None]
+
+    def _users_of(self, key: str) -> list[Inode]:
+        inodes = (self._all[user].inode for user in self._users.get(key, ()))
+        return [inode for inode in inodes if inode is not None]
 
 
 def _ancestors(key: str) -> Iterator[str]:

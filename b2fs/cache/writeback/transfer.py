@@ -22,13 +22,14 @@ from b2fs.cache.writeback.budget import ByteBudget
 from b2fs.cache.writeback.config import WriteBackConfig
 from b2fs.cache.writeback.multipart import MultipartUpload
 from b2fs.cache.writeback.plans import FixedPlan, Plan, PlanChanged, StreamPlan, UploadLost
+from b2fs.cache.writeback.sources import Sources
 from b2fs.cache.writeback.writer import Writer
 from b2fs.core import attrs
 from b2fs.core.extents import Extents
 from b2fs.core.longkeys import PATH_NAME, encode_path, is_long
 from b2fs.core.parts import plan_copy, plan_update
 from b2fs.core.types import ObjectInfo, ObjectRef
-from b2fs.errors import InvalidRequest, NoSuchUpload, PreconditionFailed
+from b2fs.errors import InvalidRequest, NoSuchUpload, NotFound, PreconditionFailed
 from b2fs.store.protocol import ObjectStore
 
 #: Reads up to this size are done in place: a thread hop would cost more.
@@ -79,6 +80,7 @@ class Transfer:
         self._budget = ByteBudget(config.memory_bytes)
         self.aborts = Aborts(store, ledger, config)
         self.writer = Writer(ledger.writer_identity())
+        self.sources = Sources(store, ledger, self.writer)
         #: Uploads in parts that are under way, or that another try is to go on with.
         self.uploads: set[MultipartUpload] = set()
         self.sent_bytes = 0
@@ -207,13 +209,11 @@ class Transfer:
     async def _copy(self, inode: Inode, source: ObjectRef, key: str, metadata: Mapping[str, str] | None) -> ObjectInfo:
         try:
             return await self._copy_from(inode, source, key, metadata)
-        except PreconditionFailed:
+        except (NotFound, PreconditionFailed):
             if source.version_id is not None:
                 raise
-            # Only a listing had named the source, and it was replaced since: what the name holds now is meant.
-            fresh = await self._store.head(source.key)
-            inode.base, inode.size = fresh.ref, fresh.size
-            return await self._copy_from(inode, fresh.ref, key, metadata)
+            # Only a listing had named the source, and it was replaced or removed since.
+            return await self._copy_from(inode, await self.sources.find(inode), key, metadata)
 
     async def _copy_from(
         self, inode: Inode, source: ObjectRef, key: str, metadata: Mapping[str, str] | None
