@@ -23,6 +23,7 @@ from b2fs.fuse.handshake import Feature, Handshake, is_over, mount_device
 from b2fs.fuse.kernel import MountInfo, mount_at, tune
 from b2fs.fuse.notifier import Notifier
 from b2fs.fuse.operations import Shell
+from b2fs.fuse.turns import Turns
 from b2fs.vfs.api import FileSystem
 
 log = logging.getLogger(__name__)
@@ -39,6 +40,7 @@ class FuseMount:
         self.mountpoint = os.path.abspath(mountpoint)
         self.notifier = Notifier()
         self._config = config or FuseConfig()
+        self._turns = Turns()
         self._stop = trio.Event()
         #: The kernel's side of a mount that was not made by libfuse.
         self._device: int | None = None
@@ -92,7 +94,8 @@ class FuseMount:
         return code, mount_at(os.fsencode(self.mountpoint))
 
     async def _init(self, fs: FileSystem) -> None:
-        shell = Shell(fs, self._config)
+        shell = Shell(fs, self._config, self._turns.waits)
+        self._turns.install()
         try:
             device = await mount_device(self.mountpoint, self._config.options())
             if device is None:
@@ -137,6 +140,7 @@ class FuseMount:
             with trio.CancelScope(shield=True):
                 await _detach(self.mountpoint)
         pyfuse3.close(unmount=True)
+        self._turns.uninstall()
 
     async def _stop_when_cancelled(self) -> None:
         try:

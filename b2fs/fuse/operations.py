@@ -21,6 +21,7 @@ from b2fs.core.types import Attr, Caller, DirEntry, HandleId, InodeId, OpenFile
 from b2fs.errors import B2fsError, FsError, errno_of
 from b2fs.fuse.config import FuseConfig
 from b2fs.fuse.convert import KernelCaller, changes_of, fill_entry, statvfs_of
+from b2fs.fuse.turns import first_step
 from b2fs.vfs.api import FileSystem
 
 log = logging.getLogger(__name__)
@@ -41,7 +42,7 @@ def handler(method: Handler[P, R]) -> Handler[P, R]:
     @functools.wraps(method)
     async def guarded(self: Shell, /, *args: P.args, **kwargs: P.kwargs) -> R:
         try:
-            return await method(self, *args, **kwargs)
+            return await first_step(method(self, *args, **kwargs), self._waits)
         except FsError as error:
             raise pyfuse3.FUSEError(_replyable(error.code)) from error
         except pyfuse3.FUSEError:
@@ -73,9 +74,11 @@ class Shell(pyfuse3.Operations):
     # Lookups of '.' and '..' come only from NFS servers that export the mount; the core has no such names.
     supports_dot_lookup = False
 
-    def __init__(self, fs: FileSystem, config: FuseConfig) -> None:
+    def __init__(self, fs: FileSystem, config: FuseConfig, waits: Callable[[], None] = lambda: None) -> None:
+        """waits is called when the answer to a request has to wait for something."""
         super().__init__()
         self._fs = fs
+        self._waits = waits
         self._direct_io = config.direct_io
         self.enable_writeback_cache = config.writeback_cache
         self.enable_acl = config.acl
