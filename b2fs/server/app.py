@@ -19,7 +19,7 @@ from b2fs.server.ids import request_ids
 from b2fs.server.ops.call import Stream
 from b2fs.server.service import Answer
 from b2fs.server.wire.errors import S3Error
-from b2fs.server.wire.request import PiecewiseBody, Request, fold_headers
+from b2fs.server.wire.request import PiecewiseBody, Request, fold_headers, kept_bytes
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -149,7 +149,7 @@ def _entry(
 
 
 def _encode_header(text: str) -> bytes:
-    return text.encode("utf-8", "surrogateescape").replace(b"\r", b" ").replace(b"\n", b" ")
+    return kept_bytes(text).replace(b"\r", b" ").replace(b"\n", b" ")
 
 
 async def _respond(answer: Answer, ids: list[tuple[str, str]], request: Request, body: AsgiBody, send: Send) -> int:

@@ -39,6 +39,7 @@ from botocore.exceptions import ClientError
 
 from tests.server.errors import refused
 from tests.server.harness import KEY_ID, SECRET, Server
+from tests.server.test_auth import signed
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -274,3 +275,12 @@ def test_the_master_key_works_here_and_not_on_s3(server: Server, api: B2Api) -> 
     account_id = api.account_info.get_account_id()
     with refused(403, "InvalidAccessKeyId", "Malformed Access Key Id"):
         server.s3(account_id, "any").list_buckets()
+
+
+def test_metadata_that_is_no_utf_8_is_read_as_latin_1(server: Server, home: Bucket) -> None:
+    headers: dict[str, Any] = signed(server, "PUT", f"/{home.name}/k", b"x", {"x-amz-meta-note": "caf\xe9"})
+    headers["x-amz-meta-note"] = b"caf\xe9"
+    assert server.request("PUT", f"/{home.name}/k", b"x", headers)[0] == 200
+    version = next(version for version, _ in home.ls())
+    assert version.file_info["note"] == "caf\xe9"
+    assert home.download_file_by_name("k").download_version.file_info["note"] == "caf\xe9"

@@ -9,6 +9,7 @@ import trio
 
 from b2fs.errors import NoSuchBucket, NotFound, Unavailable, Unsupported
 from b2fs.store.embedded.engine import Engine, EngineConfig
+from b2fs.store.embedded.rows import Attributes, ContentHeaders
 from b2fs.store.embedded.store import EmbeddedConfig, EmbeddedStore
 
 
@@ -86,3 +87,17 @@ def check_nothing_is_left(path: Path) -> None:
     assert list(path.glob("incoming/*")) == []
     with Engine(EngineConfig(str(path), durable=False)) as engine:
         assert engine.fsck().clean
+
+
+async def test_metadata_of_other_clients_is_proper_text(tmp_path: Path) -> None:
+    """What a front door kept as bytes that are no UTF-8 is Latin-1 here, and keeps its place in the store."""
+    kept = Attributes(ContentHeaders("text/\udcff"), {"note": "caf\udce9", "plain": "\u20ac"})
+    with Engine(EngineConfig(str(tmp_path), durable=False)) as engine:
+        async with EmbeddedStore(EmbeddedConfig(str(tmp_path), "bucket"), engine=engine) as store:
+            engine.put(engine.bucket("bucket").id, "k", b"x", kept)
+            info = await store.head("k")
+            assert info.metadata == {"note": "caf\xe9", "plain": "\u20ac"}
+            assert info.content_type == "text/\xff"
+            copied = await store.copy(info.ref, "copy")
+            assert copied.metadata == info.metadata
+        assert engine.head(engine.bucket("bucket").id, "copy").attributes == kept

@@ -11,7 +11,7 @@ import hashlib
 import hmac
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
@@ -19,7 +19,7 @@ from urllib.parse import quote
 
 from b2fs.server.auth.keys import ApplicationKey, KeySource
 from b2fs.server.wire.errors import S3Error
-from b2fs.server.wire.request import Request
+from b2fs.server.wire.request import Request, kept_bytes
 from b2fs.server.wire.times import parse_time
 
 ALGORITHM: Final = "AWS4-HMAC-SHA256"
@@ -29,6 +29,7 @@ MAX_SKEW_S: Final = 15 * 60
 MAX_PRESIGN_S: Final = 7 * 86_400
 
 _STAMP: Final = re.compile(r"\d{8}T\d{6}Z", re.ASCII)
+_BLANKS: Final = re.compile(" {2,}")
 _SHA256: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _STREAMING: Final = frozenset(
     {
@@ -204,25 +205,40 @@ def canonical_query(request: Request) -> str:
     return "&".join(f"{name}={value}" for name, value in pairs)
 
 
-def canonical_request(request: Request, signature: Signature) -> str:
-    """The text whose hash is signed."""
+def _sent(value: str) -> str:
+    """A header in signing form, as most clients make it: the bytes that are sent, runs of blanks as one."""
+    return _BLANKS.sub(" ", value) if "  " in value else value
+
+
+def _typed(value: str) -> str:
+    """A header as it is signed by clients that take the text as UTF-8, and that send it as Latin-1 then."""
+    return " ".join(kept_bytes(value).decode("latin-1").split())
+
+
+def canonical_request(request: Request, signature: Signature, form: Callable[[str], str] = _sent) -> bytes:
+    """The text whose hash is signed, its headers in a form."""
     headers = request.headers
-    lines = []
-    for name in signature.signed_headers:
-        value = headers.get(name, "")
-        if "  " in value:
-            value = " ".join(value.split())
-        lines.append(f"{name}:{value}\n")
-    return "\n".join(
-        (
-            request.method,
-            quote(request.path, safe="/-_.~"),
-            canonical_query(request),
-            "".join(lines),
-            ";".join(signature.signed_headers),
-            signature.payload,
+    lines = [f"{name}:{form(headers.get(name, ''))}\n" for name in signature.signed_headers]
+    return kept_bytes(
+        "\n".join(
+            (
+                request.method,
+                quote(request.path, safe="/-_.~"),
+                canonical_query(request),
+                "".join(lines),
+                ";".join(signature.signed_headers),
+                signature.payload,
+            )
         )
     )
+
+
+def _forms(request: Request, signature: Signature) -> Iterator[bytes]:
+    """The texts that a client may have signed: for plain ASCII there is but one."""
+    yield canonical_request(request, signature)
+    values = [request.headers.get(name, "") for name in signature.signed_headers]
+    if any(not value.isascii() or "\t" in value for value in values):
+        yield canonical_request(request, signature, _typed)
 
 
 def _check_time(signature: Signature, now_s: float) -> None:
@@ -276,9 +292,9 @@ def verify(request: Request, keys: KeySource, region: str, now_s: float) -> Veri
         raise S3Error("AccessDenied", f"The region {scope.region!r} of the signature is not {region!r}")
     _check_signed_headers(request, signature)
     signing_key = derive_key(key.secret, scope.date, scope.region, scope.service)
-    digest = hashlib.sha256(canonical_request(request, signature).encode("utf-8")).hexdigest()
-    text = f"{ALGORITHM}\n{signature.stamp}\n{scope.text}\n{digest}"
-    expected = _hmac(signing_key, text).hex()
-    if not hmac.compare_digest(expected.encode(), signature.signature.encode("utf-8")):
-        raise S3Error("SignatureDoesNotMatch")
-    return Verified(key, signature, signing_key)
+    for form in _forms(request, signature):
+        text = f"{ALGORITHM}\n{signature.stamp}\n{scope.text}\n{hashlib.sha256(form).hexdigest()}"
+        expected = _hmac(signing_key, text).hex()
+        if hmac.compare_digest(expected.encode(), signature.signature.encode("utf-8")):
+            return Verified(key, signature, signing_key)
+    raise S3Error("SignatureDoesNotMatch")

@@ -18,6 +18,7 @@ from b2fs.store.embedded.rows import (
     Retention,
     UploadRow,
     VersionRow,
+    readable,
 )
 
 SHA1: Final = "sha1"
@@ -106,8 +107,8 @@ def file_json(key: ApplicationKey, bucket: BucketRow, row: VersionRow) -> Json:
             "size": row.size,
             "contentMd5": None if "-" in row.etag or encrypted else row.etag,
             "contentSha1": attributes.extra.get(SHA1),
-            "contentType": attributes.headers.content_type or "application/octet-stream",
-            "fileInfo": info_of(attributes),
+            "contentType": readable(attributes.headers.content_type or "application/octet-stream"),
+            "fileInfo": {name: readable(value) for name, value in info_of(attributes).items()},
             "serverSideEncryption": encryption_json(attributes.encryption),
         }
         | _lock_json(key, bucket, row.retention, None if row.legal_hold is None else bool(row.legal_hold))
@@ -141,9 +142,9 @@ def upload_json(key: ApplicationKey, bucket: BucketRow, row: UploadRow) -> Json:
         "contentLength": 0,
         "contentMd5": None,
         "contentSha1": None,
-        "contentType": attributes.headers.content_type or "application/octet-stream",
+        "contentType": readable(attributes.headers.content_type or "application/octet-stream"),
         "fileId": row.upload_id,
-        "fileInfo": info_of(attributes),
+        "fileInfo": {name: readable(value) for name, value in info_of(attributes).items()},
         "fileName": row.key,
         "serverSideEncryption": encryption_json(attributes.encryption),
         "uploadTimestamp": row.started_ms,

@@ -33,7 +33,7 @@ from b2fs.server.wire.errors import S3Error
 from b2fs.server.wire.request import Body, PiecewiseBody, Request
 from b2fs.server.wire.times import http_date
 from b2fs.store.embedded.engine import Engine
-from b2fs.store.embedded.rows import BucketRow, VersionRow
+from b2fs.store.embedded.rows import BucketRow, VersionRow, readable
 
 _DIGEST_CHARS: Final = 40
 #: Parameters of a download that replace headers of the answer.
@@ -151,7 +151,7 @@ def _headers(row: VersionRow, params: Mapping[str, str]) -> list[tuple[str, str]
         if name.startswith("b2-"):
             shown[name.removeprefix("b2-")] = value
         else:
-            found.append((f"x-bz-info-{name}", quote(value, safe="/-_.~!$'()*;=:@")))
+            found.append((f"x-bz-info-{name}", quote(readable(value), safe="/-_.~!$'()*;=:@")))
     for field in (
         "Content-Disposition",
         "Content-Language",

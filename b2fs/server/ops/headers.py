@@ -10,6 +10,7 @@ from typing import Any, Final
 from b2fs.server.ops.call import Call
 from b2fs.server.wire.errors import S3Error, unsupported_header
 from b2fs.server.wire.parse import Params
+from b2fs.server.wire.request import META
 from b2fs.store.embedded.rows import (
     Acl,
     Attributes,
@@ -208,7 +209,7 @@ def object_headers(attributes: Attributes, overrides: Mapping[str, str]) -> list
             value = DEFAULT_TYPE
         if value is not None:
             headers.append((name, value))
-    headers.extend((f"x-amz-meta-{name}", value) for name, value in attributes.metadata.items())
+    headers.extend((META + name, value) for name, value in attributes.metadata.items())
     return headers
 
 

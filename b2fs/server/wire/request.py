@@ -6,10 +6,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Protocol
+from typing import Final, Protocol
 from urllib.parse import unquote_to_bytes
 
 from b2fs.server.wire.errors import S3Error
+
+META: Final = "x-amz-meta-"
 
 
 class Body(Protocol):
@@ -71,20 +73,34 @@ def parse_query(raw: str) -> list[tuple[str, str]]:
     return pairs
 
 
+#: Headers that a version keeps and gives back, beside its metadata.
+_KEPT: Final = frozenset(
+    ["content-type", "cache-control", "content-disposition", "content-encoding", "content-language", "expires"]
+)
+
+
 def fold_headers(raw: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
     """Headers by lower-case name, repeated ones joined with a comma.
 
-    Values are UTF-8 where they are valid as that (S3 clients send metadata so), else Latin-1.
+    Values are UTF-8 where they are valid as that.  Of those that a version keeps, other bytes are escaped (see
+    kept_bytes), so that they come back as they were sent; all others are read as Latin-1.
     """
     headers: dict[str, str] = {}
     for raw_name, raw_value in raw:
         name = raw_name.decode("latin-1").lower()
+        stripped = raw_value.strip(b" \t")
         try:
-            value = raw_value.decode("utf-8").strip()
+            value = stripped.decode("utf-8")
         except UnicodeDecodeError:
-            value = raw_value.decode("latin-1").strip()
+            kept = name in _KEPT or name.startswith(META)
+            value = stripped.decode("utf-8", "surrogateescape") if kept else stripped.decode("latin-1")
         headers[name] = f"{headers[name]},{value}" if name in headers else value
     return headers
+
+
+def kept_bytes(value: str) -> bytes:
+    """The bytes in which a header came: UTF-8, and the surrogates that stand for single bytes of other texts."""
+    return value.encode("utf-8", "surrogateescape")
 
 
 @dataclass

@@ -45,7 +45,8 @@ def check_key(key: str) -> None:
 
 def check_metadata(metadata: Mapping[str, str], *, reduced: bool) -> None:
     """Raise MetadataTooLarge when names and values together are over B2's limit."""
-    size = sum(len(name.encode()) + len(value.encode()) for name, value in metadata.items())
+    # Surrogates stand for bytes that are no UTF-8, one each.
+    size = sum(len(name.encode()) + len(value.encode("utf-8", "surrogateescape")) for name, value in metadata.items())
     limit = MAX_METADATA_BYTES_REDUCED if reduced else MAX_METADATA_BYTES
     if size > limit:
         raise MetadataTooLarge(f"the metadata has {size} bytes, {limit} are allowed")

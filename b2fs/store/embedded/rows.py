@@ -8,6 +8,7 @@ carry thousands of them.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -79,6 +80,8 @@ class Attributes:
 
     metadata: user metadata, names lower-case without prefix.  extra: texts that a front door wants back with the
     version (native SHA-1, file info, upload's own fields, nonces of SSE-C); the engine never looks at them.
+    Of headers and metadata, bytes that are no UTF-8 stand as surrogates (the error handler surrogateescape); see
+    readable.
     """
 
     headers: ContentHeaders = ContentHeaders()
@@ -98,7 +101,10 @@ class Attributes:
             parts["e"] = [self.encryption.algorithm, self.encryption.customer_key_md5]
         if self.extra:
             parts["x"] = dict(self.extra)
-        return json.dumps(parts, ensure_ascii=False, separators=(",", ":"))
+        text = json.dumps(parts, ensure_ascii=False, separators=(",", ":"))
+        if not text.isascii() and _ESCAPED_BYTE.search(text):
+            return json.dumps(parts, separators=(",", ":"))  # UTF-8 has no form for surrogates, JSON has
+        return text
 
     @staticmethod
     def from_json(text: str) -> Attributes:
@@ -113,6 +119,14 @@ class Attributes:
         )
 
 
+def readable(text: str) -> str:
+    """A kept header or metadata as proper text: what is no UTF-8 is read as Latin-1, as HTTP once had it."""
+    if text.isascii() or not _ESCAPED_BYTE.search(text):
+        return text
+    return text.encode("utf-8", "surrogateescape").decode("latin-1")
+
+
+_ESCAPED_BYTE: Final = re.compile("[\udc80-\udcff]")
 _HEADER_NAMES: Final = tuple(ContentHeaders.__slots__)
 
 

@@ -43,6 +43,7 @@ from b2fs.store.embedded.rows import (
     PartClaim,
     UploadRow,
     VersionRow,
+    readable,
 )
 from b2fs.store.protocol import Body
 
@@ -407,7 +408,9 @@ def _ref(row: VersionRow) -> ObjectRef:
 
 def _info(row: VersionRow) -> ObjectInfo:
     attributes = row.attributes
-    return ObjectInfo(_ref(row), _modified_ns(row), attributes.metadata, attributes.headers.content_type)
+    kind = attributes.headers.content_type
+    metadata = {name: readable(value) for name, value in attributes.metadata.items()}
+    return ObjectInfo(_ref(row), _modified_ns(row), metadata, None if kind is None else readable(kind))
 
 
 def _listed(row: VersionRow) -> ObjectInfo:
