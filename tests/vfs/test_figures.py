@@ -6,6 +6,7 @@ import errno
 import os
 import random
 import string
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -110,6 +111,41 @@ async def test_the_version_of_a_file_that_only_a_listing_has_shown(tmp_path: Pat
             ino = (await mounted.find("f")).ino
             assert await own(mounted, ino, "version_id") == (await store.head("f")).ref.version_id
             assert await own(mounted, (await mounted.find("")).ino, "state") == "clean"
+
+
+@pytest.mark.parametrize("drained", [True, False], ids=["stored", "journaled"])
+@pytest.mark.parametrize("kind", ["file", "directory"])
+async def test_an_attribute_that_does_not_fit_changes_nothing(tmp_path: Path, kind: str, drained: bool) -> None:
+    """Neither here, nor after the next mount takes up the journal, nor in the bucket."""
+    kept = {b"user.a": os.urandom(1_000), b"user.b": os.urandom(2_000)}
+
+    async def attributes(mounted: Mount) -> dict[bytes, bytes]:
+        ino = (await mounted.find("x")).ino
+        names = await mounted.fs.listxattr(ino, ANYBODY)
+        return {name: await mounted.fs.getxattr(ino, name, ANYBODY) for name in names}
+
+    async with bucket(tmp_path) as store:
+        async with mount(store, tmp_path / "cache", OPTIONS) as mounted:
+            await (mounted.mkdir("x") if kind == "directory" else mounted.write("x", b"content"))
+            ino = (await mounted.find("x")).ino
+            for name, value in kept.items():
+                await mounted.fs.setxattr(ino, name, value, 0, ANYBODY)
+            if drained:
+                await mounted.drain()
+            before = await mounted.find("x")
+            for name in (b"user.a", b"user.c"):
+                for size in (5_000, 65_536):
+                    with pytest.raises(FsError) as refused:
+                        await mounted.fs.setxattr(ino, name, os.urandom(size), 0, ANYBODY)
+                    assert refused.value.code == errno.ENOSPC
+            assert replace(await mounted.find("x"), ttl_s=before.ttl_s) == before
+            assert await attributes(mounted) == kept
+            assert await own(mounted, ino, "state") == ("clean" if drained else "dirty")
+        async with mount(store, tmp_path / "cache", OPTIONS) as mounted:
+            assert await attributes(mounted) == kept
+            await mounted.drain()
+        async with mount(store, tmp_path / "other", OPTIONS) as mounted:
+            assert await attributes(mounted) == kept
 
 
 async def test_attributes_share_the_metadata_with_a_long_path(tmp_path: Path) -> None:

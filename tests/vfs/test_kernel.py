@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import mmap
@@ -130,6 +131,29 @@ def test_a_directory_lists_itself_and_the_one_above(kernel: KernelDriver) -> Non
         numbers = {name: number for number, name in map(str.split, listed.stdout.splitlines())}
         assert int(numbers["."]) == kernel.stat(directory).ino
         assert int(numbers[".."]) == kernel.stat(f"{directory}/..").ino
+
+
+def test_a_short_buffer_for_an_attribute(kernel: KernelDriver) -> None:
+    kernel.write("f")
+    kernel.setxattr("f", "user.key", b"v" * 200)
+    libc, path = ctypes.CDLL(None, use_errno=True), os.fsencode(kernel.path("f"))
+    buffer = ctypes.create_string_buffer(1 << 17)
+
+    def answer(size: int, *, listed: bool = False) -> int:
+        """What getxattr(2) or listxattr(2) returns for a buffer of this size, or its errno with a minus."""
+        words = (path,) if listed else (path, b"user.key")
+        found: int = (libc.listxattr if listed else libc.getxattr)(*words, buffer, ctypes.c_size_t(size))
+        return found if found >= 0 else -ctypes.get_errno()
+
+    assert [answer(size) for size in (0, 1, 199, 200, 65_536, 1 << 17)] == [
+        200,
+        -errno.ERANGE,
+        -errno.ERANGE,
+        200,
+        200,
+        200,
+    ]
+    assert [answer(size, listed=True) for size in (0, 8, 9, 1 << 17)] == [9, -errno.ERANGE, 9, 9]
 
 
 def test_a_tree_is_copied_and_removed(kernel: KernelDriver, tmp_path: Path) -> None:
