@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
 import trio
+from cachetools import LRUCache
 
 from b2fs.cache.attrindex_codec import Rows, UnreadableIndex, count, decode, encode, split
 from b2fs.cache.remote.known import KnownAttributes, Row
@@ -35,6 +36,8 @@ _NAME = "index"
 #: Work on more than this is done in a worker thread.
 _INLINE_ROWS = 500
 _INLINE_BYTES = 32 << 10
+#: Of directories with so many names every so many-th is remembered, and so many of them together.
+_LARGE, _STRIDE, _NAMES = 2000, 10, 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +87,8 @@ class AttributeIndex:
         #: Index objects whose rows are in `known`: directory -> (ETag, how many), oldest first.
         self._loaded: OrderedDict[str, tuple[str, int]] = OrderedDict()
         self._loading: dict[str, trio.Event] = {}
+        #: Every _STRIDE-th file of large directories.
+        self._names: LRUCache[str, list[str]] = LRUCache(_NAMES, getsizeof=len)
         #: Rows that are to be written; None: the name is gone.
         self._changed: dict[str, dict[str, Row | None]] = {}
         self._changes = 0
@@ -105,6 +110,10 @@ class AttributeIndex:
                 await self._once(directory, partial(self._read_known, directory))
             else:
                 self._loaded.move_to_end(directory)
+
+    def names(self, prefix: str) -> tuple[Sequence[str], int]:
+        """As AttributeSource.names; as of when the index was read."""
+        return self._names.get(prefix, ()), _STRIDE
 
     def refresh(self) -> None:
         """Look for newer indexes with the next question."""
@@ -164,6 +173,8 @@ class AttributeIndex:
             for name, row in names.items():
                 if name not in changed:
                     self._known.put(f"{root}{below}{name}", row)
+            if _LARGE <= len(names) <= self._config.most_rows:
+                self._names[root + below] = sorted(name for name in names if not name.endswith("/"))[::_STRIDE]
         self._remember(directory, seen.etag, count(rows))
 
     def _remember(self, directory: str, etag: str, rows: int) -> None:

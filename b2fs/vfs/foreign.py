@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import trio
 from cachetools import TTLCache
 
-from b2fs.cache.parallel import for_each
+from b2fs.cache.parallel import for_each, open_flat_nursery
 from b2fs.cache.remote import Listing
 from b2fs.cache.remote.listing import unpack
 from b2fs.core.attrs import carries_posix
@@ -123,8 +123,14 @@ class ForeignAttributes:
             else:
                 gone.add(name)
 
+        async def ask_nearby(info: ObjectInfo) -> None:
+            await self._ask(split_key(info.key)[0], info)
+
         sample = self._sample(prefix, unknown)
-        await for_each(sample, ask)
+        nearby = self._nearby(prefix) if 0 < len(sample) < len(unknown) else []
+        async with open_flat_nursery() as nursery:
+            nursery.start_soon(for_each, nearby, ask_nearby)
+            await for_each(sample, ask)
         judged = len(sample) > 0 and not self._carries(prefix)
         if not judged and not self._is_plain(prefix):
             await for_each([name for name in unknown if name not in found and name not in gone], ask)
@@ -136,10 +142,20 @@ class ForeignAttributes:
             return ()
         if len(unknown) > _FEW:
             return _spread(unknown)
-        if not self._core.remote.is_walked(prefix):
+        if not self._core.remote.walks.is_walked(prefix):
             return ()
-        near = any((seen := self._seen.get(directory)) is not None and seen.plain for directory, _ in _upwards(prefix))
-        return unknown[len(unknown) // 2 :][:1] if near else unknown[:: max(1, len(unknown) // 2)][:2]
+        return unknown[len(unknown) // 2 :][:1] if self._is_near(prefix) else unknown[:: max(1, len(unknown) // 2)][:2]
+
+    def _nearby(self, prefix: str) -> list[ObjectInfo]:
+        """Objects elsewhere in a tree that is walked: with them one round of questions is enough to judge it."""
+        if self._is_near(prefix) or not self._core.remote.walks.is_walked(prefix):
+            return []
+        known = self._core.remote.known
+        return [info for info in self._core.remote.walks.nearby(prefix) if known.complete(info) is None]
+
+    def _is_near(self, prefix: str) -> bool:
+        """Whether plain objects were found anywhere around."""
+        return any((seen := self._seen.get(directory)) is not None and seen.plain for directory, _ in _upwards(prefix))
 
     async def _ask(self, prefix: str, info: ObjectInfo) -> ObjectInfo | None:
         try:

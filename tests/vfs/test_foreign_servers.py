@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import stat
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -91,3 +92,20 @@ async def test_a_path_that_is_too_long_for_a_key(seaweedfs: Server, bucket_name:
             await mounted.drain()
     async with mounted_at(seaweedfs, bucket_name, tmp_path / "three") as mounted:
         assert await mounted.walk() == []
+
+
+async def test_directories_that_are_listed_in_front_of_names_that_begin_like_them(
+    seaweedfs: Server, bucket_name: str, tmp_path: Path
+) -> None:
+    """S3 has `k-a` in front of `k/0`; this server lists directory by directory, over pages too."""
+    client = seaweedfs.client()
+    keys = {f"d/t/k/{number:04}" for number in range(1100)} | {"d/t/k-a", "d/t/k.b/1", "d/t/k (1)/2", "d/u"}
+    many = {"e/k/1", *(f"e/k-{number:04}" for number in range(1100))}
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda key: client.put_object(Bucket=bucket_name, Key=key, Body=b""), keys | many))
+    async with mounted_at(seaweedfs, bucket_name, tmp_path / "one") as mounted:
+        assert await mounted.exists("e/k-1099")
+        for top, there in (("d", keys), ("e", many)):
+            found = await mounted.walk(top)
+            assert len(found) == len(set(found))
+            assert there <= set(found)

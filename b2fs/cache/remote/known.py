@@ -8,6 +8,7 @@ may be a second or two from the time that listings show; their rows allow for th
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from cachetools import LRUCache
@@ -110,6 +111,10 @@ class AttributeSource(Protocol):
         """Make what is there about a directory's entries known; never fails."""
         ...
 
+    def names(self, prefix: str) -> tuple[Sequence[str], int]:
+        """Every so many-th file of a large directory as far as known, in key order, and how many that is."""
+        ...
+
     def note(self, key: str, row: Row | None) -> None:
         """An object is known to carry this, or (None) is gone."""
         ...
@@ -120,6 +125,10 @@ class NoAttributes:
 
     async def load(self, prefix: str) -> None:
         """Nothing is known."""
+
+    def names(self, prefix: str) -> tuple[Sequence[str], int]:
+        """None is known."""
+        return (), 1
 
     def note(self, key: str, row: Row | None) -> None:
         """Nobody wants to know."""

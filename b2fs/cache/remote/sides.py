@@ -26,8 +26,8 @@ class SideObjects:
         self._ttl_s = ttl_s
         self._is_foreign = is_foreign
         self._rows: dict[str, bytes] = {}
-        #: Keys up to this one are known; "" if none, None if all are.
-        self._until: str | None = ""
+        #: Keys up to this one are known, whichever way the server sorts directories (see `walk`); None if all are.
+        self._until: tuple[str, list[str]] | None = "", []
         self._listed_at = float("-inf")
         #: Written here since the listing was asked for.
         self._touched: set[str] = set()
@@ -41,7 +41,7 @@ class SideObjects:
             async with self._lock:  # held over the request: who waits wants this very answer
                 if self._is_old():
                     await self._list()
-        if key in self._touched or (self._until is not None and key > self._until):
+        if key in self._touched or not self._reaches(key):
             return False, None
         row = self._rows.get(key)
         return True, unpack(key, row) if row is not None else None
@@ -54,6 +54,9 @@ class SideObjects:
         """Look anew with the next question."""
         self._listed_at = float("-inf")
 
+    def _reaches(self, key: str) -> bool:
+        return self._until is None or (key <= self._until[0] and key.split("/") <= self._until[1])
+
     def _is_old(self) -> bool:
         return trio.current_time() - self._listed_at > self._ttl_s
 
@@ -62,13 +65,14 @@ class SideObjects:
         touched, self._touched = self._touched, set()
         rows: dict[str, bytes] = {}
         token: str | None = None
-        until: str | None = ""
+        until: tuple[str, list[str]] | None = "", []
         try:
             for _ in range(_PAGES):
                 page = await self._store.list_objects(self._place, token=token)
                 rows.update((info.key, pack(info)) for info in page.objects)
                 token = page.next_token
-                until = page.objects[-1].key if token is not None and page.objects else None
+                keys = [info.key for info in page.objects]
+                until = (max(keys), max(key.split("/") for key in keys)) if token is not None and keys else None
                 if token is None:
                     break
         except BaseException:

@@ -9,7 +9,6 @@ Prefixes are full keys that end in '/' (or the empty string); components are sin
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
@@ -25,7 +24,7 @@ from b2fs.cache.remote.listing import Found, Listing
 from b2fs.cache.remote.loading import Load, Patch
 from b2fs.cache.remote.saved import Saved
 from b2fs.cache.remote.sides import SideObjects
-from b2fs.cache.remote.walk import Walk
+from b2fs.cache.remote.walks import LARGE, Known, Walks
 from b2fs.core.attrs import carries_posix
 from b2fs.core.keys import split_key
 from b2fs.core.types import ObjectInfo, ObjectRef
@@ -34,15 +33,8 @@ from b2fs.store.protocol import ObjectStore
 
 log = logging.getLogger(__name__)
 
-#: A directory that is listed within this time after its parent is part of a tree walk, in seconds.
-_WALK_S = 10.0
-_WALKS = 4
-#: A page of a listing costs as much as this many single questions.
-_WORTH_A_PAGE = 10
-#: A directory of so many files is listed by itself, page by page, instead of as a part of a tree.
-_LARGE = 1500
 #: So many pages are asked for before somebody wants them.
-_AHEAD = 4
+_AHEAD = 8
 #: What an empty listing costs of the rows that are remembered.
 _LISTING_ROWS = 4
 
@@ -81,9 +73,7 @@ class RemoteView:
         self._reading: dict[str, list[Load]] = {}
         self._loads: dict[str, Load] = {}
         self._nursery: trio.Nursery | None = None
-        #: Directories that were listed as a whole lately, and flat listings that may go on.
-        self._scanned: TTLCache[str, None] = TTLCache(4096, _WALK_S, timer=trio.current_time)
-        self._walks: deque[Walk] = deque(maxlen=_WALKS)
+        self.walks = Walks(store, Known(self.peek, self._keep, self.ttl_left), config.reserved, config.ttl_s)
 
     # ---- questions ----------------------------------------------------------------------------------------------
 
@@ -95,6 +85,9 @@ class RemoteView:
     def last(self, prefix: str) -> Listing | None:
         """The listing of prefix that was seen last, however old it is."""
         return self._listings.get(prefix)
+
+    def _keep(self, listing: Listing) -> None:
+        self._listings[listing.prefix] = listing
 
     def _is_trusted(self, seen_at: float) -> bool:
         return trio.current_time() - seen_at <= self._config.ttl_s
@@ -137,11 +130,9 @@ class RemoteView:
         When its parent was listed just before, a whole tree is probably being walked.
         """
         known = self.peek(prefix)
-        top = self._walked_tree(prefix)
-        self._scanned[prefix] = None
-        begun = known is not None and (known.until is None or len(known.files) >= _LARGE // 2)
-        if top is not None and not begun:
-            known = await self._walk_to(prefix, top)
+        begun = known is not None and (known.until is None or len(known.files) >= LARGE // 2)
+        known = await self.walks.read(prefix, known=begun) or known
+        self.walks.go_on(prefix, self._nursery)
         load = self._join(prefix, known)
         try:
             await self._first(load)
@@ -173,6 +164,7 @@ class RemoteView:
             del self._reading[prefix]
         if self._loads.get(prefix) is load:
             del self._loads[prefix]
+        load.drop_aheads()
 
     async def run(self) -> None:
         """Ask ahead for pages of long listings, until cancelled; without it each is asked for when it is wanted."""
@@ -190,22 +182,12 @@ class RemoteView:
 
     def marker(self, prefix: str) -> tuple[bool, ObjectInfo | None]:
         """Whether it is known if a directory has an object of its own, and that object."""
-        listing = self.peek(prefix)
-        for walk in self._walks if listing is None else ():
-            listing = listing or walk.open_listing(prefix)
+        listing = self.peek(prefix) or next(self.walks.open_listings(prefix), None)
         return (True, listing.marker) if listing is not None and listing.marker_seen else (False, None)
 
     async def survey(self, prefix: str, markers: Collection[str]) -> None:
         """Find out about the markers of many directories below prefix, as long as a flat listing tells of many."""
-        walk = Walk(prefix, prefix, self._config.reserved)
-        self._walks.append(walk)
-        unknown = set(markers)
-        while len(unknown) >= _WORTH_A_PAGE and not walk.done:
-            await self._advance(walk)
-            left = {key for key in unknown if not self.marker(key)[0]}
-            if len(unknown) - len(left) < _WORTH_A_PAGE:
-                break
-            unknown = left
+        await self.walks.survey(prefix, markers, lambda: [key for key in markers if not self.marker(key)[0]])
 
     async def load_attributes(self, prefix: str) -> None:
         """Make what there is about a directory's entries beside the objects known.  Checkpoint: only if it asks."""
@@ -276,7 +258,7 @@ class RemoteView:
             parent, component = split_key(directory)
             listing = self._listings.get(parent)
             known = listing is not None and component[:-1] in listing.dirs
-            if not known or self._reading or self._walks:
+            if not known or self._reading or self.walks:
                 self._patch(directory, lambda listing, component: listing.add(component, info))
             directory = parent
 
@@ -289,11 +271,20 @@ class RemoteView:
             self._patch_listing(key, partial(_set_marker, None))
             self._touch_side(key)
 
+    def note_kept(self, key: str) -> None:
+        """The bucket still holds what it held under a key that we had taken for gone: the next listing shows it."""
+        prefix, _ = split_key(key)
+        for directory in (prefix, key):
+            self._listings.pop(directory, None)
+            self._loads.pop(directory, None)
+        self._points.pop(key.removesuffix("/"), None)
+        self.walks.forget()
+
     def note_new_directory(self, prefix: str) -> None:
         """A directory that did not exist before was made here: nobody else's keys are below it."""
         self._listings[prefix] = Listing(prefix, trio.current_time())
         self._loads.pop(prefix, None)
-        self._walks.clear()
+        self.walks.forget()
 
     def forget_name(self, prefix: str, component: str) -> None:
         """Trust nothing about one name and what is below it any more."""
@@ -312,7 +303,7 @@ class RemoteView:
             del self._points[point]
         self.sides.refresh()
         self.links.refresh()
-        self._walks.clear()
+        self.walks.forget()
 
     def _patch(self, key: str, patch: Callable[[Listing, str], None]) -> None:
         prefix, component = split_key(key)
@@ -328,8 +319,7 @@ class RemoteView:
             patch(listing)
         for load in self._reading.get(prefix, ()):
             load.patch(patch)
-        for walk in self._walks:
-            walk.patch(prefix, patch)
+        self.walks.patch(prefix, patch)
 
     # ---- asking the bucket --------------------------------------------------------------------------------------
 
@@ -349,6 +339,9 @@ class RemoteView:
             load = Load(known, begun=True)
         elif load is None or not self._is_trusted(load.listing.seen_at):
             load = Load(known or Listing(prefix, trio.current_time()), begun=known is not None)
+            old = self._listings.get(prefix)
+            if old is not None and old.until is None and old is not known:
+                load.know(sorted(old.files), 1)
             self._loads[prefix] = load
         load.readers += 1
         reading = self._reading.setdefault(prefix, [])
@@ -380,64 +373,18 @@ class RemoteView:
         finally:
             self._drop_if_unused(load)
         if self._loads.get(load.listing.prefix) is load:
-            self._listings[load.listing.prefix] = load.listing  # anew with each page, since its size counts
+            self._keep(load.listing)  # anew with each page, since its size counts
 
     async def _run_ahead(self, load: Load) -> None:
+        load.know(*self.attributes.names(load.listing.prefix))
         try:
             while load.readers and load.loading is None and not load.complete and len(load.pages) < load.wanted:
+                for ahead in load.aheads():
+                    if self._nursery is not None:
+                        self._nursery.start_soon(load.fetch, ahead, self._store)
                 await self._advance_load(load)
         except StoreError as error:
             log.debug("a page is asked for again when it is wanted: %s", error)
-
-    # ---- flat listings ------------------------------------------------------------------------------------------
-
-    def is_walked(self, prefix: str) -> bool:
-        """Whether a directory is probably listed as a part of a tree walk."""
-        return self._walked_tree(prefix) is not None
-
-    def _walked_tree(self, prefix: str) -> str | None:
-        """The topmost of the directories above prefix that were listed lately one below the other."""
-        top: str | None = None
-        while prefix and self._config.ttl_s >= 1:
-            prefix = split_key(prefix)[0]
-            if prefix not in self._scanned:
-                break
-            top = prefix
-        return top
-
-    async def _walk_to(self, prefix: str, top: str) -> Listing | None:
-        """The listing of a directory by flat pages; None where another way is cheaper."""
-        walk = next((walk for walk in self._walks if self._goes_on(walk, prefix)), None)
-        if walk is None:
-            walk = Walk(top, prefix, self._config.reserved)
-            self._walks.append(walk)
-        while True:
-            if walk.loading is not None:
-                await walk.loading.wait()
-                listing = self.peek(prefix)
-            else:
-                listing = next((done for done in await self._advance(walk) if done.prefix == prefix), None)
-            if listing is not None and listing.until is None:
-                return listing
-            large = walk.hand_over(prefix, _LARGE) if walk.loading is None else None
-            if large is not None:
-                self._listings[prefix] = large
-                return large
-            if walk.loading is None and (walk.open_listing(prefix) is None or walk.is_deep(prefix)):
-                return None
-
-    def _goes_on(self, walk: Walk, prefix: str) -> bool:
-        listing = walk.open_listing(prefix)
-        return listing is not None and self.ttl_left(listing.seen_at) > 0
-
-    async def _advance(self, walk: Walk) -> list[Listing]:
-        completed = await walk.advance(self._store)
-        if walk in self._walks:
-            for listing in completed:
-                known = self._listings.get(listing.prefix)
-                if known is None or known.seen_at <= listing.seen_at:
-                    self._listings[listing.prefix] = listing
-        return completed
 
     # ---- single keys --------------------------------------------------------------------------------------------
 
