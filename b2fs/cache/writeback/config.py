@@ -16,6 +16,8 @@ class WriteBackConfig:
     quiet_s: a closed file is uploaded when it has not changed for this long, so that saves within a second become one
     version and a temporary file that is renamed is sent once, under its last name.
     bulk_quiet_s, bulk_threshold: with this many keys waiting, throughput counts for more than the saved versions.
+    change_quiet_s, change_rest_s: a closed file of which only a part has changed, so that it is made anew in the bucket
+    from the rest there, which takes long, waits less; but not if it was stored from here so recently.
     open_quiet_s: a file that is still open for writing waits longer.
     open_max_s: no file waits longer, however often it changes.
     spacing_s: between two version-creating calls on one key (B2's rule for successive calls).
@@ -28,6 +30,8 @@ class WriteBackConfig:
     bulk_threshold: int = 32
     remove_quiet_s: float = 0.2
     dir_quiet_s: float = 2.0
+    change_quiet_s: float = 0.1
+    change_rest_s: float = 10.0
     open_quiet_s: float = 5.0
     open_max_s: float = 30.0
     spacing_s: float = 1.0

@@ -24,7 +24,7 @@ from b2fs.cache.writeback.config import WriteBackConfig
 from b2fs.cache.writeback.conflicts import ConflictGuard
 from b2fs.cache.writeback.keeper import LedgerKeeper
 from b2fs.cache.writeback.listener import Listener
-from b2fs.cache.writeback.pace import IDLE_S, Pace
+from b2fs.cache.writeback.pace import IDLE_S
 from b2fs.cache.writeback.pending import Pending
 from b2fs.cache.writeback.report import status
 from b2fs.cache.writeback.retry import passes
@@ -60,7 +60,7 @@ class Engine:
         self._ledger = ledger
         self._transfer = transfer
         self._config = config
-        self.pace = Pace()
+        self.pace = transfer.pace
         self._pending = PendingTable(self._freed)
         self._versions = OwnVersions(store, config, self._is_needed)
         self._conflicts = ConflictGuard(store, config.conflict, transfer.writer)

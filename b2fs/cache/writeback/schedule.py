@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import trio
 
+from b2fs.cache.inode import Inode
 from b2fs.cache.writeback.config import WriteBackConfig
 from b2fs.cache.writeback.pending import Pending
 from b2fs.cache.writeback.queue import DueQueue
@@ -82,5 +83,14 @@ class Schedule:
             return inode.changed_at + config.dir_quiet_s
         if inode.writers and inode.content is not None:
             return min(inode.changed_at + config.open_quiet_s, p.since + config.open_max_s)
-        quiet = config.bulk_quiet_s if self._bulk else config.quiet_s
-        return min(inode.changed_at + quiet, p.since + config.open_max_s)
+        return min(inode.changed_at + self._quiet_s(p, inode), p.since + config.open_max_s)
+
+    def _quiet_s(self, p: Pending, inode: Inode) -> float:
+        """How long a closed file is to be unchanged, in seconds."""
+        config = self._config
+        if self._bulk:
+            return config.bulk_quiet_s
+        partial = inode.content is not None and not inode.content.complete
+        if partial and self._versions.seconds_ago(p.key) > config.change_rest_s:
+            return config.change_quiet_s
+        return config.quiet_s

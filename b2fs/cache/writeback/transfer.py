@@ -21,6 +21,7 @@ from b2fs.cache.writeback.aborts import Aborts
 from b2fs.cache.writeback.budget import ByteBudget
 from b2fs.cache.writeback.config import WriteBackConfig
 from b2fs.cache.writeback.multipart import MultipartUpload
+from b2fs.cache.writeback.pace import Pace
 from b2fs.cache.writeback.plans import FixedPlan, Plan, PlanChanged, StreamPlan, UploadLost
 from b2fs.cache.writeback.sources import Sources
 from b2fs.cache.writeback.writer import Writer
@@ -39,6 +40,8 @@ _RESEND_BYTES = 1 << 18
 #: Names and values of all metadata together: B2 takes 7,000 bytes, 2,048 in buckets with encryption or Object Lock.
 _METADATA_BYTES = 6_500
 _SIDE_LEAF = ".attrs"
+#: An upload of a file that is still written waits this long for its writer to pause, in seconds.
+_STREAM_PATIENCE_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +81,7 @@ class Transfer:
         self._side_prefix = side_prefix
         self._links = links
         self._budget = ByteBudget(config.memory_bytes)
+        self.pace = Pace()
         self.aborts = Aborts(store, ledger, config)
         self.writer = Writer(ledger.writer_identity())
         self.sources = Sources(store, ledger, self.writer)
@@ -284,6 +288,7 @@ class Transfer:
 
     async def stream(self, inode: Inode, key: str) -> MultipartUpload:
         """An upload of a file that is still growing, the one that was begun before if there is one; `store` ends it."""
+        await self.pace.wait_idle(_STREAM_PATIENCE_S)
         upload = inode.upload
         if upload is None or upload.key != key or not upload.lasting:
             upload = self._upload(inode, key, StreamPlan())

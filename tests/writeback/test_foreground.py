@@ -1,0 +1,76 @@
+"""When uploads begin: soon where that makes a program wait less, later where it would take from the program."""
+
+from __future__ import annotations
+
+import trio
+from trio.testing import MockClock
+
+from b2fs.store.forward import Method
+from tests.writeback.harness import Mount, Place
+from tests.writeback.tiny import KIB, PART, TINY, append, noise, tiny
+
+__all__ = ["tiny"]  # a fixture
+
+MIB = 1 << 20
+BODY = noise(6 * MIB)
+
+
+async def write_busily(mount: Mount, seconds: float) -> None:
+    """Append to a new file of some parts' size, a piece every hundredth of a second."""
+    handle = await mount.create("a")
+    await append(mount, handle, noise(3 * PART))
+    until, at = trio.current_time() + seconds, 3 * PART
+    while trio.current_time() < until:
+        await mount.write(handle, at, noise(KIB // 4))
+        at += KIB // 4
+        await trio.sleep(0.01)
+    await mount.close(handle)
+
+
+async def test_a_growing_file_goes_up_when_its_writer_has_been_busy_for_a_second(
+    tiny: Place, autojump_clock: MockClock
+) -> None:
+    async with tiny.mount(config=TINY) as mount, trio.open_nursery() as nursery:
+        nursery.start_soon(write_busily, mount, 2.0)
+        await trio.sleep(0.9)
+        assert mount.store.counts[Method.CREATE_UPLOAD] == 0
+        await trio.sleep(0.5)
+        assert mount.store.counts[Method.CREATE_UPLOAD] == 1
+
+
+async def test_a_growing_file_goes_up_as_soon_as_its_writer_pauses(tiny: Place, autojump_clock: MockClock) -> None:
+    async with tiny.mount(config=TINY) as mount:
+        handle = await mount.create("a")
+        await append(mount, handle, noise(3 * PART))
+        await trio.sleep(0.1)
+        assert mount.store.counts[Method.UPLOAD_PART] == 3
+        await mount.close(handle)
+
+
+async def change(mount: Mount, at: int) -> None:
+    handle = await mount.open("a")
+    await mount.write(handle, at, b"changed")
+    await mount.close(handle)
+
+
+async def test_a_change_in_a_large_object_is_stored_at_once_and_those_soon_after_become_one(
+    place: Place, autojump_clock: MockClock
+) -> None:
+    async with place.mount() as mount:
+        await mount.save("a", BODY)
+        await mount.drain()
+    place.forget_cache()
+    async with place.mount() as mount:
+        await change(mount, 10)
+        await trio.sleep(0.3)
+        assert mount.store.counts[Method.COMPLETE_UPLOAD] + mount.store.counts[Method.PUT] == 1
+        for at in range(20, 120, 10):
+            await change(mount, at)
+            await trio.sleep(0.3)
+        assert mount.store.counts[Method.COMPLETE_UPLOAD] + mount.store.counts[Method.PUT] == 1
+        await mount.drain()
+        assert mount.store.counts[Method.COMPLETE_UPLOAD] + mount.store.counts[Method.PUT] == 2
+    wanted = bytearray(BODY)
+    for at in range(10, 120, 10):
+        wanted[at : at + 7] = b"changed"
+    assert place.bucket.contents()["a"] == wanted
