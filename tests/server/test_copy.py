@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from tests.server.errors import refused
+from tests.server.harness import Server
+from tests.server.test_auth import signed
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -74,3 +78,10 @@ def test_bad_sources(s3: S3Client, other: S3Client, bucket: str) -> None:
     other.create_bucket(Bucket=f"{bucket}-other")
     with refused(403, "AccessDenied"):
         other.copy_object(Bucket=f"{bucket}-other", Key="c", CopySource=f"{bucket}/k")
+
+
+@pytest.mark.parametrize("source", ["{}/%ZZ", "{}/100%", "{}/%A/k", "%", "{}/%C3%", "{}/%FF", "{}", "{}/", "/"])
+def test_sources_that_cannot_be_read(server: Server, bucket: str, source: str) -> None:
+    headers = signed(server, "PUT", f"/{bucket}/l", b"", {"x-amz-copy-source": source.format(bucket)})
+    status, _, body = server.request("PUT", f"/{bucket}/l", b"", headers)
+    assert (status, b"<Code>InvalidArgument</Code>" in body) == (400, True), body

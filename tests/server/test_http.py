@@ -172,6 +172,29 @@ def test_bad_xml(plain: Server, body: bytes) -> None:
     assert (status, b"<Code>MalformedXML</Code>" in answer) == (400, True), answer
 
 
+@pytest.mark.parametrize("path", ["/plain-bucket?max-keys={}", "/plain-bucket/k?uploadId={{}}&part-number-marker={}"])
+@pytest.mark.parametrize("number", ["2147483648", "99999999999999999999", "9" * 5000])
+def test_numbers_that_no_integer_holds(plain: Server, path: str, number: str) -> None:
+    upload = plain.s3().create_multipart_upload(Bucket="plain-bucket", Key="k")["UploadId"]
+    asked = path.format(number).format(upload)
+    status, _, answer = plain.request("GET", asked, headers=signed(plain, "GET", asked))
+    assert (status, b"<Code>InvalidArgument</Code>" in answer) == (400, True), answer
+    plain.s3().abort_multipart_upload(Bucket="plain-bucket", Key="k", UploadId=upload)
+
+
+def test_a_client_that_sends_an_endless_head_gets_an_answer(plain: Server) -> None:
+    answer = talk(plain, b"GET / HTTP/1.1\r\nX: " + b"a" * (4 << 20))
+    assert b"<Code>RequestHeaderSectionTooLarge</Code>" in answer
+
+
+def test_a_trailer_that_was_not_announced_is_refused(plain: Server) -> None:
+    asked = {"x-amz-content-sha256": "STREAMING-UNSIGNED-PAYLOAD-TRAILER", "x-amz-decoded-content-length": "5"}
+    headers = signed(plain, "PUT", "/plain-bucket/trailed", b"", asked)
+    body = b"5\r\nhello\r\n0\r\nx-amz-checksum-crc32:AAAAAA==\r\n\r\n"
+    status, _, answer = plain.request("PUT", "/plain-bucket/trailed", body, headers)
+    assert (status, b"<Code>MalformedTrailerError</Code>" in answer) == (400, True), answer
+
+
 def test_a_huge_xml_body_is_refused(plain: Server) -> None:
     body = b"<Delete>" + b" " * (5 << 20)
     headers = signed(plain, "POST", "/plain-bucket?delete=", body)

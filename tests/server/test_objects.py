@@ -12,6 +12,7 @@ import pytest
 
 from tests.server.errors import refused
 from tests.server.harness import Server
+from tests.server.test_auth import signed
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -325,3 +326,28 @@ def test_head_errors_have_no_body(server: Server, bucket: str) -> None:
     status, headers, body = server.request("HEAD", f"{url.path}?{url.query}", headers={"Host": url.netloc})
     assert (status, body) == (404, b"")
     assert headers["content-length"] == "0"
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "never"])
+def test_expires_is_any_text(server: Server, bucket: str, value: str) -> None:
+    path = f"/{bucket}/k"
+    assert server.request("PUT", path, b"x", signed(server, "PUT", path, b"x", {"expires": value}))[0] == 200
+    _, headers, _ = server.request("HEAD", path, headers=signed(server, "HEAD", path))
+    assert headers["expires"] == value
+    path += "?response-expires=soon"
+    _, headers, _ = server.request("GET", path, headers=signed(server, "GET", path))
+    assert headers["expires"] == "soon"
+
+
+def test_conditions_with_dates_that_are_none_are_ignored(server: Server, s3: S3Client, bucket: str) -> None:
+    s3.put_object(Bucket=bucket, Key="k", Body=b"x")
+    for name in ("if-modified-since", "if-unmodified-since"):
+        asked = signed(server, "GET", f"/{bucket}/k", b"", {name: "yesterday"})
+        assert server.request("GET", f"/{bucket}/k", headers=asked)[0] == 200
+
+
+@pytest.mark.parametrize("text", ["bytes= -1", "bytes= 0-1", "bytes=0 -1", "bytes=--1", "bytes=,", "foo=0-1"])
+def test_malformed_ranges_ask_for_the_whole(server: Server, s3: S3Client, bucket: str, text: str) -> None:
+    s3.put_object(Bucket=bucket, Key="k", Body=b"0123456789")
+    answer = s3.get_object(Bucket=bucket, Key="k", Range=text)
+    assert (answer["Body"].read(), answer.get("ContentRange")) == (b"0123456789", None)

@@ -170,3 +170,6 @@ class ChunkedDecoder:
         self._trailer_text += f"{name}:{value}\n"
         if name in self._checksums:
             self._checksums[name].declare(value)
+        elif name.startswith("x-amz-checksum-"):
+            # Not announced, so nothing was computed: it must not seem to have been checked.
+            raise S3Error("MalformedTrailerError")

@@ -122,6 +122,7 @@ class Connection:
             head = HeadParser().parse(raw)
         except BadHead as error:
             await self._refuse(error)
+            await self._linger()
             return False
         exchange = Exchange(self, head, self._buffer, self._limits)
         self._buffer = b""

@@ -75,7 +75,7 @@ def parse_range(text: str | None, size: int) -> tuple[int, int] | None:
     """
     if text is None or not text.startswith("bytes="):
         return None
-    first, dash, last = text[6:].strip().partition("-")
+    first, dash, last = text[6:].partition("-")
     if not dash or "," in last or not _is_number(first, empty=True) or not _is_number(last, empty=True):
         return None
     if not first:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import unquote
@@ -21,18 +22,42 @@ from b2fs.server.wire.times import parse_time
 
 Params = dict[str, Any]
 
+#: Times that are read from the headers where they are needed: an unreadable condition is to be ignored (RFC 9110), and
+#: an Expires header is kept as any text.
+_FREE_TIMES: Final = frozenset(
+    [
+        "CopySourceIfModifiedSince",
+        "CopySourceIfUnmodifiedSince",
+        "Expires",
+        "IfModifiedSince",
+        "IfUnmodifiedSince",
+        "ResponseExpires",
+    ]
+)
+
+_BAD_PERCENT: Final = re.compile("%(?![0-9A-Fa-f]{2})")
 #: Enumerations of AWS that do not bind here: regions are the server's own matter.
 _OPEN_ENUMS: Final = frozenset({"BucketLocationConstraint"})
+
+
+def _integer(text: str, bits: int) -> int:
+    """A number that a signed integer of so many bits holds.  Raises ValueError."""
+    stripped = text.strip()
+    if not stripped.isascii() or not stripped.lstrip("+-").isdigit():
+        raise ValueError("not a number")
+    number = int(stripped)
+    if number.bit_length() >= bits:
+        raise ValueError("out of range")
+    return number
 
 
 def _scalar(shape: Shape, text: str) -> Any:
     """A value of its shape's kind.  Raises ValueError."""
     match shape.kind:
-        case "integer" | "long":
-            stripped = text.strip()
-            if not stripped.isascii() or not stripped.lstrip("+-").isdigit():
-                raise ValueError(f"not a number: {text!r}")
-            return int(stripped)
+        case "integer":
+            return _integer(text, 32)
+        case "long":
+            return _integer(text, 64)
         case "boolean":
             lowered = text.strip().lower()
             if lowered not in ("true", "false"):
@@ -64,6 +89,8 @@ def parse_head(operation: Operation, request: Request, bucket: str, key: str) ->
     params: Params = {}
     query, headers = request.params, request.headers
     for name, field in operation.input.fields.items():
+        if name in _FREE_TIMES:
+            continue
         try:
             match field.location:
                 case "uri":
@@ -160,9 +187,11 @@ def split_copy_source(text: str) -> tuple[str, str, str | None]:
     """Bucket, key and version ID of an x-amz-copy-source header.  Raises InvalidArgument."""
     path, _, query = text.partition("?versionId=")
     try:
+        if _BAD_PERCENT.search(path):
+            raise ValueError("not percent-encoded")
         decoded = unquote(path, errors="strict").removeprefix("/")
-    except UnicodeDecodeError as error:
-        raise S3Error("InvalidArgument", "Copy Source must mention the source bucket and key") from error
+    except ValueError as error:
+        raise S3Error("InvalidArgument", "Invalid copy source encoding.") from error
     bucket, _, key = decoded.partition("/")
     if not bucket or not key:
         raise S3Error("InvalidArgument", "Copy Source must mention the source bucket and key: sourcebucket/sourcekey")
