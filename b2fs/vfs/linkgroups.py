@@ -11,6 +11,8 @@ from contextlib import ExitStack
 import trio
 
 from b2fs.cache.inode import Inode
+from b2fs.core import attrs
+from b2fs.core.types import ObjectInfo
 from b2fs.errors import FsError
 from b2fs.vfs.core import Core
 from b2fs.vfs.mutations import held
@@ -37,10 +39,23 @@ class LinkGroups:
                 await self._look(key)
             for parent, name in list(inode.links):
                 await self._names.child(parent, name)
+            self._take_newest_ctime(inode)
             inode.grouped_at = now
         finally:
             inode.holds -= 1
         return inode
+
+    def _take_newest_ctime(self, inode: Inode) -> None:
+        """When a name came or went, one of the names alone was stored with that time."""
+        core = self._core
+        if inode.pending:
+            return
+        for ref, modified_ns in inode.linked.values():
+            info = core.remote.head_nowait(ObjectInfo(ref, modified_ns))
+            if info is not None:
+                defaults = core.config.defaults
+                posix = attrs.decode(info.metadata or {}, is_dir=False, modified_ns=modified_ns, defaults=defaults)
+                inode.ctime_ns = max(inode.ctime_ns, posix.ctime_ns)
 
     async def _look(self, key: str) -> None:
         """Look the key's name up; if its object says that it is another name, the inode gets it with that."""

@@ -130,9 +130,28 @@ class Mutations:
         inode.link(parent, name)
         core.usage.named(inode, 1)
         core.engine.want(parent.key_of(name, inode), inode, Remote(True, None))
-        core.touch(inode)
+        self._names_changed(inode)
         core.touch_directory(parent, now)
         core.ledger.commit()
+
+    def _names_changed(self, inode: Inode) -> None:
+        """A hard-linked file got a name or lost one: journal its ctime and have it stored under one of its names.
+
+        The others hold everything else; a mount that looks at all of them finds the newest.  Storing it under each
+        would make as many versions as there are names, for every name that comes or goes.
+        """
+        core, keys = self._core, inode.all_keys()
+        waiting = [key for key in keys if core.engine.remote_of(key) is not None]
+        if not all(key in waiting or key in inode.linked for key in keys):
+            core.touch(inode)  # one does not carry the identity yet
+            return
+        inode.seq += 1
+        if not waiting:
+            base = inode.base
+            key = base.key if base is not None and base.key in keys else keys[0]
+            known = base is not None and base.key == key
+            core.engine.want(key, inode, Remote(known, base if known else None))
+        core.ledger.save_inode(inode)
 
     def check_may_change(self, parent: Inode, caller: Caller) -> None:
         """Whether names in this directory may be made or removed."""
@@ -213,7 +232,7 @@ class Mutations:
         core.usage.named(inode, -1)
         inode.ctime_ns = now
         if inode.links:
-            core.touch(inode)
+            self._names_changed(inode)
         else:
             core.ledger.delete_inode(inode.ino)
         self.keep_directory(parent)

@@ -160,3 +160,77 @@ async def test_a_key_that_may_not_use_the_place_can_still_link(place: Place, aut
         await _two_names(mount)
         assert (await mount.stat("a")).nlink == 2
         assert place.bucket.contents()["d/b"] == b"content"
+
+
+def _stored(mount: Mount) -> list[str]:
+    """The keys of the files' own objects that were put or copied so far, one for each call."""
+    made = (Method.PUT, Method.COPY)
+    return sorted(call.key for call in mount.store.calls if call.method in made and not call.key.startswith(".b2fs/"))
+
+
+async def test_a_rotation_of_snapshots_stores_each_new_name_once(place: Place, autojump_clock: MockClock) -> None:
+    """And the names that are there only as often as one of them has to tell when a name was removed."""
+    async with place.mount() as mount:
+        await mount.save("0", b"content")
+        await mount.link("0", "1")
+        await mount.drain()
+        for number in range(2, 12):
+            mount.store.calls.clear()
+            await mount.link(str(number - 1), str(number))
+            await mount.drain()
+            assert _stored(mount) == [str(number)]
+        handle = await mount.open("11")  # as the kernel keeps a file that a program has just looked at
+        for number in range(8):
+            mount.store.calls.clear()
+            await mount.unlink(str(number))
+            await mount.drain()
+            assert len(_stored(mount)) == 1
+        await mount.close(handle)
+        mount.store.calls.clear()
+        await mount.chmod("9", 0o640)
+        await mount.drain()
+        assert _stored(mount) == ["10", "11", "8", "9"]
+    place.forget_cache()
+    async with place.mount() as mount:
+        assert [(await mount.stat(name)).mode & 0o777 for name in ("8", "9", "10", "11")] == [0o640] * 4
+        assert (await mount.stat("8")).nlink == 4
+
+
+@pytest.mark.parametrize("change", ["link", "unlink"])
+async def test_every_name_tells_on_a_cold_mount_when_a_name_came_or_went(
+    place: Place, autojump_clock: MockClock, change: str
+) -> None:
+    names = ("a", "b", "c")
+    async with place.mount() as mount:
+        await mount.save("a", b"content")
+        for name in "bcd":
+            await mount.link("a", name)
+        await mount.drain()
+        await (mount.link("b", "e") if change == "link" else mount.unlink("d"))
+        changed_ns = (await mount.stat("a")).ctime_ns
+        await mount.drain()
+    for first in names:
+        place.forget_cache()
+        async with place.mount() as mount:
+            assert (await mount.stat(first)).ctime_ns == changed_ns
+            assert {(await mount.stat(name)).ctime_ns for name in names} == {changed_ns}
+
+
+async def test_names_that_come_and_go_before_their_turn(place: Place, autojump_clock: MockClock) -> None:
+    async with place.mount() as mount:
+        await mount.save("a", b"content")
+        await mount.link("a", "b")
+        await mount.drain()
+        await mount.link("b", "c")
+        await mount.unlink("a")
+        await mount.unlink("b")
+        await mount.save("c", b"changed")
+        await mount.link("c", "d")
+        place.crash()
+    async with place.mount() as mount:
+        assert (await mount.stat("d")).nlink == 2
+        await mount.drain()
+    place.forget_cache()
+    async with place.mount() as mount:
+        assert await mount.tree() == {"c": b"changed", "d": b"changed"}
+        assert (await mount.stat("c")).ino == (await mount.stat("d")).ino
