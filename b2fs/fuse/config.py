@@ -47,7 +47,8 @@ class FuseConfig:
 
     def features(self) -> Feature:
         """What is agreed with the kernel beyond what libfuse does by itself."""
-        features = Feature(0)
+        # An inode stands for one content that only this mount changes, and it does so through the kernel.
+        features = Feature.EXPLICIT_INVAL_DATA
         if "suid" not in self.mount_options:
             # Where set-id bits count, the kernel sees to them itself: it must not go by what it remembers of them.
             features |= Feature.HANDLE_KILLPRIV_V2

@@ -45,6 +45,9 @@ class Feature(enum.IntFlag):
     DONT_MASK = 1 << 6
     #: The kernel checks access control lists.
     POSIX_ACL = 1 << 20
+    #: The kernel drops pages only when we tell it to.  Else it drops them whenever it learns of another mtime, that of
+    #: the program's own latest write among them.
+    EXPLICIT_INVAL_DATA = 1 << 25
     #: We take set-id bits and capabilities away from a file that is written, truncated or given to somebody else, so
     #: the kernel need not ask before every single write whether there are any.
     HANDLE_KILLPRIV_V2 = 1 << 28
@@ -72,6 +75,10 @@ async def mount_device(mountpoint: str, options: set[str]) -> int | None:
         raise OSError(errno.EPERM, "fusermount3 gave no descriptor", mountpoint)
     os.set_inheritable(descriptors[0], False)
     return descriptors[0]
+
+
+#: FUSE_AUTO_INVAL_DATA, which libfuse agrees to by itself, and which would come before EXPLICIT_INVAL_DATA.
+_AUTO_INVAL_DATA = 1 << 12
 
 
 class Handshake:
@@ -128,6 +135,8 @@ class Handshake:
         offered = _REQUEST_INIT.unpack_from(request, _REQUEST_HEADER_BYTES)[3]
         (flags,) = _ANSWER_FLAGS.unpack_from(answer, _ANSWER_FLAGS_AT)
         self.agreed = self._wanted & offered
+        if Feature.EXPLICIT_INVAL_DATA in self.agreed:
+            flags &= ~_AUTO_INVAL_DATA
         amended = bytearray(answer)
         _ANSWER_FLAGS.pack_into(amended, _ANSWER_FLAGS_AT, flags | self.agreed)
         return bytes(amended)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from b2fs.core.types import Attr, Caller, InodeId, StatFs
+from b2fs.core.types import Attr, Caller, HandleId, InodeId, StatFs
 from b2fs.errors import ConfigError, Unavailable
 from b2fs.fuse.config import FuseConfig
 from b2fs.fuse.handshake import Feature, Handshake
@@ -207,6 +207,44 @@ async def test_a_mount_without_extended_attributes_asks_nothing_before_a_write(m
         await in_thread(path.write_bytes, b"content")
         with pytest.raises(OSError, match=os.strerror(errno.EOPNOTSUPP)):
             await in_thread(os.getxattr, path, "user.k")
+        mount.unmount()
+
+
+async def test_what_a_program_has_written_is_read_from_the_kernels_pages(mountpoint: str) -> None:
+    """Until the core says that it is something else."""
+    reads: list[int] = []
+
+    class Counting(MemFs):
+        async def read(self, handle: HandleId, offset: int, length: int) -> bytes:
+            reads.append(length)
+            return bytes(await super().read(handle, offset, length))
+
+    fs = Counting(check_permissions=False)
+    mount = FuseMount(mountpoint)
+    path = Path(mountpoint, "f")
+
+    def write_and_read() -> None:
+        for body in (b"a" * 98_304, b"b" * 49_152, b"c" * 196_608):  # whole pages
+            path.write_bytes(body)
+            assert path.read_bytes() == body
+        with path.open("r+b") as file:
+            file.seek(4096)
+            file.write(b"d" * 4096)
+        assert path.read_bytes() == b"c" * 4096 + b"d" * 4096 + b"c" * (196_608 - 8192)
+
+    ready = trio.Event()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(mount.serve, fs, ready.set)
+        await ready.wait()
+        await in_thread(write_and_read)
+        assert reads == []
+        ino = InodeId((await in_thread(path.stat)).st_ino)
+        handle = (await fs.open(ino, os.O_WRONLY, Caller())).handle
+        await fs.write(handle, 0, b"else")
+        await fs.release(handle)
+        mount.notifier.invalidate_inode(ino, attributes_only=False)
+        await _until(lambda: path.read_bytes()[:5] == b"elsec")
+        assert reads
         mount.unmount()
 
 
