@@ -34,7 +34,7 @@ from b2fs.errors import (
 )
 from b2fs.store.s3 import RetryPolicy, S3Config, S3Store
 from b2fs.store.s3.faults import Response, error_of, retry_after_s
-from b2fs.store.s3.transport import time_limit_s
+from b2fs.store.s3.transport import payload_hash, time_limit_s
 from b2fs.store.s3.wire import Call
 from tests.unit.s3_scripted import EMPTY_LISTING, Reply, Request, Script, ScriptedServer, error_reply
 
@@ -388,11 +388,19 @@ async def test_what_a_put_looks_like() -> None:
     assert headers["content-md5"] == "XUFAKrxLKna5cZ2REBfFkg=="
     assert headers["x-amz-meta-mode"] == "33188"
     assert headers["content-type"] == "text/plain"
-    # A plain connection protects nothing by itself, so the payload is signed.
-    assert headers["x-amz-content-sha256"] == hashlib.sha256(HELLO).hexdigest()
+    # Within a machine nobody changes the body; the server checks it against the MD5, which is signed.
+    assert headers["x-amz-content-sha256"] == "UNSIGNED-PAYLOAD"
     assert headers["authorization"].startswith("AWS4-HMAC-SHA256 Credential=key-id/")
+    assert "content-md5;" in headers["authorization"]
     assert not [name for name in headers if "checksum" in name or "trailer" in name]
     assert "content-encoding" not in headers
+
+
+async def test_a_plain_connection_through_a_network_protects_nothing_by_itself() -> None:
+    config = S3Config("bucket", endpoint="http://192.0.2.1", insecure_http=True)
+    assert await payload_hash(config, HELLO) == hashlib.sha256(HELLO).hexdigest()
+    large = bytes(1 << 20)
+    assert await payload_hash(config, large) == hashlib.sha256(large).hexdigest()
 
 
 async def test_a_retry_sends_the_whole_body_again() -> None:

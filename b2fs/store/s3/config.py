@@ -122,6 +122,11 @@ class S3Config:
         return self.url.startswith("https://")
 
     @property
+    def is_loopback(self) -> bool:
+        """Whether no network lies between us and the server."""
+        return is_loopback(self.hostname)
+
+    @property
     def is_backblaze(self) -> bool:
         return self.backblaze or bool(_B2_HOST.search(self.hostname))
 
@@ -171,11 +176,11 @@ def _check_url(url: str, insecure_http: bool) -> None:
         raise ConfigError(f"{url!r} is not an endpoint URL: it must start with https://")
     if parts.path or parts.query or parts.fragment or parts.username is not None:
         raise ConfigError("an endpoint URL is scheme, host and port only")
-    if parts.scheme == "http" and not insecure_http and not _is_loopback(parts.hostname):
+    if parts.scheme == "http" and not insecure_http and not is_loopback(parts.hostname):
         raise ConfigError(f"{url} is not encrypted: use https://, or allow it with --insecure-http")
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
     if host == "localhost":
         return True
     try:

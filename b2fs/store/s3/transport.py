@@ -148,13 +148,13 @@ class Transport:
         """Like `send`, slower, but errors tell all that the server said."""
         with self._time_limit(call):
             await self._signer.prepare()
-            signing = self._signer.fresh_config(await self._payload_hash(call.body))
+            signing = self._signer.fresh_config(await payload_hash(self._config, call.body))
             return await self._plain.send(call, self._http_request(call), signing)
         raise _too_long(call)
 
     async def _send_in_bulk(self, call: Call) -> Response:
         await self._signer.prepare()
-        signing = self._signer.fresh_config(await self._payload_hash(call.body))
+        signing = self._signer.fresh_config(await payload_hash(self._config, call.body))
         return await self._bulk.send(call, self._http_request(call), signing)
 
     def _time_limit(self, call: Call) -> trio.CancelScope:
@@ -164,7 +164,7 @@ class Transport:
         # Errors are made in another frame: a traceback that keeps this one would keep the request, and with it the
         # client, alive.
         await self._signer.prepare()
-        signing = self._signer.config(await self._payload_hash(call.body))
+        signing = self._signer.config(await payload_hash(self._config, call.body))
         exchange = _Exchange(call)
         try:
             request = self._client.make_request(
@@ -190,20 +190,24 @@ class Transport:
         headers.add("Content-Length", str(call.body_bytes))
         return HttpRequest(call.method, call.path, headers, _BodyStream(call.body))
 
-    async def _payload_hash(self, body: Body) -> str | None:
-        """What to sign: nothing under TLS, which protects the body itself; its SHA-256 on a plain connection."""
-        if self._config.tls:
-            return None
-        if not body:
-            return _EMPTY_SHA256
-        if len(body) <= HASH_INLINE_BYTES:
-            return hashlib.sha256(body).hexdigest()
-        return await trio.to_thread.run_sync(lambda: hashlib.sha256(body).hexdigest())
-
     def close(self) -> None:
         """Let go of the client; its threads end by themselves.  Call when no request is in flight."""
         self._bulk.close()
         del self._client
+
+
+async def payload_hash(config: S3Config, body: Body) -> str | None:
+    """What to sign of a body: nothing where no one can change it on the way, under TLS or within a machine.
+
+    Else its SHA-256.  Its MD5 is among the signed headers in any case.
+    """
+    if config.tls or config.is_loopback:
+        return None
+    if not body:
+        return _EMPTY_SHA256
+    if len(body) <= HASH_INLINE_BYTES:
+        return hashlib.sha256(body).hexdigest()
+    return await trio.to_thread.run_sync(lambda: hashlib.sha256(body).hexdigest())
 
 
 def time_limit_s(call: Call, config: S3Config) -> float:
