@@ -5,6 +5,7 @@ Knows nothing of requests.  Every value that is wrong raises ConfigError with a 
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import re
 from dataclasses import dataclass, field
@@ -180,6 +181,7 @@ def _check_url(url: str, insecure_http: bool) -> None:
         raise ConfigError(f"{url} is not encrypted: use https://, or allow it with --insecure-http")
 
 
+@functools.lru_cache(maxsize=16)
 def is_loopback(host: str) -> bool:
     if host == "localhost":
         return True

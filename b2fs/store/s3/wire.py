@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import email.utils
+import functools
 import hashlib
 import string
 import time
@@ -133,12 +134,17 @@ def metadata_of(headers: Mapping[str, str]) -> dict[str, str]:
 def date_ns(headers: Mapping[str, str], name: str) -> int:
     """A date header as nanoseconds; the time of this machine where the server sends none."""
     value = headers.get(name)
-    if value is not None:
-        try:
-            return int(email.utils.parsedate_to_datetime(value).timestamp()) * 1_000_000_000
-        except ValueError:
-            pass
-    return int(time.time()) * 1_000_000_000
+    second = None if value is None else _second_of(value)
+    return (int(time.time()) if second is None else second) * 1_000_000_000
+
+
+@functools.lru_cache(maxsize=256)
+def _second_of(date: str) -> int | None:
+    """A date of HTTP in seconds; None if it is none.  Answers that come together mostly say the same."""
+    try:
+        return int(email.utils.parsedate_to_datetime(date).timestamp())
+    except ValueError:
+        return None
 
 
 def whole_size(headers: Mapping[str, str]) -> int:
