@@ -112,6 +112,55 @@ async def test_an_older_content_of_ours_that_lands_late_is_replaced(
     assert any_place.bucket.contents()["f0"] == b"new"
 
 
+async def _killed_while_it_stores(place: Place) -> None:
+    """What is being put at the moment of kill -9 is not the last content that the files got."""
+    async with place.mount() as mount:
+        mount.store.pause([Method.PUT])
+        for name in NAMES:
+            await mount.save(name, b"put before the kill")
+        await mount.store.wait_held(len(NAMES))
+        await trio.sleep(1)
+        for name in NAMES:
+            await mount.save(name, b"old")
+        place.crash()
+    assert place.bucket.contents() == {}
+
+
+@pytest.mark.parametrize("after_s", [0.5, 2.0])
+async def test_a_put_that_is_carried_out_late_does_not_undo_a_fsync(
+    any_place: Place, after_s: float, autojump_clock: MockClock
+) -> None:
+    await _killed_while_it_stores(any_place)
+    async with any_place.mount() as mount, trio.open_nursery() as nursery:
+
+        async def late() -> None:
+            await trio.sleep(after_s)
+            for name in NAMES:
+                any_place.bucket.add(name, b"put before the kill")
+
+        async def save(name: str) -> None:
+            await mount.save(name, b"new", fsync=True)
+
+        nursery.start_soon(late)
+        for name in NAMES:
+            nursery.start_soon(save, name)
+        await trio.sleep(after_s + 2)
+    assert any_place.bucket.contents() == dict.fromkeys(NAMES, b"new")
+
+
+async def test_a_put_that_is_carried_out_after_ours_is_stored_over(any_place: Place, autojump_clock: MockClock) -> None:
+    await _killed_while_it_stores(any_place)
+    async with any_place.mount() as mount:
+        ours: Writer = mount.fs._core.transfer.writer
+        for name in NAMES:
+            await mount.fsync(name)
+        for name in NAMES:
+            any_place.bucket.add(name, b"put before the kill", ours.sign(name, {"mode": "33188"}))
+        await mount.drain()
+        assert mount.fs.writeback.status().conflicts == 0
+    assert any_place.bucket.contents() == dict.fromkeys(NAMES, b"old")
+
+
 async def test_other_names_do_not_wait_and_are_not_asked_for(any_place: Place, autojump_clock: MockClock) -> None:
     await _killed_while_it_removes(any_place)
     async with any_place.mount() as mount:

@@ -160,6 +160,7 @@ class Storing:
         if not p.holds(inode):
             await self._transfer.sources.pin(self._pending, p.key)
             await self._conflicts.check(p, self._versions.seconds_ago(p.key))
+            self._begin(p)
             stored = await self._transfer.store(inode, p.key)
             seq = stored.seq
             self._stored(p, inode, stored, content_seq)
@@ -167,6 +168,13 @@ class Storing:
         if p.inode is inode:
             # Only now: what is tied with an older version of ours is not durable before that one is gone.
             p.stored_seq = seq
+
+    def _begin(self, p: Pending) -> None:
+        """Journal that what the bucket holds is unknown: after a kill the server may carry the request out late.
+
+        It rides along with the next commit: a request that is killed before that has hardly begun.
+        """
+        self._ledger.save_entry(p.key, p.inode.ino if p.inode is not None else None, Remote(False, p.remote.ref))
 
     async def _look_again(self, p: Pending, inode: Inode) -> None:
         """A request of an earlier mount may have been carried out after ours: then ours is to be stored again."""
