@@ -67,7 +67,7 @@ class Directories:
             ttl_s = self._core.remote.ttl_left(listing.seen_at_of(opened.rows[at].entry))
             for row in opened.rows[at:]:
                 position += 1
-                attr = self._attr(opened.inode, listing, row, ttl_s)
+                attr = self._attr(opened, listing, row, ttl_s)
                 if attr is not None:
                     yield DirEntry(row.name, attr, position)
 
@@ -84,13 +84,13 @@ class Directories:
 
     # ---- one name -----------------------------------------------------------------------------------------------
 
-    def _attr(self, directory: Inode, listing: Listing, row: DirRow, ttl_s: float) -> Attr | None:
-        """What a name is at the moment in which it is handed out; None if it is gone."""
+    def _attr(self, opened: DirHandle, listing: Listing, row: DirRow, ttl_s: float) -> Attr | None:
+        """What a name is at the moment in which it is handed out; None if it is gone, or has another place."""
+        core, directory = self._core, opened.inode
         assert directory.children is not None
-        core = self._core
         child = directory.children.get(row.name)
         if child is not None:
-            return core.attr(child)
+            return core.attr(child) if self._has_place(opened, listing, row, child) else None
         entry, attr = row.entry, row.attr
         if not self._scanner.is_shown(directory, listing, entry):
             return None
@@ -108,6 +108,17 @@ class Directories:
         attr.ttl_s = ttl_s
         self._offered = directory, row
         return attr
+
+    def _has_place(self, opened: DirHandle, listing: Listing, row: DirRow, child: Inode) -> bool:
+        """Whether a name is handed out at the place of this row: it may have been a file and be a directory now, and
+        then both are among the entries for a while, or were not yet when they were put in order."""
+        if child.is_dir == row.entry.endswith("/"):
+            return row.entry not in opened.given
+        own = self._scanner.entry(opened.inode, row.name, child)
+        if own in opened.local or (own[:-1] in listing.dirs if child.is_dir else own in listing.files):
+            return False
+        opened.given.add(own)
+        return True
 
     # ---- pieces -------------------------------------------------------------------------------------------------
 
@@ -201,7 +212,7 @@ class Directories:
         if load is not None:
             self._core.remote.close(load)
         opened.begun, opened.taken = False, 0
-        opened.entries, opened.late = [], set()
+        opened.entries, opened.late, opened.given = [], set(), set()
 
     def _drop_rows(self, opened: DirHandle) -> None:
         opened.rows = []

@@ -58,7 +58,7 @@ class DirHandle:
 
     entries are its names as far as they are known, in the order of readdir; a cookie is an index behind a name.
     load brings more of them, `taken` pages were used.  local were there because of local changes when reading began;
-    late ones wait for the next page.
+    late ones wait for the next page.  given were handed out at the place of what their names stood for before.
     rows is the part of entries from `start` on that is ready to be handed out; its inodes are held.
     """
 
@@ -70,6 +70,7 @@ class DirHandle:
     entries: list[str] = field(default_factory=list)
     local: frozenset[str] = frozenset()
     late: set[str] = field(default_factory=set)
+    given: set[str] = field(default_factory=set)
     start: int = 0
     rows: list[DirRow] = field(default_factory=list)
     held: list[Inode] = field(default_factory=list)

@@ -6,6 +6,7 @@ import errno
 
 import pytest
 
+from b2fs.vfs.api import RENAME_EXCHANGE
 from tests.vfs.driver import CREAT, KINDS, Driver, Fd, W, fails, make_node
 
 
@@ -155,3 +156,35 @@ def _rest(fs: Driver, fd: Fd, step: int) -> list[str]:
     while some := fs.readdir(fd, step):
         names += some
     return names
+
+
+def test_a_name_that_stands_for_something_else_now_is_listed_once(fs: Driver) -> None:
+    """Also while a bucket still shows what it stood for."""
+    fs.mkdir("was-directory")
+    for path in ("was-file", "was-directory/x", "x-file", "other"):
+        fs.write(path, b"stored")
+        with fs.opened(path, W) as fd:
+            fs.fsync(fd)
+    fs.rename("was-file", "moved-file")
+    fs.mkdir("was-file")
+    fs.rename("was-directory", "moved-directory")
+    fs.write("was-directory")
+    fs.mkdir("y-directory")
+    fs.rename("x-file", "y-directory", RENAME_EXCHANGE)
+    expected = {"was-file", "was-directory", "moved-file", "moved-directory", "x-file", "y-directory", "other"}
+    assert fs.names() == expected
+
+
+def test_a_name_that_becomes_something_else_while_listing_is_listed_once(fs: Driver) -> None:
+    for name in "abcd":
+        fs.write(name, b"stored")
+        with fs.opened(name, W) as fd:
+            fs.fsync(fd)
+    fs.mkdir("e")
+    fd = fs.opendir(".")
+    try:
+        fs.rename("d", "e", RENAME_EXCHANGE)
+        listed = fs.readdir(fd, 1 << 30)
+    finally:
+        fs.closedir(fd)
+    assert sorted(listed) == ["a", "b", "c", "d", "e"]
