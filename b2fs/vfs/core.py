@@ -20,6 +20,7 @@ from b2fs.cache.writeback.engine import Engine
 from b2fs.cache.writeback.room import Room
 from b2fs.cache.writeback.transfer import Transfer
 from b2fs.core.acl import Acl
+from b2fs.core.keys import split_key
 from b2fs.core.types import Attr, Caller, InodeId
 from b2fs.errors import FsError
 from b2fs.vfs.acls import access_list
@@ -70,6 +71,12 @@ class Core:
 
     def __post_init__(self) -> None:
         self.dormant = Dormant(self)
+
+    def is_there(self, key: str) -> None:
+        """The bucket holds something under this key now, and so every directory above it is there again, too."""
+        while key:
+            self.removed.pop(key, None)
+            key, _ = split_key(key)
 
     def inode(self, ino: InodeId) -> Inode:
         """The inode, awake from now on if it was dormant.  Raises FsError(ESTALE) for a number that nobody holds."""

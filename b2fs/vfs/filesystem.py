@@ -371,7 +371,7 @@ class B2Filesystem(Listener):
         if inode is None:
             self._core.removed[key] = trio.current_time()
             return
-        self._core.removed.pop(key, None)
+        self._core.is_there(key)
         inode.validated_at = trio.current_time()
         if inode.link_id is not None and inode.base is not None:
             inode.linked[key] = inode.base, 0

@@ -230,6 +230,9 @@ class Renames:
         new_key = new[0].key_of(new[1], inode)
         self._check_lengths(inode, new_key)
         target_remote = self._free_target(new, new_key, target, now)
+        if not inode.marked and (target is not None or not inode.children):
+            inode.marked = True  # nothing below it would keep its name, or the object there is the target's
+            self._core.usage.named(inode, 1)
         self._carry_out([(old, new, inode)], {new_key: target_remote})
         self._core.remote.note_new_directory(new_key)
         if target is not None:

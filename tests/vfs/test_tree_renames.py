@@ -10,10 +10,12 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from b2fs.cache.writeback.config import WriteBackConfig
 from b2fs.errors import FsError
 from b2fs.store.forward import Method, StoreCall
 from tests.writeback.conftest import autojump_clock, place
 from tests.writeback.harness import Mount, Place
+from tests.writeback.memstore import MemStore
 
 __all__ = ["autojump_clock", "place"]
 
@@ -151,3 +153,59 @@ async def test_a_file_that_comes_back_to_its_name_while_another_is_stored_there_
 
 async def _save_durably(mount: Mount, path: str, data: bytes) -> None:
     await mount.save(path, data, fsync=True)
+
+
+async def test_what_was_moved_away_and_back_at_once_is_seen(place: Place, autojump_clock: MockClock) -> None:
+    # With one call at a time the second rename comes before the first one is carried out.
+    async with place.mount(config=WriteBackConfig(requests=1)) as mount:
+        await _filled(mount)
+        await mount.rename("d", "e")
+        await mount.rename("e", "d")
+        await mount.drain()
+        assert await mount.tree() == {"d": None, "d/a": b"content of a", "d/b": b"content of b"}
+
+
+async def _implied(place: Place, mount: Mount) -> None:
+    """A directory `x` is known of which the only file was removed by somebody else."""
+    async with MemStore(place.bucket, place.capabilities) as other:
+        await other.put("x/f", b"")
+        await trio.sleep(61)  # until the root is listed again
+        assert await mount.names() == {"x", "empty"}
+        await other.hide("x/f")
+
+
+async def test_a_directory_without_an_object_takes_the_place_of_one_with(
+    place: Place, autojump_clock: MockClock
+) -> None:
+    async with place.mount() as mount:
+        await mount.mkdir("empty")
+        await _implied(place, mount)
+        await mount.rename("x", "empty")
+        assert await mount.tree() == {"empty": None}
+        await mount.drain()
+    place.forget_cache()
+    async with place.mount() as mount:
+        assert await mount.tree() == {"empty": None}
+
+
+async def test_a_removed_directory_without_an_object_is_gone_at_once(place: Place, autojump_clock: MockClock) -> None:
+    async with place.mount() as mount:
+        await mount.mkdir("empty")
+        await _implied(place, mount)
+        await mount.rmdir("x")
+        assert await mount.names() == {"empty"}
+
+
+async def test_a_directory_is_seen_again_when_something_is_stored_below_it(
+    place: Place, autojump_clock: MockClock
+) -> None:
+    async with place.mount() as mount:
+        await mount.mkdir("empty")
+        await _implied(place, mount)
+        await mount.rmdir("x")
+        async with MemStore(place.bucket, place.capabilities) as other:
+            await other.put("y/f", b"of others")
+        await trio.sleep(61)  # until the root is listed again
+        await mount.rename("y", "x")
+        await mount.drain()
+        assert await mount.tree() == {"empty": None, "x": None, "x/f": b"of others"}

@@ -123,6 +123,7 @@ class Engine:
         below = self._pending.count_below(key)
         if p is None:
             if remote.known and remote.ref is None and not below:
+                self._storing.vanished(key)
                 return
             p = self._add(key, None, remote)
         else:
@@ -131,6 +132,7 @@ class Engine:
             if untouched and not below and self._transfer.owed(key) is None:
                 # It never reached the bucket: nothing to do there.
                 self._storing.drop(p)
+                self._storing.vanished(key)
                 return
             p.inode = None
             p.stored_seq = -1

@@ -75,6 +75,12 @@ class Storing:
         self._schedule.removed()
         self._waiting.settled()
 
+    def vanished(self, key: str) -> None:
+        """A key without an object holds nothing from now on: answers from before may show the directory that it was."""
+        if key.endswith("/"):
+            self._remote.note_absent(key)
+            self.listener.settled(key, None)
+
     # ---- storing ------------------------------------------------------------------------------------------------
 
     def grows(self, p: Pending, inode: Inode) -> bool:
@@ -164,6 +170,8 @@ class Storing:
             stored = await self._transfer.store(inode, p.key)
             seq = stored.seq
             self._stored(p, inode, stored, content_seq)
+        else:
+            self._remote.note_kept(p.key)
         await self._versions.remove_superseded(p)
         if p.inode is inode:
             # Only now: what is tied with an older version of ours is not durable before that one is gone.
