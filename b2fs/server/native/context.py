@@ -34,7 +34,8 @@ class NativeCall:
     def require(self, capability: str, bucket_id: str | None = None, file_name: str | None = None) -> None:
         """Raises unauthorized where the key may not do this."""
         if not self.key.allows(capability, bucket_id, file_name):
-            raise NativeError(401, "unauthorized", f"unauthorized, the key lacks {capability} or is restricted")
+            # Backblaze's library adds what the key may do.
+            raise NativeError(401, "unauthorized", "unauthorized")
 
     def text(self, name: str) -> str:
         """A text that must be there."""

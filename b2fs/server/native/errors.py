@@ -34,6 +34,8 @@ _TABLE: Final[tuple[tuple[type[errors.B2fsError], int, str], ...]] = (
     (embedded.BucketExists, 400, "duplicate_bucket_name"),
     (embedded.BucketNotEmpty, 400, "cannot_delete_non_empty_bucket"),
     (embedded.BucketChanged, 409, "conflict"),
+    (embedded.LockNotEnabled, 400, "bucket_missing_file_lock"),
+    (embedded.RetentionInPast, 400, "retain_until_timestamp_must_be_in_future"),
     (errors.InvalidRange, 416, "range_not_satisfiable"),
     (errors.CapExceeded, 403, "storage_cap_exceeded"),
     (errors.AccessDenied, 403, "access_denied"),
@@ -41,6 +43,11 @@ _TABLE: Final[tuple[tuple[type[errors.B2fsError], int, str], ...]] = (
     (errors.RetryableError, 503, "service_unavailable"),
     (errors.StoreError, 400, "bad_request"),
 )
+#: Sentences that B2's own programs show, or look for.
+_WORDS: Final = {
+    "bucket_missing_file_lock": "The bucket is not file lock enabled",
+    "retain_until_timestamp_must_be_in_future": "The retainUntilTimestamp must be in future",
+}
 _S3_CODES: Final = {
     "InvalidRange": "range_not_satisfiable",
     "AccessDenied": "access_denied",
@@ -62,5 +69,5 @@ def as_native_error(error: errors.B2fsError) -> NativeError:
         return NativeError(status, _S3_CODES.get(error.code, "bad_request"), str(error))
     for kind, status, code in _TABLE:
         if isinstance(error, kind):
-            return NativeError(status, code, str(error))
+            return NativeError(status, code, _WORDS.get(code, str(error)))
     return NativeError(500, "internal_error", "internal error")

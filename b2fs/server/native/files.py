@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from b2fs.errors import NotFound
+from b2fs.errors import Locked, NotFound
 from b2fs.server.native.context import Json, NativeCall
 from b2fs.server.native.errors import NativeError, bad_request
 from b2fs.server.native.names import just_before
 from b2fs.server.native.settings import (
+    check_source_key,
     chosen_encryption,
     customer_from_json,
     info_from_json,
@@ -114,25 +115,40 @@ def delete_file_version(call: NativeCall) -> Json:
     bypass = call.flag("bypassGovernance")
     if bypass:
         call.require("bypassGovernance", bucket.bucket_id)
-    call.engine.delete_version(bucket.id, name, file_id, bypass_governance=bypass)
+    try:
+        call.engine.delete_version(bucket.id, name, file_id, bypass_governance=bypass)
+    except Locked as error:
+        raise NativeError(401, "access_denied", "Access Denied") from error
     return {"fileId": file_id, "fileName": name}
+
+
+def _not_writable() -> NativeError:
+    return NativeError(403, "access_denied", "the key may not write the lock of this file")
+
+
+def _lockable(call: NativeCall, capability: str) -> tuple[BucketRow, VersionRow]:
+    """The version whose lock is to be changed.  A key that may not is denied access here, not unauthorized."""
+    try:
+        return call.version_of(call.text("fileId"), capability)
+    except NativeError as error:
+        raise (_not_writable() if error.code == "unauthorized" else error) from error
 
 
 def update_retention(call: NativeCall) -> Json:
     """Set, prolong, shorten or remove a version's retention."""
-    bucket, row = call.version_of(call.text("fileId"), "writeFileRetentions")
+    bucket, row = _lockable(call, "writeFileRetentions")
     setting = call.mapping("fileRetention") or {}
     retention = retention_from(setting.get("mode"), setting.get("retainUntilTimestamp"))
     bypass = call.flag("bypassGovernance")
-    if bypass:
-        call.require("bypassGovernance", bucket.bucket_id)
+    if bypass and not call.key.allows("bypassGovernance", bucket.bucket_id):
+        raise _not_writable()
     call.engine.set_retention(bucket.id, row.key, row.version_id, retention, bypass_governance=bypass)
     return {"fileId": row.version_id, "fileName": row.key, "fileRetention": dict(setting)}
 
 
 def update_legal_hold(call: NativeCall) -> Json:
     """Switch a version's legal hold."""
-    bucket, row = call.version_of(call.text("fileId"), "writeFileLegalHolds")
+    bucket, row = _lockable(call, "writeFileLegalHolds")
     hold = call.text("legalHold")
     if hold not in ("on", "off"):
         raise bad_request("legalHold must be on or off")
@@ -174,7 +190,7 @@ def copy_file(call: NativeCall) -> Json:
     name = call.text("fileName")
     bucket = _destination(call, source_bucket, name)
     source_key = customer_from_json(call.mapping("sourceServerSideEncryption"))
-    encryption.check_key(source.attributes.encryption, source.attributes.extra, source_key)
+    check_source_key(source.attributes, source_key)
     setting = call.mapping("destinationServerSideEncryption")
     customer = customer_from_json(setting)
     chosen, extra = chosen_encryption(bucket, customer, is_managed(setting))

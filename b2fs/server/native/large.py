@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import secrets
+from typing import Final
 
 from b2fs.server.native.context import Json, NativeCall
 from b2fs.server.native.errors import NativeError, bad_request
 from b2fs.server.native.settings import (
+    check_source_key,
     chosen_encryption,
     customer_from_json,
     info_from_json,
@@ -21,6 +23,8 @@ from b2fs.server.ops.multipart import PART_NONCE, describe_parts
 from b2fs.server.ops.readers import VersionStream
 from b2fs.store.embedded.rows import BucketRow, PartClaim, PartRow, UploadRow
 from b2fs.store.embedded.versionid import parse_version_id
+
+_MIN_PARTS: Final = 2
 
 
 def find_upload(call: NativeCall, file_id: str, capability: str = "writeFiles") -> tuple[BucketRow, UploadRow]:
@@ -102,6 +106,8 @@ def finish_large_file(call: NativeCall) -> Json:
     digests = call.body.get("partSha1Array")
     if not isinstance(digests, list) or not digests:
         raise bad_request("partSha1Array must be a list that is not empty")
+    if len(digests) < _MIN_PARTS:
+        raise bad_request(f"large files must have at least {_MIN_PARTS} parts")
     parts = call.engine.list_parts(bucket.id, None, upload.upload_id)
     by_number = {part.number: part for part in parts}
     for number, digest in enumerate(digests, 1):
@@ -136,7 +142,7 @@ def copy_part(call: NativeCall) -> Json:
     bucket, upload = find_upload(call, call.text("largeFileId"))
     number = call.number("partNumber", most=10_000)
     source_key = customer_from_json(call.mapping("sourceServerSideEncryption"))
-    encryption.check_key(source.attributes.encryption, source.attributes.extra, source_key)
+    check_source_key(source.attributes, source_key)
     customer = customer_from_json(call.mapping("destinationServerSideEncryption"))
     encryption.check_key(upload.attributes.encryption, upload.attributes.extra, customer)
     start, end = parse_range(call.optional_text("range"), source.size) or (0, source.size)

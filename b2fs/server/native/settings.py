@@ -8,9 +8,10 @@ from typing import Any
 from urllib.parse import unquote
 
 from b2fs.server.native.context import NativeCall
-from b2fs.server.native.errors import bad_request
-from b2fs.server.ops.encryption import CustomerKey, customer_key, new_secrets
-from b2fs.store.embedded.rows import BucketRow, Encryption, LockSpec, Retention, RetentionMode
+from b2fs.server.native.errors import NativeError, bad_request
+from b2fs.server.ops.encryption import CustomerKey, check_key, customer_key, new_secrets
+from b2fs.server.wire.errors import S3Error
+from b2fs.store.embedded.rows import Attributes, BucketRow, Encryption, LockSpec, Retention, RetentionMode
 
 _MAX_INFO = 10
 _INFO_PREFIX = "x-bz-info-"
@@ -39,6 +40,17 @@ def customer_from_headers(headers: Mapping[str, str]) -> CustomerKey | None:
             "SSECustomerKeyMD5": headers.get(f"{prefix}key-md5"),
         }
     )
+
+
+def check_source_key(attributes: Attributes, customer: CustomerKey | None) -> None:
+    """Raise bad_request where a version needs a customer's key and none is given, access_denied for a wrong one."""
+    try:
+        check_key(attributes.encryption, attributes.extra, customer)
+    except S3Error as error:
+        encrypted = attributes.encryption is not None and attributes.encryption.customer_key_md5 is not None
+        if customer is None or not encrypted:
+            raise bad_request(str(error)) from error
+        raise NativeError(403, "access_denied", str(error)) from error
 
 
 def chosen_encryption(

@@ -17,6 +17,7 @@ from b2fs.server.native.context import Json, NativeCall
 from b2fs.server.native.errors import NativeError, bad_request
 from b2fs.server.native.large import find_upload, part_json
 from b2fs.server.native.settings import (
+    check_source_key,
     chosen_encryption,
     customer_from_headers,
     info_from_headers,
@@ -186,10 +187,7 @@ def download(engine: Engine, bucket: BucketRow, name: str, file_id: str | None, 
     except NotFound as error:
         raise NativeError(404, "not_found", f"File with such name does not exist: {name}") from error
     try:
-        try:
-            encryption.check_key(row.attributes.encryption, row.attributes.extra, customer)
-        except S3Error as error:
-            raise NativeError(403, "access_denied", str(error)) from error
+        check_source_key(row.attributes, customer)
         span = conditions.parse_range(request.headers.get("range"), row.size)
         found = _headers(row, request.params)
     except BaseException:

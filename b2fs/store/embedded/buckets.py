@@ -10,7 +10,7 @@ from typing import Any, Final
 from b2fs.errors import NoSuchBucket
 from b2fs.store.embedded.content import release
 from b2fs.store.embedded.database import Transaction
-from b2fs.store.embedded.errors import BucketChanged, BucketExists, BucketNotEmpty, InvalidLock
+from b2fs.store.embedded.errors import BucketChanged, BucketExists, BucketNotEmpty, InvalidLock, LockNotEnabled
 from b2fs.store.embedded.rows import (
     UNSET,
     Acl,
@@ -92,7 +92,7 @@ def create(transaction: Transaction, spec: BucketSpec) -> BucketRow:
     if taken is not None:
         raise BucketExists(spec.name, taken[0])
     if spec.default_retention is not None and not spec.lock_enabled:
-        raise InvalidLock("a default retention needs Object Lock")
+        raise LockNotEnabled("a default retention needs Object Lock")
     row = BucketRow(
         id=transaction.new_id(),
         bucket_id=secrets.token_hex(12),
@@ -127,7 +127,7 @@ def update(transaction: Transaction, bucket: int, changes: BucketChanges, if_rev
     if old.lock_enabled and not new.lock_enabled:
         raise InvalidLock("Object Lock cannot be disabled")
     if new.default_retention is not None and not new.lock_enabled:
-        raise InvalidLock("a default retention needs Object Lock")
+        raise LockNotEnabled("a default retention needs Object Lock")
     _store(transaction, new)
     return new
 

@@ -56,6 +56,14 @@ class InvalidLock(InvalidRequest):
     """Object Lock is not enabled for this bucket, or the change would loosen what may only be tightened."""
 
 
+class LockNotEnabled(InvalidLock):
+    """The bucket was made without Object Lock."""
+
+
+class RetentionInPast(InvalidLock):
+    """A retention must end in the future."""
+
+
 class EntityTooSmall(InvalidRequest):
     """A part other than the last is under the smallest part size; number names it."""
 

@@ -14,7 +14,7 @@ from b2fs.errors import NoSuchUpload, NotFound
 from b2fs.store.embedded import buckets, versions
 from b2fs.store.embedded.content import compose, load_extents, release
 from b2fs.store.embedded.database import Transaction
-from b2fs.store.embedded.errors import EntityTooLarge, EntityTooSmall, InvalidLock, InvalidPart, InvalidPartOrder
+from b2fs.store.embedded.errors import EntityTooLarge, EntityTooSmall, InvalidPart, InvalidPartOrder, LockNotEnabled
 from b2fs.store.embedded.names import check_metadata
 from b2fs.store.embedded.rows import Attributes, LockSpec, PartClaim, PartRow, UploadRow, VersionRow
 from b2fs.store.embedded.versionid import parse_version_id
@@ -41,7 +41,7 @@ def create(transaction: Transaction, bucket: int, key: str, attributes: Attribut
     """Raises NoSuchBucket, InvalidLock, MetadataTooLarge."""
     home = buckets.in_transaction(transaction, bucket)
     if not home.lock_enabled and (lock.retention is not None or lock.legal_hold):
-        raise InvalidLock("Object Lock is not enabled for this bucket")
+        raise LockNotEnabled("Object Lock is not enabled for this bucket")
     encrypted = attributes.encryption is not None or home.default_encryption is not None
     check_metadata(attributes.metadata, reduced=home.lock_enabled or encrypted)
     row = UploadRow(

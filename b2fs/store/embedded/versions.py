@@ -14,7 +14,7 @@ from b2fs.errors import Locked, NoSuchBucket, NotFound, PreconditionFailed
 from b2fs.store.embedded import buckets
 from b2fs.store.embedded.content import release
 from b2fs.store.embedded.database import Transaction
-from b2fs.store.embedded.errors import InvalidLock, IsHideMarker
+from b2fs.store.embedded.errors import IsHideMarker, LockNotEnabled, RetentionInPast
 from b2fs.store.embedded.names import check_metadata
 from b2fs.store.embedded.rows import (
     NO_LOCK,
@@ -145,10 +145,10 @@ def _lock_of(transaction: Transaction, home: BucketRow, new: NewVersion) -> Lock
     lock = new.lock
     if not home.lock_enabled:
         if lock.retention is not None or lock.legal_hold:
-            raise InvalidLock("Object Lock is not enabled for this bucket")
+            raise LockNotEnabled("Object Lock is not enabled for this bucket")
         return NO_LOCK
     if lock.retention is not None and lock.retention.until_ms <= transaction.now_ms:
-        raise InvalidLock("the retention must end in the future")
+        raise RetentionInPast("the retention must end in the future")
     if lock.retention is None and home.default_retention is not None and not new.is_hide_marker:
         default = home.default_retention
         lock = replace(lock, retention=Retention(default.mode, transaction.now_ms + default.duration_ms))
@@ -250,7 +250,7 @@ def set_retention(
     """Raises NotFound, Locked, InvalidLock."""
     row = _lockable(transaction, bucket, key, version_id)
     if retention is not None and retention.until_ms <= transaction.now_ms:
-        raise InvalidLock("the retention must end in the future")
+        raise RetentionInPast("the retention must end in the future")
     old = row.retention
     if old is not None and old.until_ms > transaction.now_ms and not _tightens(old, retention):
         may = old.mode is RetentionMode.GOVERNANCE and bypass_governance
@@ -276,5 +276,5 @@ def set_legal_hold(transaction: Transaction, bucket: int, key: str, version_id: 
 
 def _lockable(transaction: Transaction, bucket: int, key: str, version_id: str | None) -> VersionRow:
     if not buckets.in_transaction(transaction, bucket).lock_enabled:
-        raise InvalidLock("Object Lock is not enabled for this bucket")
+        raise LockNotEnabled("Object Lock is not enabled for this bucket")
     return find_visible(transaction.connection, bucket, key, version_id)
