@@ -55,6 +55,21 @@ async def test_without_versions_theirs_is_always_kept_under_a_name(place: Place,
     assert sorted(place.bucket.contents().values()) == [b"ours", b"theirs"]
 
 
+@pytest.mark.parametrize("changed", ["one", "two"])
+async def test_each_name_of_a_hard_link_is_looked_at(place: Place, autojump_clock: MockClock, changed: str) -> None:
+    async with place.mount() as mount:
+        await mount.save("one", b"old")
+        await mount.link("one", "two")
+        await mount.drain()
+        await trio.sleep(10)
+        async with MemStore(place.bucket, place.capabilities) as other:
+            await other.put(changed, b"theirs")
+        await mount.save("one", b"ours")
+        await mount.drain()
+        assert mount.fs.writeback.status().conflicts == 1
+    assert place.bucket.contents()["one"] == place.bucket.contents()["two"] == b"ours"
+
+
 async def test_nobody_else_is_no_conflict(place: Place, autojump_clock: MockClock) -> None:
     async with place.mount() as mount:
         for body in (b"1", b"2", b"3"):

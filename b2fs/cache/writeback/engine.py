@@ -159,10 +159,7 @@ class Engine:
         if inode.pending < len(inode.links):
             for key in inode.all_keys():
                 if key not in self._pending:
-                    base = inode.base
-                    # Of a directory that was only listed the marker may be there although nobody has asked for it.
-                    known = base.key == key if base is not None else not inode.is_dir
-                    self.want(key, inode, Remote(known, base if known else None))
+                    self.want(key, inode, _seen_under(key, inode))
 
     def closed(self, inode: Inode) -> None:
         """The last writer closed the inode: it need not wait as long as an open one."""
@@ -409,3 +406,14 @@ class Engine:
     def _is_needed(self, key: str, version: VersionId) -> bool:
         """Whether a version is still to be copied from, or read by an open file."""
         return self._pending.is_source_version(key, version) or self._storing.listener.in_use(version)
+
+
+def _seen_under(key: str, inode: Inode) -> Remote:
+    """What the bucket was last seen to hold under a name of an inode of which no change is pending."""
+    base = inode.base
+    if base is None:
+        # Of a directory that was only listed the marker may be there although nobody has asked for it.
+        return Remote(not inode.is_dir, None)
+    if base.key != key:
+        base, _ = inode.linked.get(key, (None, 0))
+    return Remote(True, base) if base is not None and base.key == key else Remote(False, None)
