@@ -20,7 +20,7 @@ from typing import TypeVar
 import trio
 from cachetools import LRUCache
 
-from b2fs.cache.attrindex_codec import Rows, UnreadableIndex, count, decode, encode, split
+from b2fs.cache.attrindex_codec import MAX_PACKED_BYTES, Rows, UnreadableIndex, count, decode, encode, split
 from b2fs.cache.remote.known import KnownAttributes, Row
 from b2fs.core.keys import KEY_MAX, split_key
 from b2fs.core.types import VersionId
@@ -144,7 +144,7 @@ class AttributeIndex:
             page = await self._store.list_objects(place, token=token)
             for info in page.objects:
                 directory, name = split_key(info.key[len(place) :])
-                if name == _NAME:
+                if name == _NAME and info.size <= MAX_PACKED_BYTES:
                     known = (self._objects or {}).get(directory)
                     same = known is not None and known.etag == info.ref.etag
                     found[directory] = known if known is not None and same else _Object(info.ref.etag)
@@ -172,7 +172,8 @@ class AttributeIndex:
             changed = self._changed.get(below, {})
             for name, row in names.items():
                 if name not in changed:
-                    self._known.put(f"{root}{below}{name}", row)
+                    # The bytes are those of the ETag, whatever version somebody has put here.
+                    self._known.put(f"{root}{below}{name}", row._replace(version_id=None))
             if _LARGE <= len(names) <= self._config.most_rows:
                 self._names[root + below] = sorted(name for name in names if not name.endswith("/"))[::_STRIDE]
         self._remember(directory, seen.etag, count(rows))
@@ -184,7 +185,7 @@ class AttributeIndex:
             self._loaded.popitem(last=False)
 
     async def _read(self, directory: str) -> tuple[Rows, _Object]:
-        """The rows of an index object; none if it is missing or cannot be read."""
+        """The rows of an index object on its directory and below; none if it is missing or cannot be read."""
         try:
             info, body = await self._store.get(self._key(directory))
         except NotFound:
@@ -198,7 +199,8 @@ class AttributeIndex:
                 seen.made_at = known.made_at
             self._objects[directory] = seen
         try:
-            return await _off_thread(len(body) > _INLINE_BYTES, decode, bytes(body)), seen
+            rows = await _off_thread(len(body) > _INLINE_BYTES, decode, bytes(body))
+            return {below: names for below, names in rows.items() if below.startswith(directory)}, seen
         except UnreadableIndex as error:
             log.warning("%s is ignored and will be written anew: %s", info.key, error)
             return {}, seen

@@ -17,8 +17,9 @@ Rows = dict[str, dict[str, Row]]
 
 FORMAT = 1
 _MAGIC = b"b2fs-attributes "
-#: No index is larger; what claims to be is damaged.
-_MAX_BYTES = 512 << 20
+#: No index is larger, packed and unpacked; what claims to be is damaged.
+MAX_PACKED_BYTES = 64 << 20
+_MAX_BYTES = 256 << 20
 
 
 class UnreadableIndex(ValueError):
@@ -46,9 +47,19 @@ def decode(body: bytes) -> Rows:
         if not unpacker.eof:
             raise UnreadableIndex("cut off")
         table = json.loads(text)["rows"]
-        return {directory: {name: row_from(*rest) for name, *rest in names} for directory, names in table.items()}
-    except (zlib.error, ValueError, TypeError, KeyError, AttributeError) as error:
+        return {_checked(directory, names): _rows(names) for directory, names in table.items()}
+    except (zlib.error, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise UnreadableIndex(f"damaged: {error}") from error
+
+
+def _rows(names: list[list[object]]) -> dict[str, Row]:
+    return {str(name): row_from(*rest) for name, *rest in names}
+
+
+def _checked(directory: str, names: list[list[object]]) -> str:
+    """The directory, if it and the names in it may be parts of keys.  Raises ValueError, TypeError."""
+    "".join([directory, *(name for name, *_ in names)]).encode()  # type: ignore[list-item]  # what it is to find out
+    return directory
 
 
 def count(rows: Rows) -> int:

@@ -25,6 +25,10 @@ WRITER = "b2fs-writer"
 OURS = frozenset(("mode", "uid", "gid", "rdev", "mtime", "atime", "ctime", "xattr", "b2fs-link", WRITER))
 
 _NS = 1_000_000_000
+#: More digits are no time, and Python refuses to read very many.
+_TIME_DIGITS = 20
+#: What the kernel takes.
+_XATTR_NAME_BYTES = 255
 _MODE_MASK = 0o177777
 _TYPES = frozenset((stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK))
 
@@ -91,7 +95,7 @@ def decode(metadata: Mapping[str, str], *, is_dir: bool, modified_ns: int, defau
         mtime_ns=mtime,
         atime_ns=_or(parse_time(metadata.get("atime")), mtime),
         ctime_ns=_or(parse_time(metadata.get("ctime")), mtime),
-        rdev=rdev or 0,
+        rdev=rdev if rdev is not None and rdev < 1 << 32 else 0,
         xattrs=_decode_xattrs(metadata["xattr"]) if "xattr" in metadata else {},
         link_id=metadata.get("b2fs-link"),
     )
@@ -115,6 +119,8 @@ def parse_time(text: str | None) -> int | None:
     sign = -1 if text.startswith("-") else 1
     whole, _, fraction = text.lstrip("+-").partition(".")
     if not whole.isascii() or not whole.isdigit() or (fraction and not (fraction.isascii() and fraction.isdigit())):
+        return None
+    if len(whole) > _TIME_DIGITS:
         return None
     value = sign * (int(whole) * _NS + int((fraction + "000000000")[:9]))
     return value if abs(value) < 1 << 63 else None
@@ -152,12 +158,14 @@ def _encode_xattrs(xattrs: Mapping[bytes, bytes]) -> str:
 def _decode_xattrs(text: str) -> dict[bytes, bytes]:
     try:
         table = json.loads(unquote(text))
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     found: dict[bytes, bytes] = {}
     for name, value in table.items() if isinstance(table, dict) else ():
         try:
-            found[name.encode("utf-8", "surrogateescape")] = base64.b64decode(value, validate=True)
+            key = name.encode("utf-8", "surrogateescape")
+            if 0 < len(key) <= _XATTR_NAME_BYTES and b"\0" not in key:
+                found[key] = base64.b64decode(value, validate=True)
         except (ValueError, TypeError, binascii.Error):
             continue
     return found

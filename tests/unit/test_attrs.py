@@ -81,6 +81,23 @@ def test_nothing_malformed_is_an_error(metadata: dict[str, str]) -> None:
         assert 0 <= found.uid < 2**32 - 1
 
 
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"mtime": "9" * 6000},
+        {"mtime": "1", "atime": "-" + "9" * 6000},
+        {"xattr": "[" * 6000},
+        {"xattr": "%7B%22%5Cud800%22%3A%22%22%7D"},
+        {"rdev": "9" * 20, "mode": str(stat.S_IFBLK | 0o600)},
+        {"xattr": '{"": "", "user.a%00b": "", "user.' + "n" * 300 + '": "", "user.c": 5, "user.d": ["x"]}'},
+    ],
+)
+def test_what_only_looks_like_attributes(metadata: dict[str, str]) -> None:
+    found = decode(metadata, is_dir=False, modified_ns=5, defaults=DEFAULTS)
+    assert found.mtime_ns == (10**9 if metadata.get("mtime") == "1" else 5)
+    assert (found.xattrs, found.rdev) == ({}, 0)
+
+
 def test_an_object_without_attributes_gets_the_defaults() -> None:
     plain = decode({}, is_dir=False, modified_ns=5, defaults=DEFAULTS)
     assert plain == Posix(stat.S_IFREG | 0o640, 7, 8, 5, 5, 5)

@@ -8,6 +8,7 @@ may be a second or two from the time that listings show; their rows allow for th
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
@@ -18,6 +19,8 @@ from b2fs.core.types import ObjectInfo, ObjectRef, VersionId
 
 #: How far the time of an upload's answer may be from the one in listings, in seconds.
 UPLOAD_SLACK_S = 2
+#: What no header has: it would end the header, or is no character at all.
+_NO_HEADER = re.compile("[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
 
 
 class Row(NamedTuple):
@@ -65,6 +68,20 @@ def row_from(etag: object, size: object, second: object, slack_s: object, versio
     return Row(etag, size, second, slack_s, VersionId(version) if version is not None else None, extra.encode())
 
 
+def _carried(row: Row) -> tuple[dict[str, str], str | None] | None:
+    """Metadata and content type; None if they are nothing that an object can carry.  Rows may come from anybody."""
+    try:
+        metadata, content_type = json.loads(row.extra)
+    except (ValueError, TypeError, RecursionError):
+        return None
+    if not isinstance(metadata, dict) or not isinstance(content_type, str | None):
+        return None
+    texts = [*metadata, *metadata.values(), content_type or ""]
+    if not all(isinstance(text, str) for text in texts) or _NO_HEADER.search("".join(texts)):
+        return None
+    return metadata, content_type
+
+
 class KnownAttributes:
     """See the module."""
 
@@ -95,7 +112,11 @@ class KnownAttributes:
         row = self._rows.get(info.key)
         if row is None or not row.describes(info):
             return None
-        metadata, content_type = json.loads(row.extra)
+        carried = _carried(row)
+        if carried is None:
+            del self._rows[info.key]
+            return None
+        metadata, content_type = carried
         ref = ObjectRef(info.key, row.version_id, info.ref.etag, info.size)
         return ObjectInfo(ref, info.modified_ns, metadata, content_type)
 
