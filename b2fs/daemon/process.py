@@ -63,8 +63,13 @@ def serve(settings: MountSettings, parts: Parts, events: Events, ready_fd: int |
 #: Measured: 1,000 small files with uploads beside them take a third of the time that they take with the default.
 _SWITCH_INTERVAL_S = 0.0002
 #: Parameters of mallopt(3).
+_M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
 _M_ARENA_MAX = -8
+#: What a program writes comes in pieces of up to 1 MiB.  Memory for these is used again: mapping it page by page cost
+#: more than the write itself.
+_MOST_KEPT_BYTES = (1 << 20) + (128 << 10)
+_KEPT_BYTES = 8 << 20
 
 
 def recover(settings: MountSettings, parts: Parts, events: Events) -> Outcome:
@@ -107,7 +112,8 @@ def _give_memory_back() -> None:
     """
     with suppress(OSError, AttributeError):  # not glibc: then its defaults stay
         libc = ctypes.CDLL(None)
-        libc.mallopt(_M_MMAP_THRESHOLD, 256 << 10)
+        libc.mallopt(_M_MMAP_THRESHOLD, _MOST_KEPT_BYTES)
+        libc.mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
         libc.mallopt(_M_ARENA_MAX, 2)
 
 
