@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import zlib
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.server.errors import refused
+from tests.server.harness import Server
+from tests.server.test_auth import signed
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -105,3 +108,72 @@ def test_copied_parts_are_not_read_for_a_checksum(s3: S3Client, bucket: str) -> 
     claims = [{"PartNumber": 1, "ETag": copied["CopyPartResult"]["ETag"]}]
     assert "ChecksumCRC32" not in complete(s3, bucket, upload_id, claims)
     assert s3.get_object(Bucket=bucket, Key="k")["Body"].read() == b"x" * 10
+
+
+CRC32_OF_BODY = base64.b64encode(zlib.crc32(b"body").to_bytes(4)).decode()
+
+
+def put_signed(server: Server, bucket: str, headers: dict[str, str]) -> tuple[int, bytes]:
+    path = f"/{bucket}/k"
+    status, _, answer = server.request("PUT", path, b"body", signed(server, "PUT", path, b"body", headers))
+    return status, answer
+
+
+@pytest.mark.parametrize(
+    ("headers", "message"),
+    [
+        (
+            {"x-amz-checksum-crc32": CRC32_OF_BODY, "x-amz-checksum-sha256": sha256(b"body")},
+            b"Expecting a single x-amz-checksum- header",
+        ),
+        (
+            {"x-amz-checksum-crc32": CRC32_OF_BODY, "x-amz-sdk-checksum-algorithm": "SHA256"},
+            b"Value for x-amz-sdk-checksum-algorithm header is invalid",
+        ),
+        ({"x-amz-checksum-crc32": ""}, b"Value for x-amz-checksum-crc32 header is invalid"),
+    ],
+)
+def test_headers_that_contradict_each_other(
+    server: Server, bucket: str, headers: dict[str, str], message: bytes
+) -> None:
+    status, answer = put_signed(server, bucket, headers)
+    assert (status, b"<Code>InvalidRequest</Code>" in answer, message in answer) == (400, True, True), answer
+
+
+def test_one_checksum_and_its_name_agree(server: Server, bucket: str) -> None:
+    headers = {"x-amz-checksum-crc32": CRC32_OF_BODY, "x-amz-sdk-checksum-algorithm": "CRC32"}
+    assert put_signed(server, bucket, headers)[0] == 200
+
+
+def test_types_are_read_in_any_case(s3: S3Client, bucket: str) -> None:
+    algorithm: Any = "cRc32"
+    kind: Any = "full_Object"
+    made = s3.create_multipart_upload(Bucket=bucket, Key="k", ChecksumAlgorithm=algorithm, ChecksumType=kind)
+    assert (made["ChecksumAlgorithm"], made["ChecksumType"]) == ("CRC32", "FULL_OBJECT")
+    with refused(400, "InvalidRequest", "Value for x-amz-checksum-type header is invalid"):
+        kind = "half"
+        s3.create_multipart_upload(Bucket=bucket, Key="k", ChecksumAlgorithm=algorithm, ChecksumType=kind)
+
+
+def test_a_part_of_a_composite_checksum_has_one(server: Server, bucket: str) -> None:
+    s3 = server.s3(request_checksum_calculation="when_required")
+    upload_id = s3.create_multipart_upload(Bucket=bucket, Key="k", ChecksumAlgorithm="SHA256")["UploadId"]
+    with refused(400, "InvalidRequest", "expected checksum Type: sha256, actual checksum Type: null"):
+        s3.upload_part(Bucket=bucket, Key="k", UploadId=upload_id, PartNumber=1, Body=b"x")
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"ChecksumSHA256": "no base64"}, "InvalidArgument"),
+        ({"ChecksumCRC32": CRC32_OF_BODY}, "InvalidArgument"),  # two of them then
+        ({"ChecksumSHA256": sha256(b"other")}, "InvalidPart"),
+        ({"ChecksumSHA256": None, "ChecksumCRC32": CRC32_OF_BODY}, "InvalidRequest"),
+        ({"ChecksumSHA256": None}, "InvalidRequest"),
+    ],
+)
+def test_claims_of_a_completion(s3: S3Client, bucket: str, change: dict[str, Any], code: str) -> None:
+    upload_id, claims = start(s3, bucket, "SHA256")
+    claims[0] = {name: value for name, value in (claims[0] | change).items() if value is not None}
+    with refused(400, code):
+        complete(s3, bucket, upload_id, claims)

@@ -50,6 +50,7 @@ _POLYNOMIALS: Final[Mapping[str, int]] = {
     "crc64nvme": 0x9A6C9329AC4BC9B5,
 }
 _PREFIX: Final = "x-amz-checksum-"
+_ALGORITHM: Final = "x-amz-sdk-checksum-algorithm"
 NAMES: Final = tuple(_MAKERS)
 CYCLIC: Final = frozenset(_POLYNOMIALS)
 
@@ -81,6 +82,16 @@ def decode(name: str, text: str) -> bytes:
     return value
 
 
+def _check_single(headers: Mapping[str, str], found: Sequence[Checksum]) -> None:
+    if len(found) > 1:
+        raise S3Error(
+            "InvalidRequest", "Expecting a single x-amz-checksum- header. Multiple checksum Types are not allowed."
+        )
+    named = headers.get(_ALGORITHM)
+    if named is not None and found and named.lower() != found[0].name:
+        raise S3Error("InvalidRequest", f"Value for {_ALGORITHM} header is invalid.")
+
+
 class Checksum:
     """One declared checksum: fed with the content, then held against the declared value."""
 
@@ -92,7 +103,11 @@ class Checksum:
 
     @staticmethod
     def from_headers(headers: Mapping[str, str]) -> list[Checksum]:
-        """The checksums that the head declares or announces as a trailer.  Raises InvalidRequest for a bad value."""
+        """The checksum that the head declares or announces as a trailer, if any.
+
+        Raises InvalidRequest for a bad value, for more than one, and for one that x-amz-sdk-checksum-algorithm
+        contradicts.
+        """
         found: list[Checksum] = []
         for name in _MAKERS:
             text = headers.get(_PREFIX + name)
@@ -102,8 +117,10 @@ class Checksum:
                 found.append(checksum)
         for trailer in headers.get("x-amz-trailer", "").lower().split(","):
             name = trailer.strip().removeprefix(_PREFIX)
-            if trailer.strip().startswith(_PREFIX) and name in _MAKERS:
+            announced = trailer.strip().startswith(_PREFIX) and name in _MAKERS
+            if announced and name not in [checksum.name for checksum in found]:
                 found.append(Checksum(name))
+        _check_single(headers, found)
         return found
 
     def declare(self, text: str) -> None:

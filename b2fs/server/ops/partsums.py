@@ -22,6 +22,7 @@ KIND: Final = "part_sums_kind"
 #: In the `extra` of a part and of a version, before a checksum's name.
 SUM: Final = "checksum_"
 
+_BAD_CLAIM: Final = "Invalid Base64 or multiple checksums present in request"
 COMPOSITE: Final = "COMPOSITE"
 FULL: Final = "FULL_OBJECT"
 
@@ -56,7 +57,9 @@ class Plan:
         name = str(algorithm).lower()
         if name not in NAMES:
             raise S3Error("InvalidRequest", "Checksum algorithm provided is unsupported.")
-        chosen = kind or (FULL if name == "crc64nvme" else COMPOSITE)
+        chosen = str(kind).upper() if kind else FULL if name == "crc64nvme" else COMPOSITE
+        if chosen not in (COMPOSITE, FULL):
+            raise S3Error("InvalidRequest", "Value for x-amz-checksum-type header is invalid.")
         possible = {COMPOSITE} if name not in CYCLIC else {FULL} if name == "crc64nvme" else {COMPOSITE, FULL}
         if chosen not in possible:
             raise S3Error(
@@ -85,21 +88,22 @@ class Plan:
         declared = {checksum.name for checksum in Checksum.from_headers(request.headers)}
         if self.name in declared:
             return []
-        if declared:
+        if declared or self.kind == COMPOSITE:
             raise S3Error(
                 "InvalidRequest",
                 f"Checksum Type mismatch occurred, expected checksum Type: {self.name}, actual checksum Type: "
-                f"{min(declared)}",
+                f"{min(declared, default='null')}",
             )
         checksum = Checksum(self.name)
         checksum.declare_digest(None)
         return [checksum]
 
     def check_claims(self, claims: Sequence[Mapping[str, Any]]) -> None:
-        """A composite checksum wants each part's in the completion.  Raises InvalidRequest."""
-        if self.kind != COMPOSITE:
-            return
+        """One checksum a part at most; a composite one wants each part's.  Raises InvalidArgument, InvalidRequest."""
         for claim in claims:
+            _check_claim(claim)
+            if self.kind != COMPOSITE:
+                continue
             if member(self.name) not in claim:
                 raise S3Error(
                     "InvalidRequest",
@@ -117,6 +121,17 @@ class Plan:
             return f"{_encode(digest_of(self.name, b''.join(digests)))}-{len(parts)}"
         sizes = [part.size for part in parts]
         return _encode(joined(self.name, list(zip(digests, sizes, strict=True))))
+
+
+def _check_claim(claim: Mapping[str, Any]) -> None:
+    given = [(name, claim[member(name)]) for name in NAMES if member(name) in claim]
+    try:
+        for name, text in given:
+            decode(name, str(text))
+    except S3Error as error:
+        raise S3Error("InvalidArgument", _BAD_CLAIM) from error
+    if len(given) > 1:
+        raise S3Error("InvalidArgument", _BAD_CLAIM)
 
 
 def _encode(digest: bytes) -> str:
