@@ -69,6 +69,10 @@ class Faults:
     def __post_init__(self) -> None:
         self._random = random.Random(self.seed)
 
+    def happens(self, share: float) -> bool:
+        """Whether a fault of this probability strikes now."""
+        return self._random.random() < share
+
     def choose(self, operation: str) -> Breakage | None:
         """Raise the fault of the first rule that strikes, or say how the connection is to break."""
         for rule in self.rules:

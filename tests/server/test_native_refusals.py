@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import io
 import itertools
+import json
 import time
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from b2sdk.v2 import (
@@ -111,3 +113,56 @@ def test_large_files_have_two_parts(api: B2Api) -> None:
     with pytest.raises(BadRequest, match="large files must have at least 2 parts"):
         session.finish_large_file(file_id, [digest])
     api.cancel_large_file(file_id)
+
+
+def upload_statuses(server: Server, api: B2Api, home: Bucket, mode: str) -> list[int]:
+    """The answers to 40 uploads in a test mode of B2's."""
+    target = api.session.get_upload_url(home.id_)
+    path = urlsplit(target["uploadUrl"]).path
+    headers = {
+        "Authorization": target["authorizationToken"],
+        "X-Bz-File-Name": "k",
+        "Content-Type": "text/plain",
+        "X-Bz-Content-Sha1": "do_not_verify",
+        "X-Bz-Test-Mode": mode,
+    }
+    return [server.request("POST", path, b"x", headers)[0] for _ in range(40)]
+
+
+@pytest.mark.parametrize(
+    ("mode", "statuses"),
+    [
+        ("fail_some_uploads", {200, 503}),
+        ("expire_some_account_authorization_tokens", {200}),
+        ("force_cap_exceeded", {403}),
+        ("something_else", {200}),
+    ],
+)
+def test_uploads_in_a_test_mode(server: Server, api: B2Api, mode: str, statuses: set[int]) -> None:
+    assert set(upload_statuses(server, api, new_bucket(api), mode)) == statuses
+
+
+def test_tokens_that_expire_in_a_test_mode(server: Server, api: B2Api) -> None:
+    headers = {
+        "Authorization": api.account_info.get_account_auth_token(),
+        "X-Bz-Test-Mode": "expire_some_account_authorization_tokens",
+    }
+    body = json.dumps({"accountId": api.account_info.get_account_id()}).encode()
+    answers = [server.request("POST", "/b2api/v3/b2_list_buckets", body, headers) for _ in range(40)]
+    assert {status for status, _, _ in answers} == {200, 401}
+    assert {json.loads(body)["code"] for status, _, body in answers if status == 401} == {"expired_auth_token"}
+
+
+def test_backblaze_s_library_bears_failing_uploads(api: B2Api) -> None:
+    class Failing:
+        def pre_request(self, method: str, url: str, headers: dict[str, str]) -> None:
+            headers["X-Bz-Test-Mode"] = "fail_some_uploads"
+
+        def post_request(self, method: str, url: str, headers: dict[str, str], response: object) -> None:
+            """The library asks for both."""
+
+    home, http = new_bucket(api), api.session.raw_api.b2_http
+    http.add_callback(Failing())
+    for number in range(3):
+        home.upload_bytes(b"x", f"k{number}")
+    assert [version.file_name for version, _ in home.ls()] == ["k0", "k1", "k2"]

@@ -23,6 +23,7 @@ from b2fs.server.native import account, buckets, files, large, transfer
 from b2fs.server.native.context import Handler, Json, NativeCall
 from b2fs.server.native.errors import NativeError, as_native_error, bad_request
 from b2fs.server.native.settings import query_json
+from b2fs.server.native.testmode import strike
 from b2fs.server.native.tokens import Purpose, Tokens
 from b2fs.server.ops.call import Home
 from b2fs.server.service import Answer
@@ -114,18 +115,19 @@ class NativeService:
             return await self._upload(request, name, version, seen)
         if name == "b2_authorize_account":
             key = self._basic(request)
-            await self._admit(seen, key, 0)
+            await self._admit(request, seen, key)
             return _json_answer(account.authorize_account(self._call(request, key, {}, version)))
         handler = _HANDLERS.get(name)
         if handler is None:
             raise bad_request(f"unknown call: {name}")
         _, key = self._tokens.check(request.headers.get("authorization", ""), Purpose.ACCOUNT)
-        await self._admit(seen, key, 0)
+        await self._admit(request, seen, key)
         call = self._call(request, key, await _read_json(request), version)
         return _json_answer(await trio.to_thread.run_sync(handler, call, limiter=self._limiter))
 
-    async def _admit(self, seen: _Seen, key: ApplicationKey | None, upload_bytes: int) -> None:
+    async def _admit(self, request: Request, seen: _Seen, key: ApplicationKey | None, upload_bytes: int = 0) -> None:
         seen.key_id = key.key_id if key is not None else "-"
+        strike(request.headers, seen.operation, self._gate.faults)
         seen.breakage = await self._gate.admit(seen.operation, upload_bytes)
 
     def _call(self, request: Request, key: ApplicationKey, body: Mapping[str, Any], version: int) -> NativeCall:
@@ -148,7 +150,7 @@ class NativeService:
     async def _upload(self, request: Request, name: str, version: int, seen: _Seen) -> Answer:
         purpose = Purpose.UPLOAD if name == "b2_upload_file" else Purpose.PART
         token, key = self._tokens.check(request.headers.get("authorization", ""), purpose)
-        await self._admit(seen, key, request.content_length or 0)
+        await self._admit(request, seen, key, request.content_length or 0)
         call = self._call(request, key, {}, version)
         upload = transfer.upload_file if purpose is Purpose.UPLOAD else transfer.upload_part
         return _json_answer(await upload(call, token, request))
@@ -176,7 +178,7 @@ class NativeService:
         self, request: Request, bucket: BucketRow, name: str, file_id: str | None, seen: _Seen
     ) -> Answer:
         key = self._may_download(request, bucket, name)
-        await self._admit(seen, key, 0)
+        await self._admit(request, seen, key)
         answer = transfer.download(self._home.engine, bucket, name, file_id, request)
         if request.method == "HEAD" and not isinstance(answer.body, bytes):
             answer.body.close()
