@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from b2fs.vfs.config import VfsConfig
 
 _USUAL_UMASK = 0o022
+#: What bodies of requests in flight may hold; the process grows by up to three times this.
+_BUFFERED_BYTES = 64 << 20
 #: How long fsync waits for the bucket, in seconds; and on a line that is held back, as long as this many bytes take.
 _DURABLE_S = 300.0
 _DURABLE_BYTES = 1 << 30
@@ -45,6 +47,7 @@ def s3_config(settings: MountSettings, location: RemoteLocation) -> S3Config:
         backblaze=location.scheme == "b2",
         insecure_http=settings.insecure_http,
         read_only=settings.read_only,
+        max_buffered_bytes=min(_BUFFERED_BYTES, settings.memory_limit // 4),
     )
 
 

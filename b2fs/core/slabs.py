@@ -25,6 +25,11 @@ class Slabs:
         """shelf says how many free slabs to keep of each size in bytes, a power of two."""
         self._least = min(shelf) // 2
         self._free: dict[int, deque[mmap.mmap]] = {size: deque(maxlen=count) for size, count in shelf.items()}
+        self._most_bytes = sum(size * count for size, count in shelf.items())
+
+    def keep_at_most(self, most_bytes: int) -> None:
+        """Bound what lies on the shelf, from the next slab on that comes back."""
+        self._most_bytes = most_bytes
 
     @property
     def free_bytes(self) -> int:
@@ -47,8 +52,12 @@ class Slabs:
             slab = mmap.mmap(-1, capacity, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # a bytearray is zeroed twice
         # A mapping cannot tell when its last view goes; an object of ctypes can, and exports the same memory.
         lease = (ctypes.c_ubyte * capacity).from_buffer(slab)
-        weakref.finalize(lease, free.append, slab).atexit = False
+        weakref.finalize(lease, self._put_back, free, slab).atexit = False
         return memoryview(lease).cast("B")[:size]
+
+    def _put_back(self, free: deque[mmap.mmap], slab: mmap.mmap) -> None:
+        if self.free_bytes + len(slab) <= self._most_bytes:
+            free.append(slab)
 
 
 def _capacity(size: int) -> int:

@@ -42,6 +42,14 @@ def test_the_shelf_is_bounded() -> None:
     assert slabs.free_bytes == 2 * MIB + 4 * MIB
 
 
+def test_less_may_be_kept() -> None:
+    slabs = Slabs({MIB: 2, 4 * MIB: 1})
+    slabs.keep_at_most(3 * MIB)
+    views = [slabs.take(size) for size in (4 * MIB, MIB, MIB)]
+    views.clear()
+    assert slabs.free_bytes == 2 * MIB
+
+
 def test_threads_never_share_a_slab() -> None:
     slabs, wrong = Slabs({64 * KIB: 4}), []
 

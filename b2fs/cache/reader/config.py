@@ -34,6 +34,11 @@ class ReaderConfig:
         return self.memory_bytes // 8
 
     @property
+    def shelf_bytes(self) -> int:
+        """What may be kept of memory that is not in use (core.slabs)."""
+        return self.memory_bytes // 2
+
+    @property
     def ahead_bytes(self) -> int:
         """What read-ahead may use together: the rest of the memory stays free for reads that wait."""
         return self.memory_bytes * 3 // 4

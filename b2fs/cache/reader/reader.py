@@ -14,6 +14,7 @@ from b2fs.cache.reader.stock import Stocking
 from b2fs.cache.reader.stream import Stream
 from b2fs.core.prefetch import Prefetcher
 from b2fs.core.siblings import SiblingHint
+from b2fs.core.slabs import SLABS
 from b2fs.core.types import ObjectRef
 from b2fs.errors import TimedOut, Unsupported
 
@@ -35,6 +36,7 @@ class Reader:
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Carry out the background work until cancelled; use `await nursery.start(reader.run)`."""
+        SLABS.keep_at_most(self._config.shelf_bytes)
         await self._fetcher.run(task_status)
 
     @property
