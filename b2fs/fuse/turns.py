@@ -28,8 +28,9 @@ R = TypeVar("R")
 
 #: For so long the event loop is not asked, however quickly requests follow each other, in seconds.
 BURST_S = 0.001
-#: A program that makes one request after the other makes the next one within this time, in seconds.
+#: The next request is waited for directly for so long, in seconds, if the one before came within SOON_S.
 _NEXT_S = 0.0001
+SOON_S = 0.0003
 #: select(2) takes no descriptor from here on.
 _FD_SETSIZE = 1024
 
@@ -62,10 +63,11 @@ class Turns:
 
     def __init__(self) -> None:
         self._lock = _Lock()
-        #: The last request was answered without waiting for anything.
+        #: Requests come one right after the other, and the last one was answered without waiting for anything.
         self._quick = False
         self._asked_at = float("-inf")
         self.burst_s = BURST_S
+        self.soon_s = SOON_S
         self.lowlevel = self
 
     def install(self) -> None:
@@ -88,12 +90,13 @@ class Turns:
 
     async def wait_readable(self, fd: int) -> None:
         """Return when the kernel has a request; a checkpoint at least every now and then."""
-        more = self._quick and fd < _FD_SETSIZE and time.perf_counter() - self._asked_at < self.burst_s
+        began = time.perf_counter()
+        more = self._quick and fd < _FD_SETSIZE and began - self._asked_at < self.burst_s
         if more and select.select((fd,), (), (), _NEXT_S)[0]:
             return
         await trio.lowlevel.wait_readable(fd)
-        self._quick = True
         self._asked_at = time.perf_counter()
+        self._quick = self._asked_at - began < self.soon_s
 
     def __getattr__(self, name: str) -> Any:
         """All else is trio's."""

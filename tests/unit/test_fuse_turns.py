@@ -92,6 +92,7 @@ async def test_an_error_thrown_in_reaches_the_work() -> None:
 
 async def test_requests_without_end_leave_turns_to_other_tasks(readable: int) -> None:
     turns, other = Turns(), trio.Event()
+    turns.soon_s = 1e9
 
     async def another() -> None:
         other.set()
@@ -105,8 +106,8 @@ async def test_requests_without_end_leave_turns_to_other_tasks(readable: int) ->
 
 async def test_after_an_answer_at_once_the_next_request_needs_no_event_loop(readable: int) -> None:
     turns = Turns()
+    turns.burst_s = turns.soon_s = 1e9
     await turns.wait_readable(readable)
-    turns.burst_s = 1e9
     await turns.wait_readable(readable)
     with trio.CancelScope() as scope:
         scope.cancel()
