@@ -2,7 +2,8 @@
 
 The first piece is the first page and what is there because of local changes.  Names are handed out once: a later page
 may bring one that was local.
-What was removed meanwhile is left out; what was added may appear.
+What was removed meanwhile is left out; what was added may appear.  A directory that is moved while it is read goes on
+with the listing of its new place.
 """
 
 from __future__ import annotations
@@ -60,12 +61,14 @@ class Directories:
         opened = self.handle(number)
         if start == 0 or not opened.begun:
             await self._begin(opened)
-        listing = opened.load.listing if opened.load is not None else Listing("", 0.0)
         position = start
         while await self._turn_to(opened, position):
+            listing = opened.load.listing if opened.load is not None else Listing("", 0.0)
             at = position - opened.start
             ttl_s = self._core.remote.ttl_left(listing.seen_at_of(opened.rows[at].entry))
             for row in opened.rows[at:]:
+                if self._has_moved(opened):
+                    break
                 position += 1
                 attr = self._attr(opened, listing, row, ttl_s)
                 if attr is not None:
@@ -139,8 +142,27 @@ class Directories:
             opened.entries = sorted(opened.local)
         directory.accessed(now_ns())
 
+    def _has_moved(self, opened: DirHandle) -> bool:
+        """Whether the directory has another place by now than when its listing was opened, or none."""
+        return opened.load is not None and not self._scanner.is_of(opened.inode, opened.load.listing)
+
+    async def _follow(self, opened: DirHandle) -> None:
+        """Go on with the listing of the directory's new place; what was handed out keeps its position."""
+        core, directory, entries, given = self._core, opened.inode, opened.entries, opened.given
+        children = directory.children
+        assert children is not None
+        self._end(opened)
+        if directory.links:
+            opened.load = await core.remote.open(directory.prefix)
+        known = set(entries)
+        local = {self._scanner.entry(directory, *item) for item in children.items() if self._names.is_local(item[1])}
+        opened.entries, opened.given = entries + sorted(local - known), given
+        opened.local, opened.begun = frozenset(local | known), True
+
     async def _turn_to(self, opened: DirHandle, position: int) -> bool:
         """Have the piece ready that begins with, or has, the name at a position; False at the end."""
+        while self._has_moved(opened):
+            await self._follow(opened)
         if opened.start <= position < opened.start + len(opened.rows):
             return True
         while position >= len(opened.entries):
@@ -172,7 +194,7 @@ class Directories:
             await self._core.remote.more(load, opened.taken)
         page = load.pages[opened.taken]
         names = self._usable(opened, load.listing, page)
-        if opened.taken == 0:
+        if not opened.entries:
             names = sorted(opened.local.union(names)) if opened.local else names
         opened.taken += 1
         opened.entries.extend(names)

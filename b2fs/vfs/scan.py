@@ -76,12 +76,12 @@ class Scanner:
 
     def is_shown(self, directory: Inode, listing: Listing, entry: str) -> bool:
         """Whether the bucket shows something that we have not removed."""
-        if not self._is_of(directory, listing):
+        if not self.is_of(directory, listing):
             return False
         there = entry[:-1] in listing.dirs if entry.endswith("/") else listing.row(entry) is not None
         return there and not self._core.engine.is_gone(listing.prefix + entry)
 
-    def _is_of(self, directory: Inode, listing: Listing) -> bool:
+    def is_of(self, directory: Inode, listing: Listing) -> bool:
         """Whether a directory is still where its listing was made; when it is moved, all in it becomes inodes."""
         return (bool(directory.links) or directory is self._core.root) and directory.prefix == listing.prefix
 
@@ -111,7 +111,7 @@ class Scanner:
     def drop_vanished(self, directory: Inode, listing: Listing) -> None:
         """Clean children that a complete listing does not show were removed by somebody else."""
         assert directory.children is not None
-        if not self._is_of(directory, listing):
+        if not self.is_of(directory, listing):
             return
         for name, child in list(directory.children.items()):
             if child.validated_at < listing.seen_at and not self._names.is_local(child):
@@ -192,7 +192,7 @@ class Scanner:
         row = None if entry.endswith("/") else listing.row(entry)
         children = directory.children
         assert children is not None
-        if row is None or (directory is self._core.root and name == RESERVED) or not self._is_of(directory, listing):
+        if row is None or (directory is self._core.root and name == RESERVED) or not self.is_of(directory, listing):
             return DirRow(name, entry)
         child = children.get(name)
         if child is not None and (child.pending or self._same(child, listing, entry)):
@@ -266,7 +266,7 @@ class Scanner:
         self, directory: Inode, listing: Listing, dirs: list[str], infos: dict[str, ObjectInfo]
     ) -> None:
         """Make inodes of new directories, unless something changed here while their attributes were asked for."""
-        for entry in dirs if self._is_of(directory, listing) else ():
+        for entry in dirs if self.is_of(directory, listing) else ():
             name, key = self._name(directory, listing, entry), listing.prefix + entry
             child = self._core.child(directory, name)
             if self._core.engine.is_gone(key) or (child is not None and (child.pending or child.is_dir)):

@@ -13,8 +13,9 @@ from trio.testing import MockClock
 from b2fs.cache.writeback.config import WriteBackConfig
 from b2fs.errors import FsError
 from b2fs.store.forward import Method, StoreCall
+from tests.model.invariants import broken
 from tests.writeback.conftest import autojump_clock, place
-from tests.writeback.harness import Mount, Place
+from tests.writeback.harness import CALLER, Mount, Place
 from tests.writeback.memstore import MemStore
 
 __all__ = ["autojump_clock", "place"]
@@ -209,3 +210,24 @@ async def test_a_directory_is_seen_again_when_something_is_stored_below_it(
         await mount.rename("y", "x")
         await mount.drain()
         assert await mount.tree() == {"empty": None, "x": None, "x/f": b"of others"}
+
+
+async def test_a_listing_goes_on_while_its_directory_is_moved(place: Place, autojump_clock: MockClock) -> None:
+    names = {f"{number:04}" for number in range(20)}
+    async with MemStore(place.bucket, place.capabilities) as other:
+        for name in names:
+            await other.put(f"d/{name}", name.encode())
+    async with place.mount() as mount:
+        mount.keep = True  # a kernel keeps an open directory
+        handle = await mount.fs.opendir(await mount.ino("d"), CALLER)
+        entries = mount.fs.readdir(handle, 0)
+        seen = {(await anext(entries)).name.decode() for _ in range(3)}
+        await mount.rename("d", "e")
+        await mount.drain()
+        async for entry in entries:
+            mount.fs.hold(entry.attr.ino)  # as the kernel does with every entry
+            seen.add(entry.name.decode())
+        await mount.fs.releasedir(handle)
+        assert seen == names
+        assert broken(mount.fs) is None
+        assert await mount.tree() == {"e": None} | {f"e/{name}": name.encode() for name in names}
