@@ -25,6 +25,8 @@ WRITER = "b2fs-writer"
 OURS = frozenset(("mode", "uid", "gid", "rdev", "mtime", "atime", "ctime", "xattr", "b2fs-link", WRITER))
 
 _NS = 1_000_000_000
+#: Times are kept in 64 bits, in nanoseconds: from 1677 to 2262.
+_LAST_NS = (1 << 63) - 1
 #: More digits are no time, and Python refuses to read very many.
 _TIME_DIGITS = 20
 #: What the kernel takes.
@@ -112,6 +114,11 @@ def format_time(time_ns: int) -> str:
     return f"{'-' if time_ns < 0 else ''}{seconds}.{fraction:09d}"
 
 
+def kept_time(time_ns: int) -> int:
+    """The nearest time that can be kept, as utimensat(2) sets it where a filesystem's range ends."""
+    return max(-_LAST_NS, min(time_ns, _LAST_NS))
+
+
 def parse_time(text: str | None) -> int | None:
     """Nanoseconds of decimal seconds with or without a fraction; None for anything else."""
     if not text:
@@ -123,7 +130,7 @@ def parse_time(text: str | None) -> int | None:
     if len(whole) > _TIME_DIGITS:
         return None
     value = sign * (int(whole) * _NS + int((fraction + "000000000")[:9]))
-    return value if abs(value) < 1 << 63 else None
+    return value if abs(value) <= _LAST_NS else None
 
 
 def _first_time(metadata: Mapping[str, str], modified_ns: int) -> int:

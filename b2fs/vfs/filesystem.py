@@ -16,6 +16,7 @@ from b2fs.cache.inode import Inode
 from b2fs.cache.reader.stock import StockProgress
 from b2fs.cache.writeback.engine import Engine
 from b2fs.cache.writeback.listener import Listener
+from b2fs.core.attrs import kept_time
 from b2fs.core.types import Attr, Caller, DirEntry, HandleId, InodeId, OpenFile, SetAttr, StatFs, VersionId
 from b2fs.errors import B2fsError, FsError, StoreError
 from b2fs.store.protocol import ObjectStore
@@ -159,9 +160,9 @@ class B2Filesystem(Listener):
         if changes.gid is not None:
             inode.gid = changes.gid
         if changes.atime_ns is not None:
-            inode.atime_ns = changes.atime_ns
+            inode.atime_ns = kept_time(changes.atime_ns)
         if changes.mtime_ns is not None:
-            inode.mtime_ns = changes.mtime_ns
+            inode.mtime_ns = kept_time(changes.mtime_ns)
         inode.ctime_ns = now
         if inode.is_dir:
             inode.marked = True

@@ -16,6 +16,7 @@ import stat
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 
+from b2fs.core.attrs import kept_time
 from b2fs.core.types import Attr, Caller, DirEntry, HandleId, InodeId, OpenFile, SetAttr, StatFs
 from b2fs.errors import FsError
 from b2fs.vfs import permissions
@@ -91,8 +92,8 @@ class MemFs:
         if changes.size is not None:
             self._resize(node, changes.size)
             attr.mtime_ns = attr.ctime_ns
-        attr.atime_ns = attr.atime_ns if changes.atime_ns is None else changes.atime_ns
-        attr.mtime_ns = attr.mtime_ns if changes.mtime_ns is None else changes.mtime_ns
+        attr.atime_ns = attr.atime_ns if changes.atime_ns is None else kept_time(changes.atime_ns)
+        attr.mtime_ns = attr.mtime_ns if changes.mtime_ns is None else kept_time(changes.mtime_ns)
         return attr
 
     async def access(self, ino: InodeId, mask: int, caller: Caller) -> bool:

@@ -136,6 +136,21 @@ def test_times_before_1970(fs: Driver) -> None:
     assert (fs.stat("f").atime_ns, fs.stat("f").mtime_ns) == (-5 * SECOND, -SECOND)
 
 
+@pytest.mark.parametrize("seconds", [15_032_385_535, 2**40, -(2**40)])
+def test_a_time_that_cannot_be_kept_becomes_the_last_one_that_can(fs: Driver, seconds: int) -> None:
+    """As utimensat(2) says; and the file can be used as any other afterwards."""
+    fs.write("f")
+    fs.utime("f", (seconds * SECOND, seconds * SECOND))
+    found = fs.stat("f")
+    assert found.atime_ns == found.mtime_ns == (2**63 - 1 if seconds > 0 else 1 - 2**63)
+    with fs.opened("f", W) as fd:
+        fs.pwrite(fd, b"content", 0)
+        fs.fsync(fd)
+    fs.chmod("f", 0o600)
+    assert fs.stat("f").atime_ns == found.atime_ns
+    assert fs.read("f") == b"content"
+
+
 def test_setting_times_marks_ctime(fs: Driver) -> None:
     fs.write("f")
     before = fs.stat("f").ctime_ns
