@@ -147,6 +147,8 @@ class ByteCache(diskcache.Cache):  # type: ignore[misc]  # diskcache has no type
             disk_chunk_bytes=chunk_bytes,
             statistics=0,
             tag_index=1,
+            # A file that is cut, or a disk that cannot be read, ends a process that has mapped it.
+            sqlite_mmap_size=0,
         )
 
     @property

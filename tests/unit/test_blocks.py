@@ -335,6 +335,24 @@ def test_an_index_damaged_while_in_use_only_misses(directory: Path, caplog: pyte
     assert caplog.text.count("block cache") == 1, "said once"
 
 
+def test_an_index_that_is_cut_while_in_use_only_misses(directory: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It is not mapped into memory, where that would end the process."""
+    cache = _open(directory)
+    small = [bytes([number]) * (GRAIN - number) for number in range(200)]
+    for body in small:
+        cache.put_whole(_ref(len(body)), body)
+    cache.close()
+    cache = _open(directory)
+    assert cache.get_block(_ref(len(small[0])), 0) == small[0]
+    assert f"{directory}/cache.db\n" not in Path("/proc/self/maps").read_text()
+    os.truncate(directory / "cache.db", 8192)
+    for body in small:
+        assert cache.get_block(_ref(len(body)), 0) in (None, body)
+    cache.put_whole(_ref(2), b"ab")
+    assert caplog.text.count("block cache") <= 1
+    cache.close()
+
+
 def test_a_directory_that_cannot_be_written_costs_nothing_but_the_cache(cache: BlockCache, directory: Path) -> None:
     ref = _ref(BLOCK)
     for number in range(256):
