@@ -14,8 +14,9 @@ from collections import deque
 from collections.abc import Mapping
 
 _MIB = 1 << 20
-#: How many free slabs of each size are kept.  Bodies come in powers of two up to the largest range.
-_SHELF = {_MIB: 8, 2 * _MIB: 4, 4 * _MIB: 4, 8 * _MIB: 4}
+#: How many free slabs of each size are kept.  Bodies that are read come in powers of two up to the largest range, parts
+#: that are sent have 10 MiB (what is not touched of a slab takes no memory).
+_SHELF = {_MIB: 8, 2 * _MIB: 4, 4 * _MIB: 4, 8 * _MIB: 4, 16 * _MIB: 4}
 
 
 class Slabs:

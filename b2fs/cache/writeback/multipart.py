@@ -25,9 +25,9 @@ from b2fs.core.extents import Extents
 from b2fs.core.parts import Part, PartSource
 from b2fs.core.types import ObjectInfo, ObjectRef, PartInfo, UploadId
 from b2fs.errors import NotFound, StoreError
-from b2fs.store.protocol import ObjectStore
+from b2fs.store.protocol import Body, ObjectStore
 
-ReadBytes = Callable[[Inode, int, int], Awaitable[bytes]]
+ReadBytes = Callable[[Inode, int, int], Awaitable[Body]]
 CountSent = Callable[[int], None]
 
 

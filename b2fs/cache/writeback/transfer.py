@@ -31,7 +31,8 @@ from b2fs.core.longkeys import PATH_NAME, encode_path, is_long
 from b2fs.core.parts import plan_copy, plan_update
 from b2fs.core.types import ObjectInfo, ObjectRef
 from b2fs.errors import InvalidRequest, NoSuchUpload, NotFound, PreconditionFailed
-from b2fs.store.protocol import ObjectStore
+from b2fs.store.pread import pread
+from b2fs.store.protocol import Body, ObjectStore
 
 #: Reads up to this size are done in place: a thread hop would cost more.
 _INLINE_READ = 1 << 18
@@ -156,7 +157,7 @@ class Transfer:
     def _content_type(self, inode: Inode, key: str) -> str:
         return inode.content_type or mimetypes.guess_type(key)[0] or attrs.DEFAULT_TYPE
 
-    async def _put(self, key: str, body: bytes, metadata: Mapping[str, str], content_type: str) -> ObjectInfo:
+    async def _put(self, key: str, body: Body, metadata: Mapping[str, str], content_type: str) -> ObjectInfo:
         signed = self.writer.sign(key, metadata)
         info = await self._store.put(key, body, metadata=signed, content_type=content_type)
         self._count(len(body))
@@ -377,7 +378,7 @@ class Transfer:
 
     # ---- bytes --------------------------------------------------------------------------------------------------
 
-    async def snapshot(self, inode: Inode) -> bytes:
+    async def snapshot(self, inode: Inode) -> Body:
         """The whole content as it was at one moment."""
         while True:
             content = inode.content
@@ -391,7 +392,7 @@ class Transfer:
                 # It is being written without a pause: reading in place cannot be interrupted by a write.
                 return content.read_local(0, content.size)
 
-    async def read(self, inode: Inode, start: int, end: int) -> bytes:
+    async def read(self, inode: Inode, start: int, end: int) -> Body:
         """Bytes [start, end) of an inode, local or from its base."""
         content = inode.content
         if content is None:
@@ -416,9 +417,9 @@ class Transfer:
         return bytes(patched)
 
 
-def _read_file(path: str, start: int, end: int) -> bytes:
+def _read_file(path: str, start: int, end: int) -> bytes | memoryview:
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        return os.pread(fd, end - start, start)
+        return pread(fd, end - start, start)
     finally:
         os.close(fd)
