@@ -217,9 +217,15 @@ class Directories:
         return [name for name in names if name not in late and name not in opened.local]
 
     def _take_rest(self, opened: DirHandle) -> bool:
-        """At the end of a listing: take what came into it by our own changes; whether that is anything."""
+        """At the end of a listing: take what came into it by our own changes; whether that is anything.
+
+        Once only: a program that renames each name that it reads would never come to an end.
+        """
         load = opened.load
         assert load is not None
+        if opened.ended:
+            return False
+        opened.ended = True
         self._scanner.drop_vanished(opened.inode, load.listing)
         if not load.patched:
             return False
@@ -233,7 +239,7 @@ class Directories:
         load, opened.load = opened.load, None
         if load is not None:
             self._core.remote.close(load)
-        opened.begun, opened.taken = False, 0
+        opened.begun, opened.ended, opened.taken = False, False, 0
         opened.entries, opened.late, opened.given = [], set(), set()
 
     def _drop_rows(self, opened: DirHandle) -> None:

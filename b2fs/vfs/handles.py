@@ -57,8 +57,9 @@ class DirHandle:
     """One open directory.
 
     entries are its names as far as they are known, in the order of readdir; a cookie is an index behind a name.
-    load brings more of them, `taken` pages were used.  local were there because of local changes when reading began;
-    late ones wait for the next page.  given were handed out at the place of what their names stood for before.
+    load brings more of them, `taken` pages were used; once the last was (`ended`) what came in by our own changes.
+    local were there because of local changes when reading began; late ones wait for the next page; given were handed
+    out at the place of what their names stood for before.
     rows is the part of entries from `start` on that is ready to be handed out; its inodes are held.
     """
 
@@ -67,6 +68,7 @@ class DirHandle:
     load: Load | None = None
     taken: int = 0
     begun: bool = False
+    ended: bool = False
     entries: list[str] = field(default_factory=list)
     local: frozenset[str] = frozenset()
     late: set[str] = field(default_factory=set)

@@ -101,6 +101,23 @@ def test_renaming_while_listing_loses_no_other(fs: Driver) -> None:
     assert len(seen) == len(set(seen))
 
 
+def test_renaming_all_while_listing_comes_to_an_end(fs: Driver) -> None:
+    """A new name may be listed too, but not the names that it is given then, and so on."""
+    names = _fill(fs, 40)
+    fd = fs.opendir(".")
+    seen: list[str] = []
+    while (some := fs.readdir(fd, 10)) and len(seen) < 500:
+        for name in some:
+            fs.rename(name, f"{name}+")
+            with fs.opened(f"{name}+", W) as renamed:
+                fs.fsync(renamed)  # a bucket has it by then
+        seen += some
+    fs.closedir(fd)
+    assert len(seen) <= 2 * len(names)
+    assert set(names) <= set(seen)
+    assert len(fs.names()) == len(names)
+
+
 def test_two_listings_at_once(fs: Driver) -> None:
     names = _fill(fs, 80)
     one, two = fs.opendir("."), fs.opendir(".")
