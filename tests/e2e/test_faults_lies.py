@@ -137,6 +137,23 @@ def _range_elsewhere(request: Request, answer: Answer) -> Answer:
     return answer.with_header("Content-Range", f"bytes {first + 1}-{last + 1}/{size}")
 
 
+def _all_of_it(request: Request, answer: Answer) -> Answer:
+    """The whole object, although a part was asked for."""
+    body = SMALL if request.target.partition("?")[0].endswith("small") else LARGE
+    kept = tuple(pair for pair in answer.headers if pair[0].lower() != "content-range")
+    return Answer(200, "OK", kept, body)
+
+
+def _part_as_all(request: Request, answer: Answer) -> Answer:
+    return replace(_all_of_it(request, answer), body=answer.body)
+
+
+def _flipped(request: Request, answer: Answer) -> Answer:
+    """Of a large body nobody can tell."""
+    body = answer.body[:-1] + bytes([answer.body[-1] ^ 1]) if len(answer.body) == len(SMALL) else answer.body
+    return replace(answer, body=body)
+
+
 WRONG_BODIES: dict[str, Callable[[Request, Answer], Answer]] = {
     "too short for its length": lambda _, answer: replace(answer, body=answer.body[:-5], declared=len(answer.body)),
     "too long for its length": lambda _, answer: replace(answer, declared=len(answer.body) - 5),
@@ -144,6 +161,9 @@ WRONG_BODIES: dict[str, Callable[[Request, Answer], Answer]] = {
     "longer": lambda _, answer: replace(answer, body=answer.body + b"more"),
     "empty": lambda _, answer: replace(answer, body=b""),
     "another range": _range_elsewhere,
+    "all of it": _all_of_it,
+    "a part that claims to be all": _part_as_all,
+    "a flipped bit": _flipped,
     "an error": lambda _, answer: replace(answer, body=error_body("InternalError")),
 }
 

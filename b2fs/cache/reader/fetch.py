@@ -332,6 +332,8 @@ class Fetcher:
             info, data = await self._store.get(ref.key, version_id=version, start=start, end=end, if_match=if_match)
         except InvalidRange as error:
             raise PreconditionFailed(f"{ref.key} is not what it was: it became shorter.") from error
+        if info.ref.size != ref.size and ref.etag and info.ref.etag == ref.etag:
+            raise CorruptBody(f"{ref.key} has {ref.size} bytes, and the answer speaks of {info.ref.size}.")
         if info.ref.size != ref.size or (version is None and ref.etag and info.ref.etag != ref.etag):
             raise PreconditionFailed(f"{ref.key} is not what it was: it was replaced.")
         if len(data) != end - start:
