@@ -6,7 +6,7 @@ import trio
 from trio.testing import MockClock
 
 from b2fs.store.forward import Method
-from tests.writeback.harness import Mount, Place
+from tests.writeback.harness import Mount, Place, changes_counted
 from tests.writeback.tiny import KIB, PART, TINY, append, noise, tiny
 
 __all__ = ["tiny"]  # a fixture
@@ -45,6 +45,18 @@ async def test_a_growing_file_goes_up_as_soon_as_its_writer_pauses(tiny: Place, 
         await trio.sleep(0.1)
         assert mount.store.counts[Method.UPLOAD_PART] == 3
         await mount.close(handle)
+
+
+async def test_a_growing_file_that_is_removed_before_its_upload_begins_is_no_call(
+    tiny: Place, autojump_clock: MockClock
+) -> None:
+    async with tiny.mount(config=TINY) as mount:
+        with changes_counted(mount.store) as calls:
+            await write_busily(mount, 0.2)
+            await mount.unlink("a")
+            await mount.drain()
+            await trio.sleep(10)
+    assert calls == []
 
 
 async def change(mount: Mount, at: int) -> None:

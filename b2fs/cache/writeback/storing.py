@@ -30,6 +30,8 @@ from b2fs.errors import B2fsError, NotFound, StoreError
 log = logging.getLogger(__name__)
 
 _REPLAN_S = 0.5
+#: An upload of a file that is still written waits this long for its writer to pause, in seconds.
+_STREAM_PATIENCE_S = 1.0
 
 
 class Storing:
@@ -147,6 +149,9 @@ class Storing:
 
     async def _bring_growing(self, p: Pending, inode: Inode) -> None:
         """Upload part by part while the file is written; then, or when it has not grown for long, as any other."""
+        await self._transfer.pace.wait_idle(_STREAM_PATIENCE_S)
+        if p.inode is not inode:
+            return  # it was removed or renamed meanwhile
         upload = await self._transfer.stream(inode, p.key)
         grew_at = trio.current_time()
         while self.grows(p, inode) and trio.current_time() - grew_at < self._config.open_max_s:

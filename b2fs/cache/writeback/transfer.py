@@ -41,8 +41,6 @@ _RESEND_BYTES = 1 << 18
 #: Names and values of all metadata together: B2 takes 7,000 bytes, 2,048 in buckets with encryption or Object Lock.
 _METADATA_BYTES = 6_500
 _SIDE_LEAF = ".attrs"
-#: An upload of a file that is still written waits this long for its writer to pause, in seconds.
-_STREAM_PATIENCE_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,7 +287,6 @@ class Transfer:
 
     async def stream(self, inode: Inode, key: str) -> MultipartUpload:
         """An upload of a file that is still growing, the one that was begun before if there is one; `store` ends it."""
-        await self.pace.wait_idle(_STREAM_PATIENCE_S)
         upload = inode.upload
         if upload is None or upload.key != key or not upload.lasting:
             upload = self._upload(inode, key, StreamPlan())
