@@ -165,6 +165,12 @@ class MemBucket:
             self.versions.pop(key, None)
         self._note(key)
 
+    def keep_only(self, version: Version) -> None:
+        """What a bucket without versions keeps of a key; nothing at all of a removed one."""
+        self.versions[version.key] = [version]
+        if version.body is None:
+            del self.versions[version.key]
+
     def _note(self, key: str) -> None:
         version = self.latest(key)
         body = version.body if version is not None else None
@@ -286,7 +292,7 @@ class MemStore:
         return version
 
     async def head(self, key: str, *, version_id: VersionId | None = None) -> ObjectInfo:
-        return self._find(await self._enter(), key, version_id).info
+        return self._told(self._find(await self._enter(), key, version_id))
 
     async def get(
         self,
@@ -303,7 +309,7 @@ class MemStore:
             raise PreconditionFailed(f"{key} is another version")
         if start and start >= len(version.body):
             raise InvalidRange(f"{key} has no byte {start}")
-        return version.info, version.body[start:end]
+        return self._told(version), version.body[start:end]
 
     # -- writing
 
@@ -325,7 +331,7 @@ class MemStore:
             raise PreconditionFailed(f"{key} exists")
         if if_match is not None and (current is None or current.etag != if_match):
             raise PreconditionFailed(f"{key} is another version")
-        return bucket.add(key, bytes(body), metadata, content_type).info
+        return self._made(bucket, bucket.add(key, bytes(body), metadata, content_type))
 
     async def copy(
         self,
@@ -339,7 +345,7 @@ class MemStore:
         found = self._source(bucket, source)
         if metadata is None:
             metadata, content_type = found.metadata, found.content_type
-        return bucket.add(key, found.body, metadata, content_type, etag=found.etag).info
+        return self._made(bucket, bucket.add(key, found.body, metadata, content_type, etag=found.etag))
 
     def _source(self, bucket: MemBucket, source: ObjectRef) -> Version:
         found = self._find(bucket, source.key, source.version_id)
@@ -348,8 +354,22 @@ class MemStore:
         return found
 
     async def hide(self, key: str) -> VersionId | None:
-        bucket = await self._enter()
-        return bucket.add(key, None).id
+        return self._hide(await self._enter(), key)
+
+    def _hide(self, bucket: MemBucket, key: str) -> VersionId | None:
+        return self._made(bucket, bucket.add(key, None)).ref.version_id
+
+    def _made(self, bucket: MemBucket, version: Version) -> ObjectInfo:
+        """What the store tells of a new version or marker; without versioning it takes the place of what was there."""
+        if self._capabilities.versioning:
+            return version.info
+        bucket.keep_only(version)
+        return self._told(version)
+
+    def _told(self, version: Version) -> ObjectInfo:
+        if self._capabilities.versioning:
+            return version.info
+        return replace(version.info, ref=replace(version.ref, version_id=None))
 
     async def delete_version(self, key: str, version_id: VersionId) -> None:
         (await self._enter()).remove(key, version_id)
@@ -359,7 +379,7 @@ class MemStore:
         answers: list[VersionId | StoreError | None] = []
         for key, version_id in targets:
             if version_id is None:
-                answers.append(bucket.add(key, None).id)
+                answers.append(self._hide(bucket, key))
             else:
                 bucket.remove(key, version_id)
                 answers.append(None)
@@ -415,7 +435,7 @@ class MemStore:
         etag = f"{hashlib.md5(sums, usedforsecurity=False).hexdigest()}-{len(parts)}"
         body = b"".join(bodies)
         made = bucket.add(key, body, upload.metadata, upload.content_type, etag=etag, version_id=VersionId(upload_id))
-        return made.info
+        return self._made(bucket, made)
 
     async def abort_upload(self, key: str, upload_id: UploadId) -> None:
         (await self._enter()).uploads.pop(upload_id, None)

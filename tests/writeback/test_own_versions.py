@@ -150,3 +150,19 @@ async def test_only_files_that_had_a_version_before_are_asked_for(place: Place, 
         await mount.drain()
         assert mount.store.counts[Method.HEAD] <= 1
         assert mount.store.counts[Method.PUT] >= 5
+
+
+@pytest.mark.parametrize("path", ["a", "d/"])
+async def test_what_is_removed_while_it_is_put_goes_without_a_version_id_too(
+    place: Place, path: str, autojump_clock: MockClock
+) -> None:
+    """Some servers tell no version IDs at all, SeaweedFS none of directories' markers."""
+    place.capabilities = Capabilities(versioning=False, copy_from_version=False)
+    async with place.mount() as mount:
+        mount.store.pause([Method.PUT])
+        await (mount.mkdir(path.rstrip("/")) if path.endswith("/") else mount.save(path, b"content"))
+        await mount.store.wait_held()
+        await (mount.rmdir(path.rstrip("/")) if path.endswith("/") else mount.unlink(path))
+        await mount.store.resume()
+        await mount.drain()
+    assert place.bucket.contents() == {}

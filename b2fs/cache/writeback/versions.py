@@ -120,8 +120,13 @@ class OwnVersions:
         return p.urgent and last.version is not None and not self._is_needed(p.key, last.version)
 
     def removes_by_version(self, p: Pending) -> bool:
-        """Whether making the key absent is to remove our versions rather than to hide: nothing else was ever there."""
+        """Whether making the key absent is to remove our versions rather than to hide: nothing else was ever there.
+
+        That takes their IDs, which some servers do not tell, or not of directories' markers.
+        """
         if not (p.made_here and p.remote.known and self._can_delete):
+            return False
+        if p.remote.ref is not None and p.remote.ref.version_id is None:
             return False
         return not any(version is not None and self._is_needed(p.key, version) for version in (*p.superseded, p.newest))
 
