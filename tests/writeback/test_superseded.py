@@ -7,8 +7,10 @@ import os
 import trio
 from trio.testing import MockClock
 
+from b2fs.cache.writeback.config import WriteBackConfig
+from b2fs.core.types import HandleId
 from b2fs.store.forward import Method
-from tests.writeback.harness import Place
+from tests.writeback.harness import Mount, Place
 
 #: More than is sent again rather than copied in the bucket.
 LARGE = os.urandom(300_000)
@@ -27,6 +29,52 @@ async def test_a_version_that_another_name_is_to_be_copied_from_is_not_removed(
         await mount.drain()
         assert await mount.tree() == {"a": b"new", "a~": LARGE}
     assert place.bucket.contents() == {"a": b"new", "a~": LARGE}
+
+
+async def _change_while_stored(mount: Mount, handle: HandleId, body: bytes) -> None:
+    """A version is made while the file changes, so that the key is not done with it."""
+    mount.store.pause([Method.PUT])
+    await mount.store.wait_held()
+    await mount.write(handle, 0, body)
+    await trio.sleep(5)
+    await mount.store.resume()
+    await trio.sleep(0.1)  # it is answered; the next one comes a second later
+
+
+async def test_a_removed_file_does_not_show_what_it_held_a_while_ago(place: Place, autojump_clock: MockClock) -> None:
+    async with place.mount(config=WriteBackConfig(supersede_s=0)) as mount:
+        handle = await mount.create("a")
+        await mount.write(handle, 0, b"one")
+        await mount.close(handle)
+        handle = await mount.open("a")
+        for body in (b"two", b"three", b"four"):
+            await _change_while_stored(mount, handle, body)
+        mount.store.pause([Method.PUT])
+        await mount.store.wait_held()
+        await mount.unlink("a")
+        await mount.store.resume()
+        await mount.close(handle)
+        await mount.drain()
+    assert place.bucket.contents() == {}
+    assert len(place.bucket.versions["a"]) > 1  # what is older stays as history
+
+
+async def test_a_removed_file_does_not_show_a_version_that_another_name_needed(
+    place: Place, autojump_clock: MockClock
+) -> None:
+    async with place.mount() as mount:
+        await mount.save("a", LARGE)
+        handle = await mount.open("a")
+        await _change_while_stored(mount, handle, b"x")
+        await mount.close(handle)
+        mount.store.pause([Method.PUT, Method.COPY])
+        await mount.rename("a", "kept")
+        await mount.save("a", b"new")
+        await mount.store.wait_held()
+        await mount.unlink("a")
+        await mount.store.resume()
+        await mount.drain()
+    assert place.bucket.contents() == {"kept": b"x" + LARGE[1:]}
 
 
 async def test_an_open_file_keeps_the_version_that_it_reads(place: Place, autojump_clock: MockClock) -> None:

@@ -39,6 +39,8 @@ class Pending:
     newest: VersionId | None = None
     newest_at: float = 0.0
     superseded: list[VersionId] = field(default_factory=list)
+    #: Other versions that we made for this entry stay below the newest: without it they would be seen again.
+    layered: bool = False
     #: Cancelled when a multipart upload under way is for something that the key should not hold any more.
     cancel_upload: trio.CancelScope = field(default_factory=trio.CancelScope)
     waiters: list[trio.Event] = field(default_factory=list)
@@ -50,8 +52,8 @@ class Pending:
 
     @property
     def made_here(self) -> bool:
-        """Nothing was under this key before us: removing our versions leaves no trace and hides nothing."""
-        return self.before.known and self.before.ref is None
+        """Nothing is under this key but versions that are to go: removing them leaves no trace and shows nothing."""
+        return self.before.known and self.before.ref is None and not self.layered
 
     def needs(self, version: VersionId) -> bool:
         """Whether what the key is to hold is in this older version of the key itself: a file that came back to it."""

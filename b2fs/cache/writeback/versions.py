@@ -70,6 +70,8 @@ class OwnVersions:
         elif last is not None and last.version and now - last.at < 2 * self._config.spacing_s:
             # Put in the same second or so as an earlier version of ours: leave no tie to be ordered wrongly.
             p.superseded.append(last.version)
+        elif p.newest is not None:
+            p.layered = True  # that one is history by now
         p.newest, p.newest_at = ref.version_id, now
         p.remote = Remote(True, ref)
         self.answered(p.key, ref.version_id)
@@ -134,10 +136,13 @@ class OwnVersions:
         """Remove versions of ours that a newer one has replaced, unless somebody still needs their content."""
         while p.superseded and self._can_delete:
             version = p.superseded[0]
-            if not p.needs(version) and not self._is_needed(p.key, version):
+            if p.needs(version) or self._is_needed(p.key, version):
+                p.layered = True
+            else:
                 try:
                     await self._store.delete_version(p.key, version)
                 except AccessDenied as error:
+                    p.layered = True
                     self._may_not_delete(error)
             p.superseded.pop(0)
 
