@@ -70,6 +70,7 @@ def vfs_config(settings: MountSettings, directory: Path) -> VfsConfig:
         ttl_s=settings.metadata_ttl,
         foreign_attrs=settings.foreign_attrs,
         attr_index=not settings.no_attr_index,
+        look_ahead=True,
         acl=settings.acl,
         quota=Quota(*settings.quota) if settings.quota is not None else None,
         writeback=WriteBackConfig(

@@ -30,6 +30,7 @@ class VfsConfig:
     the others are shown with defaults until they are read or changed.
     attr_index: keep the attributes of many objects in few objects below `.b2fs/` in the bucket, and use those.
     acl: keep access control lists and obey them; modes of new files come without the umask applied.
+    look_ahead: list the root before anybody asks for it.
     check_permissions: for front doors that do not check themselves; a FUSE mount has the kernel do it.
     """
 
@@ -43,6 +44,7 @@ class VfsConfig:
     foreign_attrs: str = "sample"
     attr_index: bool = True
     acl: bool = False
+    look_ahead: bool = False
     check_permissions: bool = False
     quota: Quota | None = None
     #: Without a quota, what statvfs reports as the size of the filesystem: a bucket has no end.

@@ -441,6 +441,8 @@ class B2Filesystem(Listener):
             task_status.started()
             nursery.start_soon(self._files.run)
             nursery.start_soon(self._core.remote.run)
+            if self._core.config.look_ahead:
+                nursery.start_soon(self._core.remote.look_ahead, self._core.root.prefix)
             nursery.start_soon(self._core.usage.run)
             if self._core.index is not None:
                 nursery.start_soon(self._core.index.run)

@@ -6,6 +6,9 @@ import random
 import stat
 from pathlib import Path
 
+import pytest
+import trio
+
 from b2fs.core.types import InodeId, SetAttr
 from b2fs.store.forward import Method
 from b2fs.vfs.config import VfsConfig
@@ -288,3 +291,26 @@ async def test_a_directory_is_asked_for_after_it_was_changed_here(tmp_path: Path
             await mounted.drain()
             mounted.fs.forget([(ino, 1)])
             assert stat.S_IMODE((await mounted.find("d")).mode) == 0o711
+
+
+@pytest.mark.parametrize("markers", [True, False], ids=["markers keep metadata", "markers drop metadata"])
+async def test_the_root_is_listed_before_anybody_asks(tmp_path: Path, markers: bool) -> None:
+    """Then the first directory that is entered costs one round trip, and a remount asks for nothing."""
+    config = VfsConfig("", look_ahead=True)
+    async with bucket(tmp_path) as inner:
+        store = inner if markers else MarkersWithoutMetadata(inner)
+        async with mount(store, tmp_path / "writer") as mounted:
+            await mounted.mkdir("d")
+            await mounted.write("d/f", b"body")
+            await mounted.drain()
+        async with mount(store, tmp_path / "cache", config) as mounted:
+            wanted = {"", ".b2fs/attrs/"} if markers else {"", ".b2fs/attrs/", ".b2fs/dirs/"}
+            with trio.fail_after(60):
+                while not wanted <= {call.key for call in mounted.store.calls} or mounted.store.in_flight:
+                    await trio.lowlevel.checkpoint()
+            mounted.store.reset_counts()
+            await mounted.find("d")
+            assert mounted.count(Method.LIST_OBJECTS) == 1
+        async with mount(store, tmp_path / "cache", config) as mounted:
+            await mounted.find("d")
+            assert "" not in {call.key for call in mounted.store.calls}

@@ -37,14 +37,18 @@ class SideObjects:
         """Whether it is known what is under a key, and the object there.  Checkpoint: only if it asks."""
         if self._is_foreign():
             return key not in self._touched, None
-        if self._is_old():
-            async with self._lock:  # held over the request: who waits wants this very answer
-                if self._is_old():
-                    await self._list()
+        await self.load()
         if key in self._touched or not self._reaches(key):
             return False, None
         row = self._rows.get(key)
         return True, unpack(key, row) if row is not None else None
+
+    async def load(self) -> None:
+        """Learn which side objects there are, unless that is known.  Raises StoreError."""
+        if self._is_old():
+            async with self._lock:  # held over the request: who waits wants this very answer
+                if self._is_old():
+                    await self._list()
 
     def touched(self, key: str) -> None:
         """We wrote or removed this side object."""

@@ -175,6 +175,20 @@ class RemoteView:
             finally:
                 self._nursery = None
 
+    async def look_ahead(self, prefix: str) -> None:
+        """Ask for what whoever enters the root will need first; nothing if that is known from before."""
+        if self.peek(prefix) is not None:
+            return
+        try:
+            await self._begin(prefix)
+            if not self._is_foreign():
+                async with open_flat_nursery() as nursery:
+                    nursery.start_soon(self.attributes.load, prefix)
+                    if not self._store.capabilities.marker_metadata:
+                        nursery.start_soon(self.sides.load)
+        except StoreError as error:
+            log.debug("the root is listed when somebody asks for it: %s", error)
+
     async def enter(self, prefix: str) -> None:
         """Find out about a directory's marker, and its first names along with it: who enters it needs them next."""
         if not self.marker(prefix)[0]:
