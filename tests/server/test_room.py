@@ -1,7 +1,9 @@
-"""The bound on connections: the one that has been idle longest makes room, one that works is left alone."""
+"""Connections: their bound, where the one that has been idle longest makes room, slow ones, and TLS."""
 
 from __future__ import annotations
 
+import os
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -12,6 +14,8 @@ import trio
 from b2fs.server.http.connection import RECEIVE_INTO
 from b2fs.server.http.limits import Limits
 from b2fs.server.http.listener import Front
+from b2fs.server.http.tlsstream import TlsStream
+from tests.server.harness import Authority
 
 Event = MutableMapping[str, Any]
 Into = Callable[[memoryview], Awaitable[int | None]]
@@ -142,3 +146,79 @@ async def test_whole_bodies_leave_the_connection_usable(path: str) -> None:
                     answer += await client.receive_some()
         assert bodies == [True, True]
         await client.aclose()
+
+
+@asynccontextmanager
+async def tls_echo(authority: Authority) -> AsyncIterator[tuple[int, list[bytes]]]:
+    """A TlsStream that answers what it was sent, twice as long, until the peer ends; what it got is in the list."""
+    context, got = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH), list[bytes]()
+    context.load_cert_chain(authority.cert_file, authority.key_file)
+
+    async def serve(transport: trio.SocketStream) -> None:
+        stream = TlsStream(transport, context)
+        try:
+            await stream.do_handshake()
+        except trio.BrokenResourceError:
+            got.append(b"refused")
+            return
+        buffer = memoryview(bytearray(100_000))
+        while count := await stream.receive_into(buffer):
+            got.append(bytes(buffer[:count]))
+            await stream.send_all(got[-1] * 2)
+        await stream.aclose()
+
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(trio.serve_tcp, serve, 0)
+        yield listeners[0].socket.getsockname()[1], got
+        nursery.cancel_scope.cancel()
+
+
+async def tls_client(authority: Authority, port: int) -> trio.SSLStream[trio.SocketStream]:
+    context = ssl.create_default_context(cafile=authority.ca_file)
+    transport = await trio.open_tcp_stream("127.0.0.1", port)
+    return trio.SSLStream(transport, context, server_hostname="127.0.0.1")
+
+
+async def test_tls_takes_many_records_at_once(authority: Authority) -> None:
+    async with tls_echo(authority) as (port, got):
+        client = await tls_client(authority, port)
+        body = os.urandom(3_000_000)
+        answer = bytearray()
+        with trio.fail_after(60):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(client.send_all, body)
+                while len(answer) < 2 * len(body):
+                    answer += await client.receive_some()
+            assert b"".join(got) == body
+            assert len(answer) == 2 * len(body)
+            assert max(map(len, got)) > 16 << 10  # more than one record
+            await client.aclose()  # waits for the server's closing alert
+
+
+@pytest.mark.parametrize("polite", [True, False])
+async def test_tls_ends_with_or_without_the_closing_alert(authority: Authority, polite: bool) -> None:
+    async with tls_echo(authority) as (port, got):
+        client = await tls_client(authority, port)
+        with trio.fail_after(60):
+            await client.send_all(b"hello")
+            assert await client.receive_some() == b"hellohello"
+            if polite:
+                transport, _ = await client.unwrap()  # waits for the server's closing alert
+            else:
+                transport = client.transport_stream
+                await transport.send_eof()
+                while await transport.receive_some():
+                    pass  # the server's closing alert, and its end
+            await transport.aclose()
+        assert got == [b"hello"]
+
+
+async def test_tls_refuses_what_is_no_tls(authority: Authority) -> None:
+    async with tls_echo(authority) as (port, got):
+        client = await trio.open_tcp_stream("127.0.0.1", port)
+        with trio.fail_after(60):
+            await client.send_all(b"GET / HTTP/1.1\r\n\r\n")
+            while await client.receive_some():
+                pass
+        await client.aclose()
+        assert got == [b"refused"]

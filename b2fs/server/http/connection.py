@@ -17,6 +17,7 @@ import trio
 from b2fs.server.http.chunks import BadChunk, ChunkDecoder
 from b2fs.server.http.head import END, BadHead, Head, HeadParser
 from b2fs.server.http.limits import Limits
+from b2fs.server.http.tlsstream import TlsStream
 from b2fs.server.wire.errors import S3Error
 
 READ_BYTES: Final = 256 << 10
@@ -59,6 +60,13 @@ def _date(second: int) -> bytes:
     return b"date: " + formatdate(second, usegmt=True).encode() + b"\r\nserver: b2fs\r\n"
 
 
+def _filler(stream: Stream) -> Callable[[memoryview], Awaitable[int]] | None:
+    """What puts a stream's next bytes straight into a buffer."""
+    if isinstance(stream, trio.SocketStream):
+        return stream.socket.recv_into
+    return stream.receive_into if isinstance(stream, TlsStream) else None
+
+
 class Connection:
     """Serves requests until the client or a limit ends it."""
 
@@ -68,8 +76,7 @@ class Connection:
         self._limits = limits
         self._scheme = scheme
         self._client = client
-        #: TLS has to decrypt somewhere first; a plain socket fills any buffer.
-        self._fill = stream.socket.recv_into if isinstance(stream, trio.SocketStream) else None
+        self._fill = _filler(stream)
         self._buffer = b""
         #: Whether the connection waits for a request and may be closed to make room.
         self.idle = True

@@ -13,6 +13,7 @@ import trio
 
 from b2fs.server.http.connection import App, Connection
 from b2fs.server.http.limits import Limits
+from b2fs.server.http.tlsstream import TlsStream
 
 LOG: Final = logging.getLogger("b2fs.server")
 
@@ -74,7 +75,7 @@ class Front:
         if self._tls is None:
             await self._serve(Connection(socket_stream, self._app, self._limits, "http", client), scope)
             return
-        stream = trio.SSLStream(socket_stream, self._tls, server_side=True, https_compatible=True)
+        stream = TlsStream(socket_stream, self._tls)
         try:
             with trio.fail_after(self._limits.handshake_s):
                 await stream.do_handshake()
