@@ -112,8 +112,8 @@ async def test_an_older_content_of_ours_that_lands_late_is_replaced(
     assert any_place.bucket.contents()["f0"] == b"new"
 
 
-async def _killed_while_it_stores(place: Place) -> None:
-    """What is being put at the moment of kill -9 is not the last content that the files got."""
+async def _killed_while_it_stores(place: Place, *, renamed: bool = False) -> None:
+    """What is being put at the moment of kill -9 is not the last content that the names got."""
     async with place.mount() as mount:
         mount.store.pause([Method.PUT])
         for name in NAMES:
@@ -121,7 +121,9 @@ async def _killed_while_it_stores(place: Place) -> None:
         await mount.store.wait_held(len(NAMES))
         await trio.sleep(1)
         for name in NAMES:
-            await mount.save(name, b"old")
+            await mount.save("temporary" if renamed else name, b"old")
+            if renamed:
+                await mount.rename("temporary", name)
         place.crash()
     assert place.bucket.contents() == {}
 
@@ -148,8 +150,11 @@ async def test_a_put_that_is_carried_out_late_does_not_undo_a_fsync(
     assert any_place.bucket.contents() == dict.fromkeys(NAMES, b"new")
 
 
-async def test_a_put_that_is_carried_out_after_ours_is_stored_over(any_place: Place, autojump_clock: MockClock) -> None:
-    await _killed_while_it_stores(any_place)
+@pytest.mark.parametrize("renamed", [False, True], ids=["written", "replaced by a rename"])
+async def test_a_put_that_is_carried_out_after_ours_is_stored_over(
+    any_place: Place, renamed: bool, autojump_clock: MockClock
+) -> None:
+    await _killed_while_it_stores(any_place, renamed=renamed)
     async with any_place.mount() as mount:
         ours: Writer = mount.fs._core.transfer.writer
         for name in NAMES:

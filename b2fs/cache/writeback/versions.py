@@ -91,8 +91,8 @@ class OwnVersions:
         return since is not None and trio.current_time() - since < _DOUBT_S
 
     def journaled(self, p: Pending) -> Remote:
-        """What the ledger is to say of the bucket: a doubted key is one after the next crash, too."""
-        return Remote(False, p.remote.ref) if self.is_doubted(p.key) else p.remote
+        """What the ledger is to say of the bucket: a key that is doubted, or in a request, is doubted after a crash."""
+        return Remote(False, p.remote.ref) if p.running or self.is_doubted(p.key) else p.remote
 
     def believe(self, key: str) -> None:
         """It was looked at."""
