@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import re
+import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 from tests.e2e.sites import LONG, Site, run
 
 MIB = 1 << 20
 SIZE_MIB = 1024 if LONG else 256
+#: Of the file that is larger than the cache.
+BEYOND_MIB = 3072 if LONG else 192
 MEMORY_MIB = 300
 
 
@@ -40,4 +44,37 @@ def test_a_large_file_comes_back_in_bounded_memory(seaweedfs_site: Site) -> None
     assert (root / "large").stat().st_size == SIZE_MIB * MIB
     assert sha256(root / "large") == expected
     assert peak_memory_mib(site.pid) < MEMORY_MIB
+    site.umount()
+
+
+def used_mib(directory: Path) -> float:
+    """What the files below a directory take on the disk, in MiB."""
+    blocks = 0
+    for path in directory.rglob("*"):
+        with suppress(FileNotFoundError):  # it was just removed
+            blocks += path.stat().st_blocks
+    return blocks * 512 / MIB
+
+
+def test_a_file_that_is_larger_than_the_cache_comes_back(seaweedfs_site: Site) -> None:
+    """Parts that are in the bucket leave the disk: the cache holds a third of the file."""
+    site = seaweedfs_site
+    source, cache_mib = site.directory / "source", BEYOND_MIB // 3
+    option = f"--cache-size={cache_mib}M"
+    run("openssl", "rand", "-out", source, str(BEYOND_MIB * MIB))
+    root = site.mount(option)
+    most = 0.0
+    with subprocess.Popen(["dd", f"if={source}", f"of={root}/large", "bs=1M", "status=none"]) as dd:
+        while dd.poll() is None:
+            most = max(most, used_mib(site.cache))
+    assert dd.returncode == 0
+    run("sync", "--file-system", root)
+    # Dirty bytes and blocks of what was read are bounded each; an unbounded cache would have had all of it.
+    assert most < 2 * cache_mib + 32
+    assert peak_memory_mib(site.pid) < MEMORY_MIB
+    root = site.remount(option)
+    run("cmp", source, root / "large")
+    assert used_mib(site.cache) < cache_mib + 32
+    assert peak_memory_mib(site.pid) < MEMORY_MIB
+    source.unlink()
     site.umount()
