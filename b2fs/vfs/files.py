@@ -33,6 +33,8 @@ _KEEP_BYTES = 64 << 20
 _RETIRE_BATCH = 64
 #: Filling the cache waits this long for programs and uploads to pause, in seconds, unless so many files wait for it.
 _RETIRE_PATIENCE_S = 30.0
+#: How long they are to have paused, in seconds: what is removed or written again by then need not be kept.
+_RETIRE_REST_S = 1.0
 _RETIRE_MOST = 10_000
 #: How soon filling the cache is tried again when the journal could not be written.
 _RETIRE_AGAIN_S = 1.0
@@ -299,9 +301,11 @@ class Files:
         while True:
             await self._retire_wake.wait()
             self._retire_wake = trio.Event()
+            rest_s = _RETIRE_REST_S
             while self._retired:
                 many = len(self._retired) >= _RETIRE_MOST or self._core.room.short
-                await self._core.engine.wait_calm(0.0 if many else _RETIRE_PATIENCE_S)
+                await self._core.engine.wait_calm(0.0 if many else _RETIRE_PATIENCE_S, rest_s)
+                rest_s = 0.0
                 batch, self._retired = self._retired[:_RETIRE_BATCH], self._retired[_RETIRE_BATCH:]
                 jobs, kept = self._take_contents(batch)
                 if kept:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import trio
 from trio.testing import MockClock
 
@@ -57,6 +59,25 @@ async def test_a_growing_file_that_is_removed_before_its_upload_begins_is_no_cal
             await mount.drain()
             await trio.sleep(10)
     assert calls == []
+
+
+async def test_what_was_stored_becomes_cache_only_when_all_has_been_quiet_for_a_second(
+    place: Place, autojump_clock: MockClock
+) -> None:
+    async with place.mount() as mount:
+        local = mount.fs._core.files.contents
+        await mount.save("a", b"content")
+        await mount.open("a", os.O_RDONLY)
+        await mount.drain()
+        await trio.sleep(0.9)
+        assert len(local) == 1
+        await mount.save("b", b"content")
+        await mount.open("b", os.O_RDONLY)
+        await mount.drain()
+        await trio.sleep(0.9)
+        assert len(local) == 2
+        await trio.sleep(0.5)
+        assert not local
 
 
 async def change(mount: Mount, at: int) -> None:

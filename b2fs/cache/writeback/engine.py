@@ -227,12 +227,14 @@ class Engine:
         with trio.move_on_after(_ABORTS_S):
             await self._transfer.aborts.wait_done()
 
-    async def wait_calm(self, at_most_s: float) -> None:
-        """Return when programs pause and no upload is under way, or after at_most_s."""
-        until = trio.current_time() + at_most_s
+    async def wait_calm(self, at_most_s: float, rest_s: float = 0.0) -> None:
+        """Return when for rest_s programs have paused and no upload was under way or due, or after at_most_s."""
+        until, busy_at = trio.current_time() + at_most_s, trio.current_time()
         while trio.current_time() < until:
             await self.pace.wait_idle(until - trio.current_time())
-            if not self._storing.under_way:
+            if self._storing.under_way or self._schedule.queue.head() is not None:
+                busy_at = trio.current_time()
+            elif trio.current_time() - max(busy_at, self.pace.last) >= rest_s:
                 return
             await trio.sleep(_CALM_S)
 

@@ -29,6 +29,11 @@ class Pace:
         """A program's request is being served."""
         self._last = trio.current_time()
 
+    @property
+    def last(self) -> float:
+        """When a program's request was last served."""
+        return self._last
+
     def idle(self) -> bool:
         return trio.current_time() - self._last > IDLE_S
 
