@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
+from itertools import islice
 from typing import TypeVar
 
 import trio
@@ -35,8 +36,13 @@ def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
 
 
 async def for_each(items: Iterable[T], job: Callable[[T], Awaitable[object]], in_flight: int = 64) -> None:
-    """Run job on every item, at most in_flight at once."""
+    """Run job on every item, at most in_flight at once.  Checkpoint: only in the jobs, if there are less than two."""
     queue = iter(items)
+    begun = list(islice(queue, in_flight))
+    if len(begun) < min(2, in_flight):  # as mostly, and a nursery costs as much as a small request
+        for item in begun:
+            await job(item)
+        return
 
     async def work(item: T) -> None:
         await job(item)
@@ -44,5 +50,5 @@ async def for_each(items: Iterable[T], job: Callable[[T], Awaitable[object]], in
             await job(following)
 
     async with open_flat_nursery() as nursery:
-        for _, item in zip(range(in_flight), queue, strict=False):
+        for item in begun:
             nursery.start_soon(work, item)

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import trio
 from cachetools import TTLCache
 
-from b2fs.cache.parallel import for_each, open_flat_nursery
+from b2fs.cache.parallel import for_each
 from b2fs.cache.remote import Listing
 from b2fs.cache.remote.listing import unpack
 from b2fs.core.attrs import carries_posix
@@ -128,9 +129,8 @@ class ForeignAttributes:
 
         sample = self._sample(prefix, unknown)
         nearby = self._nearby(prefix) if 0 < len(sample) < len(unknown) else []
-        async with open_flat_nursery() as nursery:
-            nursery.start_soon(for_each, nearby, ask_nearby)
-            await for_each(sample, ask)
+        questions = [*(partial(ask, name) for name in sample), *(partial(ask_nearby, info) for info in nearby)]
+        await for_each(questions, lambda question: question())
         judged = len(sample) > 0 and not self._carries(prefix)
         if not judged and not self._is_plain(prefix):
             await for_each([name for name in unknown if name not in found and name not in gone], ask)

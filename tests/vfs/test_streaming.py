@@ -108,6 +108,26 @@ async def test_what_changes_between_two_pages_is_neither_lost_nor_doubled(tmp_pa
         assert {"f0001", "f0900", "f0902", "f1500"}.isdisjoint(now)
 
 
+async def test_names_that_stay_come_once_while_another_client_adds_and_removes(tmp_path: Path) -> None:
+    async with bucket(tmp_path) as store:
+        stay, others = NAMES[::2], NAMES[1::2]
+        await fill(store, (f"d/{name}" for name in (*stay, *others[::2])))
+        async with mount(store, tmp_path / "cache", CONFIG) as mounted:
+            directory = (await mounted.find("d")).ino
+            for turn in range(3):
+                handle = await mounted.fs.opendir(directory, ANYBODY)
+                found: list[tuple[str, int]] = []
+                while (piece := await _read(mounted, handle, found[-1][1] if found else 0, 300)) != []:
+                    found += piece
+                    name = others[len(found) * 7 % len(others)]
+                    await (store.hide(f"d/{name}") if turn % 2 else store.put(f"d/{name}", b"new"))
+                await mounted.fs.releasedir(handle)
+                names = [name for name, _ in found]
+                assert len(names) == len(set(names))
+                assert set(stay) <= set(names)
+                await mounted.fs.refresh()
+
+
 async def test_an_object_whose_directory_is_on_the_next_page_has_one_name(tmp_path: Path) -> None:
     keys = ["a", *(f"a-{number:04}" for number in range(1200)), "a/below"]
     async with _held(tmp_path, keys) as (mounted, held, _, handle):
