@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -38,6 +39,7 @@ from tests.e2e.campaign_model import (
 from tests.e2e.programs import B2FS, DEADLINE_S, force_unmount, is_mounted, wait_until
 from tests.e2e.sites import LONG, RESERVED, Bucket, Site, is_running, long_only, new_site
 from tests.e2e.wire import Wire
+from tests.faultproxy import WRITES, Way
 from tests.server.harness import KEY_ID, REGION, SECRET
 from tests.servers import Server, boto3_client
 
@@ -281,6 +283,29 @@ def test_kills_at_random_instants(seaweedfs_site: Site, seaweedfs: Server) -> No
 @pytest.mark.timeout(TIMEOUT_S)
 def test_kills_at_random_instants_before_b2fs_serve(wire: Wire) -> None:
     words = (f"--endpoint={wire.proxy.upstream}", f"--region={REGION}")
+    environ = {"AWS_ACCESS_KEY_ID": KEY_ID, "AWS_SECRET_ACCESS_KEY": SECRET}
+    with new_site(lambda _: Bucket(f"s3://{wire.bucket}", words, environ, wire.contents)) as site:
+        run_campaign(site, lambda: boto3_client(wire.proxy.upstream, KEY_ID, SECRET, REGION))
+
+
+class Slow:
+    """The server takes its time, and carries out what it was asked for whether or not the client is still alive."""
+
+    def __init__(self) -> None:
+        self._chance = random.Random(SEED)
+
+    def strike(self, way: Way) -> None:
+        way.body()
+        time.sleep(self._chance.uniform(0, 2.0))  # it is the fault, and nothing waits for its end
+        way.answer(way.ask())
+
+
+@long_only
+@pytest.mark.timeout(TIMEOUT_S)
+def test_kills_at_random_instants_before_a_slow_server(wire: Wire) -> None:
+    """What a killed mount had on its way lands within the time in which the next one waits for that."""
+    wire.proxy.harm(Slow(), WRITES, times=None, probability=0.15)
+    words = (f"--endpoint={wire.proxy.endpoint}", f"--region={REGION}")
     environ = {"AWS_ACCESS_KEY_ID": KEY_ID, "AWS_SECRET_ACCESS_KEY": SECRET}
     with new_site(lambda _: Bucket(f"s3://{wire.bucket}", words, environ, wire.contents)) as site:
         run_campaign(site, lambda: boto3_client(wire.proxy.upstream, KEY_ID, SECRET, REGION))
