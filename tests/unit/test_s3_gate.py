@@ -6,6 +6,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from b2fs.errors import TimedOut
 from b2fs.store.s3.gate import Gate
 
 FOREVER = 10**6
@@ -136,3 +137,35 @@ async def test_a_pause_that_is_made_longer_meanwhile(autojump_clock: MockClock) 
         await trio.sleep(1)
         gate.slow_down(begin, 6.0)
     assert trio.current_time() - begin == pytest.approx(7.0, abs=0.1)
+
+
+async def test_nobody_waits_longer_than_it_may(autojump_clock: MockClock) -> None:
+    """A server has asked to slow down and then fallen silent: one request after the other stalls."""
+    gate = Gate(4, 1000)
+    started: list[int] = []
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_hold, gate, 1, started, 0, 30.0)
+        await wait_all_tasks_blocked()
+        for _ in range(3):
+            gate.slow_down(trio.current_time(), None)
+        for label in (1, 2):
+            nursery.start_soon(_hold, gate, 1, started, label, 30.0)
+            await wait_all_tasks_blocked()
+        with pytest.raises(TimedOut):
+            async with gate.admitted(1, deadline=trio.current_time() + 45):
+                raise AssertionError("admitted")
+        assert trio.current_time() == 45
+        assert started == [0, 1]
+    assert started == [0, 1, 2]
+    assert (gate.in_flight, gate.buffered_bytes) == (0, 0)
+
+
+async def test_a_pause_that_is_longer_than_one_may_wait(autojump_clock: MockClock) -> None:
+    gate = Gate(4, 1000)
+    gate.slow_down(trio.current_time(), 600.0)
+    with pytest.raises(TimedOut):
+        async with gate.admitted(1, deadline=trio.current_time() + 45):
+            raise AssertionError("admitted")
+    assert trio.current_time() == 45
+    async with gate.admitted(1):
+        assert trio.current_time() == 600

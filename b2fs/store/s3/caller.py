@@ -64,7 +64,7 @@ class Caller:
         while True:
             used = await self._signer.prepare()
             try:
-                return await (self._scout(call) if scout else self._once(call, self._sender.send))
+                return await (self._scout(call, deadline) if scout else self._once(call, self._sender.send, deadline))
             except BadCredentials:
                 if renewed or not await self._signer.renew(used):
                     raise
@@ -81,16 +81,16 @@ class Caller:
                 # No await between this question and _scout's setting of the flag.
                 scout = error.retry_after_s is None and isinstance(error, SlowDown | Unavailable) and not self._scouting
 
-    async def _scout(self, call: Call) -> Response:
+    async def _scout(self, call: Call, deadline: float) -> Response:
         """Try again on the slow way that shows Retry-After; one at a time, since the gate tells everybody."""
         self._scouting = True
         try:
-            return await self._once(call, self._sender.send_plainly)
+            return await self._once(call, self._sender.send_plainly, deadline)
         finally:
             self._scouting = False
 
-    async def _once(self, call: Call, send: Callable[[Call], Awaitable[Response]]) -> Response:
-        async with self._gate.admitted(call.body_bytes + call.expected_bytes) as sent_at:
+    async def _once(self, call: Call, send: Callable[[Call], Awaitable[Response]], deadline: float) -> Response:
+        async with self._gate.admitted(call.body_bytes + call.expected_bytes, deadline) as sent_at:
             self.sent += 1
             try:
                 response = await send(call)

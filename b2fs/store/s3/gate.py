@@ -14,6 +14,8 @@ from contextlib import asynccontextmanager
 
 import trio
 
+from b2fs.errors import TimedOut
+
 
 class _Ticket:
     __slots__ = ("admitted", "event", "size")
@@ -49,13 +51,15 @@ class Gate:
         return self._paused_until
 
     @asynccontextmanager
-    async def admitted(self, size: int) -> AsyncIterator[float]:
+    async def admitted(self, size: int, deadline: float = float("inf")) -> AsyncIterator[float]:
         """Wait for a place for one request with a body of `size` bytes; yields the trio time of admission.
 
-        A body larger than max_bytes passes alone.  Checkpoint: only when waiting.
+        A body larger than max_bytes passes alone.  Raises TimedOut if there is no place by `deadline`, in trio time: a
+        server that has first asked to slow down and then fallen silent lets one request through per stall.
+        Checkpoint: only when waiting.
         """
         size = min(size, self.max_bytes)
-        await self._acquire(size)
+        await self._acquire(size, deadline)
         try:
             yield trio.current_time()
         finally:
@@ -95,7 +99,7 @@ class Gate:
         self.in_flight += 1
         self.buffered_bytes += size
 
-    async def _acquire(self, size: int) -> None:
+    async def _acquire(self, size: int, deadline: float) -> None:
         if not self._queue and self._fits(size):
             self._take(size)
             return
@@ -106,9 +110,11 @@ class Gate:
             while not ticket.admitted:
                 # Nobody else wakes the queue when a pause ends, so each waiter looks for itself.
                 pause = self._paused_until
-                with trio.move_on_at(pause if pause > trio.current_time() else float("inf")):
+                with trio.move_on_at(min(deadline, pause if pause > trio.current_time() else float("inf"))):
                     await ticket.event.wait()
                 self._admit()
+                if not ticket.admitted and trio.current_time() >= deadline:
+                    raise TimedOut("the server answers too slowly: no request could be sent in time")
             finished = True
         finally:
             if not finished:
