@@ -49,3 +49,11 @@ def force_unmount(path: Path) -> None:
         subprocess.run(["fusermount3", "-u", "-z", str(path)], check=False)
     with suppress(FileNotFoundError):
         os.unlink(socket_path(str(path), os.geteuid()))
+
+
+def is_running(pid: int) -> bool:
+    """False for a zombie too: whoever adopted it may take its time."""
+    try:
+        return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False

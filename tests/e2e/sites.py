@@ -19,7 +19,7 @@ import trio
 
 from b2fs.daemon.exits import EXIT_OK
 from b2fs.store.embedded.store import EmbeddedConfig, EmbeddedStore
-from tests.e2e.programs import force_unmount, is_mounted, run_b2fs, wait_until
+from tests.e2e.programs import force_unmount, is_mounted, is_running, run_b2fs, wait_until
 from tests.mounting import require_fuse
 from tests.servers import Server
 
@@ -116,8 +116,10 @@ class Site:
 
     def umount(self) -> None:
         """Unmount and wait until all is in the bucket and the daemon has gone."""
+        pid = self.pid
         done = run_b2fs("umount", self.root)
         assert done.returncode == EXIT_OK, done.stderr + self.log()
+        assert not is_running(pid)
         if not self.troubled:
             assert not _UNWANTED.search(self.log()), self.log()
 
@@ -157,14 +159,6 @@ class Site:
         force_unmount(self.root)
         if is_running(pid):
             os.kill(pid, signal.SIGKILL)
-
-
-def is_running(pid: int) -> bool:
-    """False for a zombie too: whoever adopted it may take its time."""
-    try:
-        return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from b2fs.daemon.exits import EXIT_FAILED, EXIT_OK, EXIT_USAGE
-from tests.e2e.programs import B2FS, DEADLINE_S, force_unmount, is_mounted, run_b2fs, wait_until
+from tests.e2e.programs import B2FS, DEADLINE_S, force_unmount, is_mounted, is_running, run_b2fs, wait_until
 from tests.mounting import require_fuse
 from tests.servers import ACCESS_KEY, SECRET_KEY, Server
 
@@ -246,7 +246,7 @@ def test_a_killed_mount_is_recovered_without_mounting(place: Path) -> None:
     (identity,) = (place / "cache").iterdir()
     pid = int((identity / "lock").read_text().partition('"pid": ')[2].partition(",")[0])
     os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: not _is_running(pid), "the daemon has ended")
+    wait_until(lambda: not is_running(pid), "the daemon has ended")
     force_unmount(place / "mnt")
     done = run_b2fs("recover", identity)
     assert (done.returncode, "is in the bucket" in done.stderr) == (EXIT_OK, True)
@@ -256,20 +256,12 @@ def test_a_killed_mount_is_recovered_without_mounting(place: Path) -> None:
     assert (place / "mnt" / "hello").read_text() == "hello\n"
 
 
-def _is_running(pid: int) -> bool:
-    """False for a zombie too: whoever adopted it may take its time."""
-    try:
-        return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
 def test_a_mount_takes_the_place_of_a_killed_one(place: Path) -> None:
     assert mount(place).returncode == EXIT_OK
     (identity,) = (place / "cache").iterdir()
     pid = int((identity / "lock").read_text().partition('"pid": ')[2].partition(",")[0])
     os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: not _is_running(pid), "the daemon has ended")
+    wait_until(lambda: not is_running(pid), "the daemon has ended")
     done = mount(place)
     assert done.returncode == EXIT_OK, done.stderr
     assert os.listdir(place / "mnt") == []

@@ -36,8 +36,8 @@ from tests.e2e.campaign_model import (
     replay,
     settle,
 )
-from tests.e2e.programs import B2FS, DEADLINE_S, force_unmount, is_mounted, wait_until
-from tests.e2e.sites import LONG, RESERVED, Bucket, Site, is_running, long_only, new_site
+from tests.e2e.programs import B2FS, DEADLINE_S, force_unmount, is_mounted, is_running, wait_until
+from tests.e2e.sites import LONG, RESERVED, Bucket, Site, long_only, new_site
 from tests.e2e.wire import Wire
 from tests.faultproxy import WRITES, Way
 from tests.server.harness import KEY_ID, REGION, SECRET

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from b2fs.daemon.exits import EXIT_OK
-from tests.e2e.programs import B2FS, DEADLINE_S, is_mounted, run_b2fs, wait_until
-from tests.e2e.sites import LONG, Site, is_running, need
+from tests.e2e.programs import B2FS, DEADLINE_S, is_mounted, is_running, run_b2fs, wait_until
+from tests.e2e.sites import LONG, Site, need
 from tests.e2e.trees import file_contents
 
 ROUNDS = 10 if LONG else 1
