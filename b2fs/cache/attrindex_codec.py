@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import zlib
+from typing import Any
 
 from b2fs.cache.remote.known import Row, row_fields, row_from
 
@@ -52,13 +53,13 @@ def decode(body: bytes) -> Rows:
         raise UnreadableIndex(f"damaged: {error}") from error
 
 
-def _rows(names: list[list[object]]) -> dict[str, Row]:
+def _rows(names: list[list[Any]]) -> dict[str, Row]:
     return {str(name): row_from(*rest) for name, *rest in names}
 
 
-def _checked(directory: str, names: list[list[object]]) -> str:
+def _checked(directory: str, names: list[list[Any]]) -> str:
     """The directory, if it and the names in it may be parts of keys.  Raises ValueError, TypeError."""
-    "".join([directory, *(name for name, *_ in names)]).encode()  # type: ignore[list-item]  # what it is to find out
+    "".join([directory, *(name for name, *_ in names)]).encode()
     return directory
 
 

@@ -78,13 +78,8 @@ class Inode:
     def __init__(self, ino: InodeId, mode: int) -> None:
         self.ino = ino
         self.mode = mode
-        self.uid = 0
-        self.gid = 0
-        self.rdev = 0
-        self.size = 0
-        self.atime_ns = 0
-        self.mtime_ns = 0
-        self.ctime_ns = 0
+        self.uid = self.gid = self.rdev = self.size = 0
+        self.atime_ns = self.mtime_ns = self.ctime_ns = 0
         self.target: bytes | None = None
         self.xattrs: dict[bytes, bytes] = {}
         #: Hard links: the identity that all names share, and what the bucket holds under each of them.

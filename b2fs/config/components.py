@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from b2fs.vfs.config import VfsConfig
 
 _USUAL_UMASK = 0o022
-#: What bodies of requests in flight may hold; the process grows by up to three times this.
-_BUFFERED_BYTES = 64 << 20
 #: How long fsync waits for the bucket, in seconds; and on a line that is held back, as long as this many bytes take.
 _DURABLE_S = 300.0
 _DURABLE_BYTES = 1 << 30
@@ -37,7 +35,7 @@ def embedded_config(settings: MountSettings, location: FileLocation) -> Embedded
 
 def s3_config(settings: MountSettings, location: RemoteLocation) -> S3Config:
     """The bucket behind an endpoint."""
-    from b2fs.store.s3.config import S3Config
+    from b2fs.store.s3.config import MAX_BUFFERED_BYTES, S3Config
 
     return S3Config(
         bucket=location.bucket,
@@ -47,7 +45,7 @@ def s3_config(settings: MountSettings, location: RemoteLocation) -> S3Config:
         backblaze=location.scheme == "b2",
         insecure_http=settings.insecure_http,
         read_only=settings.read_only,
-        max_buffered_bytes=min(_BUFFERED_BYTES, settings.memory_limit // 4),
+        max_buffered_bytes=min(MAX_BUFFERED_BYTES, settings.memory_limit // 4),
     )
 
 

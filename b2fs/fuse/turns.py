@@ -136,7 +136,8 @@ def first_step(work: Coroutine[Any, Any, R], waits: Callable[[], None]) -> Gener
     try:
         trap = work.send(None)
     except StopIteration as done:
-        return done.value  # type: ignore[no-any-return]  # what a coroutine returns
+        result: R = done.value
+        return result
     waits()
     while True:
         try:
@@ -148,4 +149,5 @@ def first_step(work: Coroutine[Any, Any, R], waits: Callable[[], None]) -> Gener
         try:
             trap = resume()
         except StopIteration as done:
-            return done.value  # type: ignore[no-any-return]  # as above
+            result = done.value
+            return result

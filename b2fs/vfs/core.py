@@ -72,6 +72,14 @@ class Core:
     def __post_init__(self) -> None:
         self.dormant = Dormant(self)
 
+    def has_name(self, inode: Inode) -> bool:
+        """Whether a name leads to the inode; the root needs none."""
+        return bool(inode.links) or inode is self.root
+
+    def is_at(self, directory: Inode, prefix: str) -> bool:
+        """Whether a directory has (still) this prefix, under which the bucket was asked about it."""
+        return self.has_name(directory) and directory.prefix == prefix
+
     def is_there(self, key: str) -> None:
         """The bucket holds something under this key now, and so every directory above it is there again, too."""
         while key:
@@ -132,7 +140,7 @@ class Core:
 
     def _listed_nlink(self, directory: Inode) -> int:
         """The link count of a directory by its listing, if there is one and nothing below differs from it; else 0."""
-        if not directory.links and directory is not self.root:
+        if not self.has_name(directory):
             return 0
         listing = self.remote.peek(directory.prefix)
         if listing is None or listing.until is not None or self.engine.count_below(directory.prefix):

@@ -131,7 +131,7 @@ class Directories:
         children = directory.children
         assert children is not None
         self._end(opened)
-        if directory.links or directory is core.root:
+        if core.has_name(directory):
             opened.load = await core.remote.open(directory.prefix)
             local = [(name, child) for name, child in children.items() if self._names.is_local(child)]
         else:
@@ -144,7 +144,7 @@ class Directories:
 
     def _has_moved(self, opened: DirHandle) -> bool:
         """Whether the directory has another place by now than when its listing was opened, or none."""
-        return opened.load is not None and not self._scanner.is_of(opened.inode, opened.load.listing)
+        return opened.load is not None and not self._core.is_at(opened.inode, opened.load.listing.prefix)
 
     async def _follow(self, opened: DirHandle) -> None:
         """Go on with the listing of the directory's new place; what was handed out keeps its position."""

@@ -111,7 +111,7 @@ class Dormant:
         core.inodes[ino] = inode
         inode.links = []
         name = name_of(sleeper.component)
-        if parent is None or parent.children is None or name in parent.children or not self._has_name(parent):
+        if parent is None or parent.children is None or name in parent.children or not self._core.has_name(parent):
             inode.detached = True
         else:
             inode.link(parent, name)
@@ -141,7 +141,7 @@ class Dormant:
         return self._core.remote.ttl_left(self._validated_at(sleeper)) > 0
 
     def _find(self, parent: Inode, name: bytes) -> tuple[InodeId, Sleeper] | None:
-        if not parent.sleepers or not self._has_name(parent):
+        if not parent.sleepers or not self._core.has_name(parent):
             return None
         component = parent.component(name)
         ino = stable_number(parent.prefix + component)
@@ -149,9 +149,6 @@ class Dormant:
         if sleeper is None or sleeper.parent is not parent or sleeper.component != component:
             return None
         return ino, sleeper
-
-    def _has_name(self, directory: Inode) -> bool:
-        return bool(directory.links) or directory is self._core.root
 
     def _make(self, ino: InodeId, sleeper: Sleeper) -> Inode:
         core, parent = self._core, sleeper.parent

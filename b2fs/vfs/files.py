@@ -279,7 +279,7 @@ class Files:
         """fsync of a directory."""
         if self._core.config.fsync_level == "local":
             await self._sync_local([])
-        elif directory.links or directory is self._core.root:
+        elif self._core.has_name(directory):
             await self._core.engine.waiting.names(directory.prefix)
 
     def report(self, handle: FileHandle) -> None:

@@ -155,7 +155,7 @@ class Mutations:
 
     def check_may_change(self, parent: Inode, caller: Caller) -> None:
         """Whether names in this directory may be made or removed."""
-        if not parent.links and parent is not self._core.root:
+        if not self._core.has_name(parent):
             raise FsError(errno.ENOENT)
         self._core.check(self._core.may(parent, caller, W_OK | X_OK))
 

@@ -58,11 +58,11 @@ class Namespace:
             return await self.shown(child)
         if parent is self._core.root and name == RESERVED:
             return None
-        if not parent.links and parent is not self._core.root:
+        if not self._core.has_name(parent):
             return child  # an unlinked directory has no names but what it still holds
         prefix = parent.prefix
         component, found = await self.odd.resolve(parent, name)
-        if self._has_moved(parent, prefix):
+        if not self._core.is_at(parent, prefix):
             return await self._look(parent, name)
         return await self._merge(parent, name, component, found)
 
@@ -84,7 +84,7 @@ class Namespace:
         """What the name stands for now that the bucket was asked; local changes made meanwhile win."""
         assert parent.children is not None
         prefix, key = parent.prefix, parent.prefix + component
-        while not self._has_moved(parent, prefix):
+        while self._core.is_at(parent, prefix):
             child = self._core.child(parent, name)
             # What we removed is shown for a while yet, also beside what has its name now.
             is_dir = found.is_dir and not self._is_gone(key + "/", found.seen_at)
@@ -108,13 +108,9 @@ class Namespace:
             # The state may have changed while we asked: look again, and make the inode without another wait.
             gone = self._is_gone(key + "/" if is_dir else key, found.seen_at)
             same = self._core.child(parent, name) is child and not (child and self.is_local(child))
-            if same and not gone and not self._has_moved(parent, prefix):
+            if same and not gone and self._core.is_at(parent, prefix):
                 return self.adopt(parent, name, is_dir, fresh, found.seen_at)
         return await self._look(parent, name)
-
-    def _has_moved(self, directory: Inode, prefix: str) -> bool:
-        """Whether a directory has another name by now than when the bucket was asked for prefix, or none."""
-        return (not directory.links and directory is not self._core.root) or directory.prefix != prefix
 
     async def _recheck_directory(self, child: Inode) -> None:
         """See whether somebody else changed a directory's attributes: its marker has another time then."""

@@ -121,7 +121,7 @@ class Renames:
     def _check_still(self, old: Name, new: Name, inode: Inode, target: Inode | None, *, exchange: bool = False) -> None:
         """Nothing changed under the two names while we waited."""
         assert old[0].children is not None and new[0].children is not None
-        if not new[0].links and new[0] is not self._core.root:
+        if not self._core.has_name(new[0]):
             raise FsError(errno.ENOENT)
         if old[0].children.get(old[1]) is not inode or new[0].children.get(new[1]) is not target:
             raise FsError(errno.ENOENT)

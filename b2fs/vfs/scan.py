@@ -76,21 +76,17 @@ class Scanner:
 
     def is_shown(self, directory: Inode, listing: Listing, entry: str) -> bool:
         """Whether the bucket shows something that we have not removed."""
-        if not self.is_of(directory, listing):
+        if not self._core.is_at(directory, listing.prefix):
             return False
         there = entry[:-1] in listing.dirs if entry.endswith("/") else listing.row(entry) is not None
         return there and not self._core.engine.is_gone(listing.prefix + entry)
-
-    def is_of(self, directory: Inode, listing: Listing) -> bool:
-        """Whether a directory is still where its listing was made; when it is moved, all in it becomes inodes."""
-        return (bool(directory.links) or directory is self._core.root) and directory.prefix == listing.prefix
 
     async def is_empty(self, directory: Inode) -> bool:
         """Whether a directory has no names, neither here nor in the bucket.  Checkpoints."""
         assert directory.children is not None
         if any(self._names.is_local(child) for child in directory.children.values()):
             return False
-        if not directory.links and directory is not self._core.root:
+        if not self._core.has_name(directory):
             return not directory.children
         remote = self._core.remote
         load = await remote.open(directory.prefix)
@@ -111,7 +107,7 @@ class Scanner:
     def drop_vanished(self, directory: Inode, listing: Listing) -> None:
         """Clean children that a complete listing does not show were removed by somebody else."""
         assert directory.children is not None
-        if not self.is_of(directory, listing):
+        if not self._core.is_at(directory, listing.prefix):
             return
         for name, child in list(directory.children.items()):
             if child.validated_at < listing.seen_at and not self._names.is_local(child):
@@ -192,7 +188,11 @@ class Scanner:
         row = None if entry.endswith("/") else listing.row(entry)
         children = directory.children
         assert children is not None
-        if row is None or (directory is self._core.root and name == RESERVED) or not self.is_of(directory, listing):
+        if (
+            row is None
+            or (directory is self._core.root and name == RESERVED)
+            or not self._core.is_at(directory, listing.prefix)
+        ):
             return DirRow(name, entry)
         child = children.get(name)
         if child is not None and (child.pending or self._same(child, listing, entry)):
@@ -266,7 +266,7 @@ class Scanner:
         self, directory: Inode, listing: Listing, dirs: list[str], infos: dict[str, ObjectInfo]
     ) -> None:
         """Make inodes of new directories, unless something changed here while their attributes were asked for."""
-        for entry in dirs if self.is_of(directory, listing) else ():
+        for entry in dirs if self._core.is_at(directory, listing.prefix) else ():
             name, key = self._name(directory, listing, entry), listing.prefix + entry
             child = self._core.child(directory, name)
             if self._core.engine.is_gone(key) or (child is not None and (child.pending or child.is_dir)):

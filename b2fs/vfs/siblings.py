@@ -60,7 +60,7 @@ class Siblings:
 
     def _order(self, parent: Inode) -> _Order:
         order = self._orders.get(parent.ino)
-        listing = self._core.remote.peek(parent.prefix) if parent.links or parent is self._core.root else None
+        listing = self._core.remote.peek(parent.prefix) if self._core.has_name(parent) else None
         seen_at = listing.seen_at if listing is not None else 0.0
         if order is not None and (listing is None or order.seen_at == seen_at) and order.missed * 8 <= len(order.names):
             return order

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import cast
 
 import pytest
@@ -167,11 +168,11 @@ async def test_pages_that_fail_and_our_own_changes(autojump_clock: trio.testing.
     def change(page: int) -> None:
         for name in rnd.sample(names, 3):
             gone.add(name)
-            load.patch(lambda listing, name=name: listing.drop(name))  # type: ignore[misc]  # bound now
+            load.patch(partial(Listing.drop, component=name))
             bucket.names = [other for other in bucket.names if other != name]
         new = f"f00{rnd.randrange(10_000):04}-new"
         made.add(new)
-        load.patch(lambda listing, new=new: listing.add(new, _info(new)))  # type: ignore[misc]  # bound now
+        load.patch(partial(Listing.add, component=new, info=_info(new)))
         bucket.names = sorted({*bucket.names, new})
 
     listed = await _listed(bucket, load, change)

@@ -136,7 +136,7 @@ class Storing:
         if error is not None:
             # A call that failed may have made its version all the same: from now on we do not know what is there.
             p.remote = Remote(False, p.remote.ref)
-            self._ledger.save_entry(p.key, p.inode.ino if p.inode is not None else None, p.remote)
+            self._journal(p)
         if isinstance(error, NotFound) and p.inode is inode and inode.base != base:
             self._settle_or_repeat(p, inode)  # what was not found is not what is wanted by now
         elif isinstance(error, NotFound) and p.inode is inode and inode.content is None and base is not None:
@@ -187,7 +187,10 @@ class Storing:
 
         It rides along with the next commit: a request that is killed before that has hardly begun.
         """
-        self._ledger.save_entry(p.key, p.inode.ino if p.inode is not None else None, Remote(False, p.remote.ref))
+        self._journal(p)
+
+    def _journal(self, p: Pending) -> None:
+        self._ledger.save_entry(p.key, p.inode.ino if p.inode is not None else None, self._versions.journaled(p))
 
     async def _look_again(self, p: Pending, inode: Inode) -> None:
         """A request of an earlier mount may have been carried out after ours: then ours is to be stored again."""
@@ -237,7 +240,7 @@ class Storing:
         if p.inode is inode and (inode is None or p.stored_seq >= inode.seq) and not doubted:
             self._settle(p, inode)
             return
-        self._ledger.save_entry(p.key, p.inode.ino if p.inode else None, self._versions.journaled(p))
+        self._journal(p)
         p.urgent = p.urgent and bool(p.waiters)
         p.wake()
         p.since = trio.current_time()

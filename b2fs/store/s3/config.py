@@ -26,6 +26,10 @@ MIN_CRT_MEMORY_BYTES = 256 << 20
 """The CRT refuses a smaller limit.  It is a ceiling, nothing is set aside."""
 
 
+#: See S3Config.max_buffered_bytes.
+MAX_BUFFERED_BYTES = 64 << 20
+
+
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
     """How often and how long a call is tried again after a fault that may pass.
@@ -70,7 +74,7 @@ class S3Config:
     max_connections: int = 64
     #: Bound on the bodies that requests in flight hold, up and down together.  The CRT's copies come on top: measured
     #: with 8 MiB bodies, the process grows by about three times this.
-    max_buffered_bytes: int = 64 << 20
+    max_buffered_bytes: int = MAX_BUFFERED_BYTES
     #: What the CRT may buffer on its side.
     memory_limit_bytes: int = 256 << 20
     connect_timeout_s: float = 5.0
