@@ -31,7 +31,8 @@ def mount_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Give a click command every option of a mount, from the one table."""
     for option in reversed(OPTIONS):
         if option.is_flag:
-            decorator = click.option(option.flag, option.name, is_flag=True, default=None, help=option.help)
+            words = f"{option.flag}/{option.opposite}" if option.opposite else option.flag
+            decorator = click.option(words, option.name, is_flag=True, default=None, help=option.help)
         else:
             decorator = click.option(option.flag, option.name, metavar=option.metavar, help=option.help)
         function = decorator(function)
@@ -58,7 +59,8 @@ def mount(url: str, mountpoint: str, foreground: bool, lists: tuple[str, ...], *
 
 
 def _raw_from_click(given: dict[str, Any]) -> dict[str, str]:
-    return {name: "yes" if value is True else value for name, value in given.items() if value is not None}
+    words = {True: "yes", False: "no"}
+    return {name: words.get(value, value) for name, value in given.items() if value is not None}
 
 
 def checked_settings(url: str, mountpoint: str, raw: dict[str, str]) -> MountSettings:

@@ -23,7 +23,12 @@ _IGNORED = frozenset(
 _IGNORED_PREFIXES = ("x-", "X-", "comment=", "fsname=", "subtype=", "uhelper=", "helper=")
 _ALIASES = {"ro": "read_only"}
 #: Words that take an option back.
-_OPPOSITES = {"exec": "noexec", "nodev": "dev", "nosuid": "suid"}
+_OPPOSITES = {
+    "exec": "noexec",
+    "nodev": "dev",
+    "nosuid": "suid",
+    **dict.fromkeys(("noallow_other", "no_allow_other", "no-allow-other"), "allow_other"),
+}
 
 
 def split_options(text: str) -> list[str]:

@@ -92,10 +92,17 @@ class Option:
     help: str
     parse: Callable[[str], Any] = str
     render: Callable[[Any], str] = str
+    #: A flag that may be set without being asked for.
+    may_be_set: bool = False
 
     @property
     def flag(self) -> str:
         return "--" + self.name.replace("_", "-")
+
+    @property
+    def opposite(self) -> str | None:
+        """The word that takes a flag back which may be set without being asked for."""
+        return "--no-" + self.flag[2:] if self.may_be_set else None
 
     @property
     def is_flag(self) -> bool:
@@ -127,7 +134,13 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "umask", "OCTAL", "Permission bits to take from objects that carry no mode.", parse_octal, lambda v: f"{v:03o}"
     ),
-    _flag("allow_other", "Let other users in (permissions are checked by the kernel)."),
+    Option(
+        "allow_other",
+        None,
+        "Let other users in, or not (permissions are checked by the kernel); root's mounts do by default.",
+        parse_flag,
+        may_be_set=True,
+    ),
     _flag("nonempty", "Mount over a directory that is not empty."),
     _flag("noexec", "Refuse to run programs from the mount."),
     _flag("dev", "Let device files be opened (root alone may give this)."),
@@ -228,6 +241,8 @@ def build_settings(url: str, mountpoint: str, raw: Mapping[str, str]) -> MountSe
         except ConfigError as error:
             raise ConfigError(f"{option.flag}: {error}") from None
     values.setdefault("cache_dir", default_cache_dir())
+    # What root mounts is the machine's, as its local filesystems are: services and programs that change their user.
+    values.setdefault("allow_other", os.geteuid() == 0)
     settings = MountSettings(parse_location(url), os.path.abspath(mountpoint), **values)
     _check(settings)
     return settings
@@ -286,6 +301,7 @@ def settings_as_text(settings: MountSettings) -> dict[str, str]:
     for field in fields(settings):
         option = _BY_NAME.get(field.name)
         value = getattr(settings, field.name)
-        if option is not None and value is not None and value is not False:
-            texts[field.name] = "yes" if option.is_flag else option.render(value)
+        if option is None or value is None or (value is False and not option.may_be_set):
+            continue
+        texts[field.name] = ("yes" if value else "no") if option.is_flag else option.render(value)
     return texts

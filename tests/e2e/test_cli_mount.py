@@ -215,6 +215,23 @@ def test_devices_and_set_id_bits_count_if_asked_for(place: Path, options: str) -
         assert shown.stdout == "65534\n"
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_others_enter_what_root_mounts_unless_that_is_closed(place: Path) -> None:
+    def readable(path: Path) -> bool:
+        return not subprocess.run(["cat", path], capture_output=True, user=65534, group=65534, check=False).returncode
+
+    shown, hidden = place / "mnt" / "shown", place / "mnt" / "hidden"
+    assert mount(place).returncode == EXIT_OK
+    shown.write_text("for all")
+    hidden.write_text("for root")
+    hidden.chmod(0o600)
+    assert (readable(shown), readable(hidden)) == (True, False)
+    for word, entered in (("--umask=077", False), ("--no-allow-other", False), ("--allow-other", True)):
+        assert run_b2fs("umount", place / "mnt").returncode == EXIT_OK
+        assert mount(place, None, word).returncode == EXIT_OK
+        assert (readable(shown), readable(hidden)) == (entered, False), word
+
+
 def test_a_quota_is_the_size_and_the_end(place: Path) -> None:
     assert mount(place, None, "--quota=10M:5").returncode == EXIT_OK
     mountpoint = place / "mnt"

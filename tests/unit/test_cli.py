@@ -111,6 +111,15 @@ def test_later_sources_win(tmp_path: Path, spawned: list[MountSettings], monkeyp
     assert (settings.cache_size, settings.uid, settings.gid, settings.read_only) == (1 << 30, 2, 3, True)
 
 
+def test_others_are_let_in_by_the_last_word(
+    tmp_path: Path, spawned: list[MountSettings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("B2FS_ALLOW_OTHER", "no")
+    for words in ([], ["--allow-other"], ["-o", "allow_other"], ["-o", "allow_other", "--no-allow-other"]):
+        assert run("mount", *words, "s3://photos", str(tmp_path)) == EXIT_OK
+    assert [settings.allow_other for settings in spawned] == [False, True, True, False]
+
+
 def test_the_helper_takes_what_mount_passes(tmp_path: Path, spawned: list[MountSettings]) -> None:
     words = ["s3://photos/2024", str(tmp_path), "-n", "-v", "-t", "b2fs", "-o", "rw,_netdev,allow_other,noexec"]
     assert mount_helper.mount_command.main(words, standalone_mode=False) == EXIT_OK

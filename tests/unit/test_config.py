@@ -140,7 +140,9 @@ def test_a_key_in_a_url_is_refused_and_not_repeated(url: str) -> None:
 
 def test_defaults() -> None:
     settings = build_settings(FILE_URL, "/mnt", {})
-    assert settings == MountSettings(FileLocation("/srv/store", "photos"), "/mnt", cache_dir=settings.cache_dir)
+    location = FileLocation("/srv/store", "photos")
+    root = os.geteuid() == 0
+    assert settings == MountSettings(location, "/mnt", allow_other=root, cache_dir=settings.cache_dir)
     assert os.path.isabs(settings.cache_dir)
 
 
@@ -219,6 +221,16 @@ def test_devices_and_set_id_bits_are_roots_to_allow(option: str, monkeypatch: py
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     with pytest.raises(ConfigError, match=f"--{option} is for root"):
         build_settings(FILE_URL, "/mnt", {option: "yes", "cache_dir": "/c"})
+
+
+def test_roots_mounts_let_others_in_unless_told_not_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert build_settings(FILE_URL, "/mnt", {}).allow_other
+    for word in ("noallow_other", "no_allow_other", "no-allow-other", "allow_other=no"):
+        assert not build_settings(FILE_URL, "/mnt", raw_from_options([word])).allow_other
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert not build_settings(FILE_URL, "/mnt", {}).allow_other
+    assert build_settings(FILE_URL, "/mnt", raw_from_options(["allow-other"])).allow_other
 
 
 paths = st.text(st.characters(min_codepoint=32, max_codepoint=0x2FF, exclude_characters="/"), min_size=1).map(

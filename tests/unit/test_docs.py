@@ -148,7 +148,7 @@ def test_every_option_of_a_mount_is_documented(option: Option) -> None:
 
 
 def test_options_that_are_documented_exist() -> None:
-    flags = {option.flag for option in OPTIONS}
+    flags = {word for option in OPTIONS for word in (option.flag, option.opposite) if word}
     assert set(re.findall(r"`(--[a-z-]+)", OPTIONS_TEXT.read_text())) == flags
 
 
