@@ -1,4 +1,4 @@
-"""Content: what the reader knows of one immutable content: pieces in memory and fetches on their way.
+"""Content: what the reader knows of one immutable content: its pieces in memory and fetches on their way.
 
 All streams of one content share it.  It lives as long as a stream, a piece or a fetch needs it.
 
@@ -15,11 +15,35 @@ from operator import attrgetter
 import trio
 
 from b2fs.cache.blocks import content_key
-from b2fs.cache.reader.memory import Piece
 from b2fs.core.extents import Extents
 from b2fs.core.types import ObjectInfo, ObjectRef, VersionId
 
 _start = attrgetter("start")
+
+
+class Piece:
+    """A stretch of a content in memory: data is content[start:end)."""
+
+    __slots__ = ("content", "data", "end", "fetched", "on_disk", "pending", "served", "start", "warm")
+
+    def __init__(self, content: Content, start: int, data: bytes | memoryview, *, fetched: bool, warm: bool) -> None:
+        self.content = content
+        self.start = start
+        self.end = start + len(data)
+        self.data = data
+        self.served = 0  # bytes handed out, counted again when read again
+        self.fetched = fetched  # came from the store, not from disk
+        self.on_disk = not fetched
+        self.warm = warm  # was fetched ahead as a sibling
+        self.pending = False  # waits to be written to disk
+
+    @property
+    def size(self) -> int:
+        return len(self.data)
+
+    @property
+    def spent(self) -> bool:
+        return self.served >= len(self.data)
 
 
 class Flight:

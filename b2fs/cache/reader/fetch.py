@@ -19,8 +19,8 @@ import trio
 from b2fs.cache.blockdisk import Buffer
 from b2fs.cache.blocks import BlockCache
 from b2fs.cache.reader.config import ReaderConfig, ReaderStats
-from b2fs.cache.reader.content import Content, Contents, Flight
-from b2fs.cache.reader.memory import Memory, Piece
+from b2fs.cache.reader.content import Content, Contents, Flight, Piece
+from b2fs.cache.reader.memory import Memory
 from b2fs.core.extents import Extents
 from b2fs.core.prefetch import Range
 from b2fs.core.types import Capabilities, ETag, ObjectInfo, ObjectRef, VersionId

@@ -14,43 +14,14 @@ INVARIANT: used == reserved + the sizes of all pieces; used <= total, unless a s
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import TYPE_CHECKING
 
 import trio
 
 from b2fs.cache.reader.config import ReaderConfig, ReaderStats
-
-if TYPE_CHECKING:
-    from b2fs.cache.reader.content import Content
-
+from b2fs.cache.reader.content import Piece
 
 #: From this size on a piece is one of a sequential read.
 _LARGE_PIECE_BYTES = 1 << 20
-
-
-class Piece:
-    """A stretch of a content in memory: data is content[start:end)."""
-
-    __slots__ = ("content", "data", "end", "fetched", "on_disk", "pending", "served", "start", "warm")
-
-    def __init__(self, content: Content, start: int, data: bytes | memoryview, *, fetched: bool, warm: bool) -> None:
-        self.content = content
-        self.start = start
-        self.end = start + len(data)
-        self.data = data
-        self.served = 0  # bytes handed out, counted again when read again
-        self.fetched = fetched  # came from the store, not from disk
-        self.on_disk = not fetched
-        self.warm = warm  # was fetched ahead as a sibling
-        self.pending = False  # waits to be written to disk
-
-    @property
-    def size(self) -> int:
-        return len(self.data)
-
-    @property
-    def spent(self) -> bool:
-        return self.served >= len(self.data)
 
 
 class Memory:
