@@ -141,7 +141,7 @@ class Mutations:
         would make as many versions as there are names, for every name that comes or goes.
         """
         core, keys = self._core, inode.all_keys()
-        waiting = [key for key in keys if core.engine.remote_of(key) is not None]
+        waiting = {key for key in keys if core.engine.remote_of(key) is not None}
         if not all(key in waiting or key in inode.linked for key in keys):
             core.touch(inode)  # one does not carry the identity yet
             return
