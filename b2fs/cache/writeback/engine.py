@@ -44,6 +44,8 @@ _LAZY_COMMIT_S = 0.05
 #: How often that is tried while the disk is full.
 _FULL_COMMIT_S = 1.0
 _LONG_S = 3600.0
+#: So many outdated rows of the queue are dropped at once.
+_DROPS = 100
 #: How often somebody who waits until uploads are done looks, in seconds.
 _CALM_S = 0.1
 #: At its end a drain waits so long for aborts of uploads, in seconds.
@@ -312,16 +314,16 @@ class Engine:
     async def _wait_due(self) -> None:
         """Return when an entry is due; meanwhile commit what acknowledges nothing, a little later."""
         while self._schedule.queue.head() is None:
-            lazy = self._ledger.uncommitted
-            self._resting = not lazy
-            await self._schedule.queue.wait(self._lazy_commit_s if lazy else _LONG_S)
+            # While programs change something the ledger begins anew with each request, which commits by itself.
+            self._resting = not self._ledger.uncommitted and self.pace.idle()
+            await self._schedule.queue.wait(_LONG_S if self._resting else self._lazy_commit_s)
             self._resting = False
-            if lazy:
+            if self._ledger.uncommitted:
                 self._commit_lazily()
         await trio.lowlevel.checkpoint()
 
     def _began(self) -> None:
-        """The ledger has something to commit."""
+        """The ledger has something to commit: whoever rests sees to that."""
         if self._resting:
             self._schedule.queue.wake()
 
@@ -340,7 +342,7 @@ class Engine:
 
     async def _start_due(self, nursery: trio.Nursery) -> None:
         removals: list[Pending] = []
-        while (due := self._schedule.queue.head()) is not None:
+        while (due := await self._next_due()) is not None:
             if due and not self._schedule.hurrying and not self.pace.may_start(due, self._storing.under_way):
                 await self._schedule.queue.pause(IDLE_S / 2)
                 continue
@@ -363,19 +365,39 @@ class Engine:
             await self._slots.acquire()
             nursery.start_soon(self._in_slot, self._storing.remove, removals[i : i + REMOVE_BATCH])
 
+    async def _next_due(self) -> float | None:
+        """As DueQueue.head, once the outdated rows before it are gone.  Checkpoint: only if there are many."""
+        queue, dropped = self._schedule.queue, 0
+        while (due := queue.head()) is not None:
+            if self._is_due(queue.first()):
+                return due
+            queue.pop()
+            dropped += 1
+            if dropped % _DROPS == 0:
+                await trio.lowlevel.checkpoint()
+        return None
+
+    def _is_due(self, key: str) -> bool:
+        """Whether an entry's turn has come; one that was changed since its row was made gets another row."""
+        p = self._pending.get(key)
+        if p is None or p.running or p.due > trio.current_time():
+            return False
+        p.due = self._schedule.due(p)
+        if p.due <= trio.current_time():
+            return True
+        self._schedule.queue.push(p.key, p.due)
+        return False
+
     def _take_due(self) -> tuple[Pending, Inode | None] | None:
         """The next entry whose time has come, marked as running, and what to bring under its key.
 
         None when the head of the queue was outdated.
         """
-        if self._schedule.queue.head() is None:
+        queue = self._schedule.queue
+        if queue.head() is None:
             return None
-        p = self._pending.get(self._schedule.queue.pop())
-        if p is None or p.running or p.due > trio.current_time():
-            return None
-        p.due = self._schedule.due(p)
-        if p.due > trio.current_time():
-            self._schedule.queue.push(p.key, p.due)
+        is_due, p = self._is_due(queue.first()), self._pending.get(queue.pop())
+        if p is None or not is_due:
             return None
         # What is only in an upload under this key becomes an object before the key becomes something else.
         inode = self._transfer.owed(p.key) or p.inode

@@ -31,6 +31,10 @@ class DueQueue:
             return None
         return self._rows[0][0]
 
+    def first(self) -> str:
+        """The key of the first row, due or not; there is one."""
+        return self._rows[0][2]
+
     def pop(self) -> str:
         return heapq.heappop(self._rows)[2]
 
