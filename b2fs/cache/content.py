@@ -14,7 +14,8 @@ import ctypes
 import errno
 import os
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 
 from b2fs.core.extents import Extents
 from b2fs.core.types import InodeId
@@ -29,8 +30,9 @@ _BLOCK = 4096
 class DirtyFiles:
     """The directory of dirty files, with a bounded number of descriptors kept open.
 
-    before_removal is called before a file goes away, and must make durable what has made it superfluous: a ledger that
-    still wants a file that is gone would put an empty object in the place of a good one.
+    before_removal is called before a file goes away, and must journal what has made it superfluous: a ledger that
+    still wants a file that is gone would put an empty object in the place of a good one.  So that this holds over a
+    power cut too, whoever sets `on_doomed` is called instead of that, and calls `bury` when the journal is on the disk.
     """
 
     def __init__(
@@ -41,8 +43,9 @@ class DirtyFiles:
         self._before_removal = before_removal
         self._max_open = max_open
         self._retired = 0
-        #: Files to remove as soon as the journal can be written again.
-        self._doomed: list[InodeId] = []
+        #: Files to remove as soon as the journal is written.
+        self.doomed: dict[InodeId, None] = {}
+        self.on_doomed: Callable[[], None] | None = None
         self._open: OrderedDict[InodeId, int] = OrderedDict()
         #: Every content that has a file here.
         self.contents: dict[InodeId, LocalContent] = {}
@@ -72,6 +75,8 @@ class DirtyFiles:
         if fd is not None:
             self._open.move_to_end(ino)
             return fd
+        if ino in self.doomed:
+            self.bury([ino])  # the number is another file's by now
         fd = os.open(self.path(ino), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._open[ino] = fd
         if len(self._open) > self._max_open:
@@ -80,22 +85,26 @@ class DirtyFiles:
         return fd
 
     def remove(self, ino: InodeId) -> None:
-        """Remove the file of an inode that is gone; later, if the journal cannot be written now."""
+        """Remove the file of an inode that is gone, when the journal is written."""
         self.contents.pop(ino, None)
-        self._doomed.append(ino)
-        with contextlib.suppress(OSError):
-            self._before_removal()
-            while self._doomed:
-                doomed = self._doomed.pop()
-                if doomed not in self.contents:  # its number may be another file's by now
-                    self._remove(doomed)
-
-    def _remove(self, ino: InodeId) -> None:
         fd = self._open.pop(ino, None)
         if fd is not None:
             os.close(fd)
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self.path(ino))
+        self.doomed[ino] = None
+        if self.on_doomed is not None:
+            self.on_doomed()
+            return
+        with contextlib.suppress(OSError):
+            self._before_removal()
+            self.bury(list(self.doomed))
+
+    def bury(self, doomed: Iterable[InodeId]) -> None:
+        """Remove those of these files that are to go still; the journal knows that nobody needs them."""
+        for ino in doomed:
+            if ino in self.doomed:
+                del self.doomed[ino]
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(self.path(ino))
 
     def retire(self, ino: InodeId) -> str:
         """Give the inode's file another name, which is answered, so that the inode can begin a new one.
@@ -131,7 +140,7 @@ class DirtyFiles:
 class LocalContent:
     """The dirty bytes of one inode; see the module."""
 
-    __slots__ = ("_files", "away", "base_limit", "complete", "held", "ino", "local", "size")
+    __slots__ = ("_entered", "_files", "away", "base_limit", "complete", "held", "ino", "local", "size", "synced_seq")
 
     def __init__(self, files: DirtyFiles, ino: InodeId, size: int = 0) -> None:
         self._files = files
@@ -144,6 +153,9 @@ class LocalContent:
         self.base_limit = 0
         #: INVARIANT: empty unless complete.
         self.away = Extents()
+        #: The inode's content_seq when the file was last synced to the disk; -1: not since the mount.
+        self.synced_seq = -1
+        self._entered = False
         files.contents[ino] = self
 
     @classmethod
@@ -160,6 +172,24 @@ class LocalContent:
 
     def path(self) -> str:
         return self._files.path(self.ino)
+
+    def syncing(self) -> Callable[[], None]:
+        """Take hold of the file: the answer, to be called once and in any thread, makes it survive a power cut.
+
+        It raises OSError.
+        """
+        if self._files.contents.get(self.ino) is not self:
+            return lambda: None  # its file is another's by now, or gone
+        return partial(self._sync, os.dup(self._files.fd(self.ino)))
+
+    def _sync(self, fd: int) -> None:
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        if not self._entered:
+            sync_directory(self._files.directory)
+            self._entered = True
 
     def write(self, offset: int, data: bytes | memoryview) -> bool:
         """Store data at offset; True if the set of local ranges changed and must be journaled.
@@ -304,6 +334,15 @@ class LocalContent:
         self.local = Extents()
         self.held = Extents()
         self.base_limit = 0
+
+
+def sync_directory(path: str) -> None:
+    """Make the names in a directory survive a power cut.  Raises OSError."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def _pwrite_all(fd: int, data: bytes | memoryview, offset: int) -> int:

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
-from b2fs.cache.content import DirtyFiles, LocalContent
+from b2fs.cache.content import DirtyFiles, LocalContent, sync_directory
 from b2fs.cache.inode import Inode
 from b2fs.core.extents import Extents
 from b2fs.core.types import ETag, InodeId, ObjectRef, PartInfo, UploadId, VersionId
@@ -136,6 +136,9 @@ class Ledger:
         ):
             self._db.execute(f"PRAGMA {pragma}")
         self._migrate()
+        #: Something may be committed that a power cut would take.
+        self.unsynced = True
+        self._entered = False
         self._in_transaction = False
         #: What was written since the last commit, to be written again if the disk refuses it.
         self._unwritten: list[_Write] = []
@@ -199,6 +202,7 @@ class Ledger:
             full = getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL
             raise OSError(errno.ENOSPC if full else errno.EIO, f"the journal cannot be written: {error}") from error
         self._in_transaction = False
+        self.unsynced = True
         self._unwritten.clear()
 
     @property
@@ -257,10 +261,11 @@ class Ledger:
         return bytes(identity)
 
     def load_inodes(self, files: DirtyFiles) -> Iterator[Inode]:
-        """Every dirty inode with its content as the dirty file shows it."""
+        """Every dirty inode with its content as the dirty file shows it; none whose content was lost in a power cut."""
         present = set(files.existing())
         for row in self._db.execute("SELECT * FROM inode"):
-            yield _load_inode(row, files, present)
+            if (inode := _load_inode(row, files, present)) is not None:
+                yield inode
 
     def load_entries(self) -> list[EntryRow]:
         rows = self._db.execute("SELECT * FROM entry ORDER BY key").fetchall()
@@ -280,13 +285,37 @@ class Ledger:
     # ---- durability and upkeep ----------------------------------------------------------------------------------
 
     def sync(self) -> None:
-        """Make all committed changes survive a power cut.  May run in another thread."""
-        for name in (self.path + "-wal", self.path):
-            fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                os.fsync(fd)
-            finally:
-                os.close(fd)
+        """Make all committed changes survive a power cut.  May run in another thread.
+
+        What is not in the log any more is in the database: a checkpoint syncs both.
+        """
+        self.unsynced = False
+        try:
+            self._sync_log()
+            if not self._entered:
+                self._sync_directories()
+                self._entered = True
+        except OSError:
+            self.unsynced = True
+            raise
+
+    def _sync_log(self) -> None:
+        try:
+            fd = os.open(self.path + "-wal", os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return  # nothing was written since it was moved into the database
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def _sync_directories(self) -> None:
+        """The names that lead to the log and to the directory beside it; of those above, what may be opened."""
+        directory = os.path.dirname(os.path.abspath(self.path))
+        sync_directory(directory)
+        while (directory := os.path.dirname(directory)) != os.path.dirname(directory):
+            with suppress(PermissionError):
+                sync_directory(directory)
 
     def wal_bytes(self) -> int:
         try:
@@ -348,7 +377,12 @@ def _inode_row(inode: Inode) -> tuple[object, ...]:
     )
 
 
-def _load_inode(row: tuple[object, ...], files: DirtyFiles, present: set[InodeId]) -> Inode:
+def _load_inode(row: tuple[object, ...], files: DirtyFiles, present: set[InodeId]) -> Inode | None:
+    """The inode of a row; None if its content is lost.
+
+    A power cut may leave a row and not the file that was beside it.  Then the base counts, as if it had not been
+    changed; only what never had more than attributes is as the row has it.
+    """
     ino, mode, uid, gid, rdev, size, atime, mtime, ctime, target, extra, known, *rest = row
     base_key, base_version, base_etag, base_size, local = rest
     inode = Inode(InodeId(ino), mode)  # type: ignore[arg-type]  # columns are untyped; the schema says INTEGER
@@ -367,6 +401,10 @@ def _load_inode(row: tuple[object, ...], files: DirtyFiles, present: set[InodeId
         inode.base = _ref(base_key, base_version, base_etag, base_size)
     if inode.ino in present and inode.is_regular and (isinstance(local, bytes) or inode.base is None):
         inode.content = _load_content(inode, files, local if isinstance(local, bytes) else _COMPLETE)
+    elif isinstance(local, bytes):
+        if inode.base is None and inode.size:
+            return None
+        inode.size = inode.base.size if inode.base is not None else 0
     return inode
 
 

@@ -10,6 +10,7 @@ from b2fs.cache.blocks import BlockCache, BlockCacheConfig
 from b2fs.cache.content import DirtyFiles
 from b2fs.cache.inode import Inode
 from b2fs.cache.ledger import Ledger
+from b2fs.cache.localsync import LocalSync
 from b2fs.cache.longkeys import LongKeys
 from b2fs.cache.reader import Reader
 from b2fs.cache.remote import RemoteConfig, RemoteView
@@ -32,7 +33,7 @@ def build_core(bucket: ObjectStore, config: VfsConfig, notifier: KernelNotifier)
     reader = Reader(store, blocks, config.reader)
     remote = RemoteView(store, RemoteConfig(ttl_s=config.ttl_s, reserved=f"{config.prefix}.b2fs/"))
     transfer = Transfer(store, ledger, reader, config.writeback, f"{config.prefix}.b2fs/", remote.links)
-    engine = Engine(store, ledger, remote, transfer, config.writeback)
+    engine = Engine(store, ledger, LocalSync(ledger, files), remote, transfer, config.writeback)
     room = Room(files, ledger, transfer, engine, config.writeback, blocks.yield_disk)
     root = Inode(ROOT, stat.S_IFDIR | config.defaults.dir_mode)
     root.uid, root.gid = config.defaults.uid, config.defaults.gid

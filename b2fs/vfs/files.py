@@ -7,10 +7,10 @@ its local bytes go into the block cache.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
-from collections.abc import Iterable
 
 import trio
 
@@ -183,10 +183,9 @@ class Files:
             inode.content = LocalContent(self._core.files, inode.ino)
             inode.content.truncate_file(0)
         content = inode.content or await self.localize(inode)
-        if 0 < size < content.away.end and content.away.overlaps(0, size):
-            # A part of it stays, and a part of that may be only in the middle of what was sent.
-            await self._core.engine.waiting.recalled(inode)
-            content = inode.content or await self.localize(inode)
+        if size:
+            # If it is cut, a part of what stays may be only in the middle of what was sent.
+            content = await self._here(inode, 0, size if size < content.away.end else 0)
         before = inode.size
         content.truncate(size)
         inode.size = size
@@ -197,12 +196,21 @@ class Files:
         self._core.touch(inode, content=True)
 
     async def _here(self, inode: Inode, start: int, end: int) -> LocalContent:
-        """The inode's local content, of which no byte of [start, end) is only in an unfinished upload."""
+        """The inode's local content, of which the bytes [start, end) may be changed.
+
+        None of them is only in an unfinished upload.  And what the bucket has is on the disk as well: after a power cut
+        the local file stands for the whole content, and what was not changed must not be lost with what was.
+        """
         while True:
             content = inode.content or await self.localize(inode)
-            if not content.away.overlaps(start, end):
+            if content.away.overlaps(start, end):
+                await self._core.engine.waiting.recalled(inode)
+            elif inode.base is not None and inode.base.size and inode.base_content_seq == inode.content_seq:
+                if content.synced_seq == inode.content_seq:
+                    return content
+                await self._core.engine.local.content(inode)
+            else:
                 return content
-            await self._core.engine.waiting.recalled(inode)
 
     async def localize(self, inode: Inode) -> LocalContent:
         """The inode's local content, made from its base if there is none yet.
@@ -260,27 +268,24 @@ class Files:
         inode = handle.inode
         if not inode.links:
             return
-        if self._core.config.fsync_level == "local":
-            await self._sync_local([inode])
-            return
-        try:
-            await self._core.engine.waiting.stored(inode)
-        except StoreError:
-            handle.error = None  # this call tells it
-            raise
-
-    async def _sync_local(self, inodes: Iterable[Inode]) -> None:
-        self._core.ledger.commit()
-        paths = [inode.content.path() for inode in inodes if inode.content is not None and inode.pending]
-        await trio.to_thread.run_sync(_fsync_files, paths)
-        await trio.to_thread.run_sync(self._core.ledger.sync)
+        engine = self._core.engine
+        if self._core.config.fsync_level != "local":
+            try:
+                await engine.waiting.stored(inode)
+            except StoreError:
+                handle.error = None  # this call tells it
+                raise
+        # What the journal and the local file would bring back after a power cut must not be older than what is stored.
+        if inode.pending:
+            self._core.ledger.save_inode(inode)  # a row that says that there is a local file
+            await engine.local.content(inode)
+        await engine.local.journal()
 
     async def sync_names(self, directory: Inode) -> None:
         """fsync of a directory."""
-        if self._core.config.fsync_level == "local":
-            await self._sync_local([])
-        elif self._core.has_name(directory):
+        if self._core.config.fsync_level != "local" and self._core.has_name(directory):
             await self._core.engine.waiting.names(directory.prefix)
+        await self._core.engine.local.journal()
 
     def report(self, handle: FileHandle) -> None:
         """Raise a failed upload that this handle has not been told of, once."""
@@ -307,6 +312,9 @@ class Files:
                 await self._core.engine.wait_calm(0.0 if many else _RETIRE_PATIENCE_S, rest_s)
                 rest_s = 0.0
                 batch, self._retired = self._retired[:_RETIRE_BATCH], self._retired[_RETIRE_BATCH:]
+                # Else a power cut could bring back rows whose local files are gone.
+                with contextlib.suppress(OSError):  # _take_content meets it, too
+                    await self._core.engine.local.journal()
                 jobs, kept = self._take_contents(batch)
                 if kept:
                     self._retired += kept
@@ -355,12 +363,3 @@ class Files:
                 os.unlink(path)
             except OSError as error:
                 log.info("not kept in the cache: %s", error)
-
-
-def _fsync_files(paths: list[str]) -> None:
-    for path in paths:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)

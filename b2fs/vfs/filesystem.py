@@ -105,7 +105,7 @@ class B2Filesystem(Listener):
     def _searched(self, ino: InodeId, caller: Caller) -> Inode:
         """A directory that the caller may look names up in."""
         directory = self._core.directory(ino)
-        self._core.check(self._core.may(directory, caller, permissions.X_OK))
+        self._core.require(directory, caller, permissions.X_OK)
         return directory
 
     def forget(self, inodes: Sequence[tuple[InodeId, int]]) -> None:
@@ -263,7 +263,7 @@ class B2Filesystem(Listener):
         if inode.is_symlink:
             raise FsError(errno.ELOOP)
         wanted = {os.O_RDONLY: 4, os.O_WRONLY: 2}.get(mode, 6) | (2 if flags & os.O_TRUNC else 0)
-        self._core.check(self._core.may(inode, caller, wanted))
+        self._core.require(inode, caller, wanted)
         cuts = inode.is_regular and bool(flags & os.O_TRUNC)
         if cuts:
             await self._files.truncate(inode, 0)
@@ -322,7 +322,7 @@ class B2Filesystem(Listener):
 
     async def opendir(self, ino: InodeId, caller: Caller) -> HandleId:
         directory = self._core.directory(ino)
-        self._core.check(self._core.may(directory, caller, permissions.R_OK))
+        self._core.require(directory, caller, permissions.R_OK)
         handle = HandleId(next(self._next_handle))
         self._directories.open(handle, directory)
         return handle
@@ -468,6 +468,9 @@ async def open_filesystem(
                 nursery.cancel_scope.cancel()
         await filesystem.memory.save()
     finally:
-        core.files.close()
-        core.ledger.close()
-        core.blocks.close()
+        try:
+            core.ledger.close()
+            core.files.bury(list(core.files.doomed))  # its log is in the database now, on the disk
+        finally:
+            core.files.close()
+            core.blocks.close()

@@ -76,6 +76,7 @@ class Recovery:
         if inode is None:
             log.error("%s: its local copy is lost; the bucket keeps what it has", row.key)
             core.ledger.delete_entry(row.key)
+            core.ledger.delete_inode(row.ino)
             return
         if row.key == core.root.prefix:
             self._restore_root(inode)

@@ -18,6 +18,7 @@ import trio
 
 from b2fs.cache.inode import Inode
 from b2fs.cache.ledger import EntryRow, Ledger, Remote
+from b2fs.cache.localsync import LocalSync
 from b2fs.cache.remote import RemoteView
 from b2fs.cache.status import WriteBackStatus
 from b2fs.cache.writeback.config import WriteBackConfig
@@ -56,7 +57,13 @@ class Engine:
     """See the module.  All methods belong to the trio thread."""
 
     def __init__(
-        self, store: ObjectStore, ledger: Ledger, remote: RemoteView, transfer: Transfer, config: WriteBackConfig
+        self,
+        store: ObjectStore,
+        ledger: Ledger,
+        local: LocalSync,
+        remote: RemoteView,
+        transfer: Transfer,
+        config: WriteBackConfig,
     ) -> None:
         self._store = store
         self._ledger = ledger
@@ -79,6 +86,7 @@ class Engine:
             self._conflicts,
             self.waiting,
         )
+        self.local = local
         self._slots = trio.Semaphore(config.requests)
         self._nursery: trio.Nursery | None = None
         self._lazy_commit_s = _LAZY_COMMIT_S
@@ -223,8 +231,12 @@ class Engine:
     # ---- waiting ------------------------------------------------------------------------------------------------
 
     async def wait_drained(self, path: str | None = None) -> None:
-        """As Waiting.drained, which has fsync too: sync and the end of a mount."""
+        """As Waiting.drained, which has fsync too: sync and the end of a mount.
+
+        After a power cut nothing is taken up again that was stored.  Raises OSError if the journal cannot be synced.
+        """
         await self.waiting.drained(path)
+        await self.local.journal()
         # What cannot be aborted soon is left to the next mount.
         with trio.move_on_after(_ABORTS_S):
             await self._transfer.aborts.wait_done()
@@ -304,6 +316,7 @@ class Engine:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             nursery.start_soon(LedgerKeeper(self._ledger, self.pace).run)
+            nursery.start_soon(self.local.run)
             nursery.start_soon(self._transfer.aborts.run)
             task_status.started()
             while True:
