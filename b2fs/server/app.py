@@ -107,6 +107,7 @@ class Application:
         body = AsgiBody(receive, scope.get("extensions", {}).get(RECEIVE_INTO))
         client = scope.get("client") or ("", 0)
         raw_path: bytes = scope.get("raw_path") or scope["path"].encode()
+        ids = request_ids()
         request = Request(
             scope["method"],
             raw_path.decode("latin-1"),
@@ -115,8 +116,8 @@ class Application:
             body,
             scope["scheme"],
             client[0],
+            ids[0][1],
         )
-        ids = request_ids()
         answer = await self._choose(request).handle(request)
         sent = None
         try:

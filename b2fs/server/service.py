@@ -171,7 +171,7 @@ class S3Service:
 
     def _refusal(self, request: Request, error: S3Error, seen: _Seen) -> Answer:
         found = list(error.headers.items())
-        body = b"" if request.method == "HEAD" or error.status in (204, 304) else error.to_xml()
+        body = b"" if request.method == "HEAD" or error.status in (204, 304) else error.to_xml(request.request_id)
         if body:
             found.append(("content-type", "application/xml"))
         if error.status not in (204, 304):

@@ -47,7 +47,7 @@ def test_a_checksum_is_kept_and_shown_to_who_asks(s3: S3Client, bucket: str) -> 
     assert (done["ChecksumSHA256"], done["ChecksumType"]) == (sha256(b"body"), "FULL_OBJECT")
     assert "ChecksumSHA256" not in set(s3.head_object(Bucket=bucket, Key="k"))
     assert s3.head_object(Bucket=bucket, Key="k", ChecksumMode="ENABLED")["ChecksumSHA256"] == sha256(b"body")
-    with refused(400, "InvalidRequest"):
+    with refused(400, "BadDigest"):
         s3.put_object(Bucket=bucket, Key="k", Body=b"body", ChecksumSHA256="bad")
     with refused(400, "BadDigest"):
         s3.put_object(Bucket=bucket, Key="k", Body=b"body", ChecksumSHA256=sha256(b"other"))
@@ -84,8 +84,10 @@ def test_a_completion_is_held_against_the_checksums(s3: S3Client, bucket: str) -
         complete(s3, bucket, upload_id, [claims[0] | {"ChecksumSHA256": sha256(b"other")}, *claims[1:]])
     with refused(400, "BadDigest"):
         complete(s3, bucket, upload_id, claims, ChecksumSHA256=f"{sha256(b'other')}-3")
-    with refused(400, "InvalidRequest"):
-        complete(s3, bucket, upload_id, claims, ChecksumSHA256="bad")
+    without = [{name: claim[name] for name in ("PartNumber", "ETag")} for claim in claims]
+    for given in (claims, without):
+        with refused(400, "BadDigest"):
+            complete(s3, bucket, upload_id, given, ChecksumSHA256="bad")
     assert complete(s3, bucket, upload_id, claims)["ChecksumSHA256"].endswith("-3")
 
 
@@ -130,7 +132,6 @@ def put_signed(server: Server, bucket: str, headers: dict[str, str]) -> tuple[in
             {"x-amz-checksum-crc32": CRC32_OF_BODY, "x-amz-sdk-checksum-algorithm": "SHA256"},
             b"Value for x-amz-sdk-checksum-algorithm header is invalid",
         ),
-        ({"x-amz-checksum-crc32": ""}, b"Value for x-amz-checksum-crc32 header is invalid"),
     ],
 )
 def test_headers_that_contradict_each_other(
@@ -138,6 +139,22 @@ def test_headers_that_contradict_each_other(
 ) -> None:
     status, answer = put_signed(server, bucket, headers)
     assert (status, b"<Code>InvalidRequest</Code>" in answer, message in answer) == (400, True, True), answer
+
+
+def test_a_text_that_is_no_checksum_matches_nothing(server: Server, bucket: str) -> None:
+    status, answer = put_signed(server, bucket, {"x-amz-checksum-crc32": ""})
+    assert status == 400
+    assert b"<Code>BadDigest</Code>" in answer
+    assert b"Value for x-amz-checksum-crc32 header is invalid" in answer
+
+
+@pytest.mark.parametrize("algorithm", ["CRC32", "CRC64NVME"])
+def test_a_part_is_not_shown_with_the_checksum_of_the_whole(s3: S3Client, bucket: str, algorithm: Any) -> None:
+    upload_id, claims = start(s3, bucket, algorithm, ChecksumType="FULL_OBJECT")
+    complete(s3, bucket, upload_id, claims)
+    part = s3.get_object(Bucket=bucket, Key="k", PartNumber=2, ChecksumMode="ENABLED")
+    assert part["Body"].read() == BODIES[1]
+    assert f"Checksum{algorithm}" not in part
 
 
 def test_one_checksum_and_its_name_agree(server: Server, bucket: str) -> None:

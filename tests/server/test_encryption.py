@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tests.server.errors import refused
 from tests.server.harness import Server
+from tests.server.test_auth import signed
 from tests.server.test_multipart import PART, upload
 
 if TYPE_CHECKING:
@@ -74,6 +75,10 @@ def test_multipart(s3: S3Client, server: Server, bucket: str) -> None:
     upload(s3, bucket, "k", [first, MARK], **KEY)
     whole = first + MARK
     assert s3.get_object(Bucket=bucket, Key="k", **KEY)["Body"].read() == whole
+    with refused(400, "InvalidPart"):
+        s3.get_object(Bucket=bucket, Key="k", PartNumber=3)
+    with refused(400, "InvalidRequest"):
+        s3.get_object(Bucket=bucket, Key="k", PartNumber=2)
     across = s3.get_object(Bucket=bucket, Key="k", Range=f"bytes={PART - 5}-{PART + 5}", **KEY)
     assert across["Body"].read() == whole[PART - 5 : PART + 6]
     upload_id = s3.create_multipart_upload(Bucket=bucket, Key="l", **KEY)["UploadId"]
@@ -82,6 +87,43 @@ def test_multipart(s3: S3Client, server: Server, bucket: str) -> None:
     with refused(400, "InvalidRequest"):
         s3.upload_part(Bucket=bucket, Key="l", UploadId=upload_id, PartNumber=1, Body=b"x", **OTHER)
     assert not on_disk(server, MARK)
+
+
+def test_a_part_that_is_sent_again_keeps_its_etag(s3: S3Client, bucket: str) -> None:
+    etags = []
+    for _ in range(2):
+        upload_id = s3.create_multipart_upload(Bucket=bucket, Key="k", **KEY)["UploadId"]
+        part: Any = {"Bucket": bucket, "Key": "k", "UploadId": upload_id, "PartNumber": 1, **KEY}
+        etags.append({s3.upload_part(Body=MARK, **part)["ETag"] for _ in range(2)})
+    assert [len(found) for found in etags] == [1, 1]
+    assert etags[0] != etags[1]  # nor does it tell that two objects are equal
+    assert f'"{hashlib.md5(MARK).hexdigest()}"' not in etags[0]
+
+
+def test_a_completion_may_name_the_key(s3: S3Client, bucket: str) -> None:
+    """S3 wants the key for uploads with a checksum; programs without them send none."""
+    upload_id = s3.create_multipart_upload(Bucket=bucket, Key="k", ChecksumAlgorithm="CRC32", **KEY)["UploadId"]
+    part = s3.upload_part(Bucket=bucket, Key="k", UploadId=upload_id, PartNumber=1, Body=MARK, **KEY)
+    claims = {"Parts": [{"PartNumber": 1, "ETag": part["ETag"], "ChecksumCRC32": part["ChecksumCRC32"]}]}
+    order: Any = {"Bucket": bucket, "Key": "k", "UploadId": upload_id, "MultipartUpload": claims}
+    with refused(400, "InvalidRequest"):
+        s3.complete_multipart_upload(**order)
+    with refused(400, "InvalidRequest"):
+        s3.complete_multipart_upload(**order, **OTHER)
+    for _ in range(2):  # the second one is a client's retry
+        done = s3.complete_multipart_upload(**order, **KEY)
+        shown = done["ResponseMetadata"]["HTTPHeaders"]
+        assert shown["x-amz-server-side-encryption-customer-algorithm"] == "AES256"
+        assert shown["x-amz-server-side-encryption-customer-key-md5"] == part["SSECustomerKeyMD5"]
+
+
+def test_readers_do_not_choose_an_encryption(server: Server, s3: S3Client, bucket: str) -> None:
+    s3.put_object(Bucket=bucket, Key="k", Body=b"x")
+    for method in ("GET", "HEAD"):
+        headers = signed(server, method, f"/{bucket}/k", b"", {"x-amz-server-side-encryption": "AES256"})
+        assert server.request(method, f"/{bucket}/k", b"", headers)[0] == 400
+    with refused(400, "InvalidArgument"):
+        s3.put_object(Bucket=bucket, Key="k", ServerSideEncryption="AES256", SSEKMSKeyId="key")
 
 
 def test_copies(s3: S3Client, bucket: str) -> None:

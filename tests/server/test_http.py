@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import socket
 import ssl
 import time
@@ -66,6 +67,24 @@ def test_malformed_requests_get_an_answer_or_a_close(plain: Server, data: bytes)
     ), answer[:200]  # fmt: skip
     assert b"Traceback" not in answer
     assert talk(plain, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").startswith(b"HTTP/1.1 403")
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (b"GET / HTTP/1.1\r\n\r\n", b"400"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nHost: x\r\n\r\n", b"400"),
+        (b"GET / HTTP/1.0\r\nHost: x\r\nHost: y\r\n\r\n", b"400"),
+        (b"GET / HTTP/1.0\r\n\r\n", b"403"),
+    ],
+)
+def test_a_request_names_one_host(plain: Server, data: bytes, status: bytes) -> None:
+    answer = talk(plain, data)
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 " + status), answer
+    named = re.search(rb"x-amz-request-id: (\w+)", head)
+    assert named is not None
+    assert b"<RequestId>" + named[1] + b"</RequestId>" in body
 
 
 def test_pipelined_requests_are_answered_in_order(plain: Server) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import datetime
 import hashlib
+import itertools
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -288,16 +290,53 @@ def test_unsupported_headers(s3: S3Client, bucket: str) -> None:
         s3.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
 
 
-def test_conditional_changes_are_refused_rather_than_made(s3: S3Client, bucket: str) -> None:
-    etag = s3.put_object(Bucket=bucket, Key="k", Body=b"x")["ETag"]
-    with refused(501, "NotImplemented"):
-        s3.delete_object(Bucket=bucket, Key="k", IfMatch=etag)
+def test_conditional_completions_are_refused_rather_than_made(s3: S3Client, bucket: str) -> None:
+    s3.put_object(Bucket=bucket, Key="k", Body=b"x")
     upload_id = s3.create_multipart_upload(Bucket=bucket, Key="k")["UploadId"]
     part = s3.upload_part(Bucket=bucket, Key="k", UploadId=upload_id, PartNumber=1, Body=b"y")
     parts: Any = {"Parts": [{"PartNumber": 1, "ETag": part["ETag"]}]}
     with refused(501, "NotImplemented"):
         s3.complete_multipart_upload(Bucket=bucket, Key="k", UploadId=upload_id, MultipartUpload=parts, IfNoneMatch="*")
     assert s3.get_object(Bucket=bucket, Key="k")["Body"].read() == b"x"
+
+
+OTHER_TIME = datetime.datetime(2015, 1, 1, tzinfo=datetime.UTC)
+
+
+def test_deletes_may_ask_for_an_expected_version(s3: S3Client, bucket: str) -> None:
+    put = s3.put_object(Bucket=bucket, Key="k", Body=b"x")
+    modified = s3.head_object(Bucket=bucket, Key="k")["LastModified"]
+    others: list[Any] = [{"IfMatch": '"other"'}, {"IfMatchLastModifiedTime": OTHER_TIME}, {"IfMatchSize": 2}]
+    versions: list[Any] = [{}, {"VersionId": put["VersionId"]}]
+    for condition, version in itertools.product(others, versions):
+        with refused(412, "PreconditionFailed"):
+            s3.delete_object(Bucket=bucket, Key="k", **version, **condition)
+    assert s3.get_object(Bucket=bucket, Key="k")["Body"].read() == b"x"
+    hidden = s3.delete_object(Bucket=bucket, Key="k", IfMatch=put["ETag"], IfMatchSize=1)
+    assert hidden["DeleteMarker"]
+    s3.delete_object(Bucket=bucket, Key="k", IfMatch='"other"')  # nothing is there that could be lost
+    removed = s3.delete_object(
+        Bucket=bucket, Key="k", VersionId=put["VersionId"], IfMatchLastModifiedTime=modified, IfMatch="*"
+    )
+    assert "DeleteMarker" not in set(removed)
+    s3.delete_object(Bucket=bucket, Key="k", VersionId=put["VersionId"], IfMatch='"other"')
+
+
+def test_each_of_many_deletes_may_ask_for_an_expected_version(s3: S3Client, bucket: str) -> None:
+    etag = s3.put_object(Bucket=bucket, Key="k", Body=b"x")["ETag"]
+    others: Any = [{"ETag": "other"}, {"LastModifiedTime": OTHER_TIME}, {"Size": 2}]
+    orders: Any = [{"Key": "k", **condition} for condition in others]
+    answer = s3.delete_objects(Bucket=bucket, Delete={"Objects": orders})
+    assert [error["Code"] for error in answer["Errors"]] == ["PreconditionFailed"] * 3
+    assert "Deleted" not in set(answer)
+    answer = s3.delete_objects(Bucket=bucket, Delete={"Objects": [{"Key": "k", "ETag": etag, "Size": 1}]})
+    assert answer["Deleted"][0]["DeleteMarker"]
+
+
+def test_a_refusal_names_its_request(server: Server, bucket: str) -> None:
+    status, headers, body = server.request("GET", f"/{bucket}/missing")
+    assert status == 403
+    assert f"<RequestId>{headers['x-amz-request-id']}</RequestId>".encode() in body
 
 
 def test_only_objects_may_be_cached(s3: S3Client, bucket: str) -> None:

@@ -28,4 +28,4 @@ def test_long_parts_too() -> None:
 def test_what_is_no_digest_is_refused(text: str) -> None:
     with pytest.raises(S3Error) as caught:
         decode("crc32", text)
-    assert caught.value.code == "InvalidRequest"
+    assert caught.value.code == "BadDigest"

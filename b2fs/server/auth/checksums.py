@@ -72,13 +72,13 @@ def joined(name: str, parts: Sequence[tuple[bytes, int]]) -> bytes:
 
 
 def decode(name: str, text: str) -> bytes:
-    """The digest that a client wrote in base64.  Raises InvalidRequest for a text that is none."""
+    """The digest that a client wrote in base64.  A text that is none raises BadDigest: it cannot match anything."""
     try:
         value = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
         value = b""
     if len(value) != _MAKERS[name][0]:
-        raise S3Error("InvalidRequest", f"Value for {_PREFIX}{name} header is invalid.")
+        raise S3Error("BadDigest", f"Value for {_PREFIX}{name} header is invalid.")
     return value
 
 
@@ -105,8 +105,8 @@ class Checksum:
     def from_headers(headers: Mapping[str, str]) -> list[Checksum]:
         """The checksum that the head declares or announces as a trailer, if any.
 
-        Raises InvalidRequest for a bad value, for more than one, and for one that x-amz-sdk-checksum-algorithm
-        contradicts.
+        Raises BadDigest for a bad value, InvalidRequest for more than one, and for one that
+        x-amz-sdk-checksum-algorithm contradicts.
         """
         found: list[Checksum] = []
         for name in _MAKERS:
@@ -124,7 +124,7 @@ class Checksum:
         return found
 
     def declare(self, text: str) -> None:
-        """Note the value that the client sent.  Raises InvalidRequest."""
+        """Note the value that the client sent.  Raises BadDigest."""
         self._declared = decode(self.name, text)
 
     def update(self, data: bytes | memoryview) -> None:

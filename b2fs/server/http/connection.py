@@ -18,6 +18,7 @@ from b2fs.server.http.chunks import BadChunk, ChunkDecoder
 from b2fs.server.http.head import END, BadHead, Head, HeadParser
 from b2fs.server.http.limits import Limits
 from b2fs.server.http.tlsstream import TlsStream
+from b2fs.server.ids import request_ids
 from b2fs.server.wire.errors import S3Error
 
 READ_BYTES: Final = 256 << 10
@@ -191,9 +192,16 @@ class Connection:
         return data[: end + len(END)]
 
     async def _refuse(self, error: BadHead) -> None:
-        body = S3Error(error.code).to_xml()
-        head = f"content-type: application/xml\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n".encode()
-        await self.write(_status_line(error.status) + _date(int(time.time())) + head + body)
+        ids = request_ids()
+        body = S3Error(error.code).to_xml(ids[0][1])
+        headers = [
+            *ids,
+            ("content-type", "application/xml"),
+            ("content-length", str(len(body))),
+            ("connection", "close"),
+        ]
+        head = "".join(f"{name}: {value}\r\n" for name, value in headers).encode()
+        await self.write(_status_line(error.status) + _date(int(time.time())) + head + b"\r\n" + body)
 
 
 class Exchange:

@@ -42,6 +42,7 @@ class HeadParser:
 
     def __init__(self) -> None:
         self.head = Head()
+        self._hosts = 0
         self._parser = httptools.HttpRequestParser(self)
 
     # --- callbacks of httptools
@@ -59,6 +60,8 @@ class HeadParser:
             if value.strip().lower() != b"chunked":
                 raise ValueError("only chunked is known")
             self.head.chunked = True
+        elif lowered == b"host":
+            self._hosts += 1
         elif lowered == b"expect":
             self.head.expects_continue = value.strip().lower() == b"100-continue"
 
@@ -77,6 +80,8 @@ class HeadParser:
             head.target = _origin_form(head.target)
         head.method = self._parser.get_method().decode("latin-1")
         head.version = self._parser.get_http_version()
+        if self._hosts != 1 and (self._hosts or head.version == "1.1"):
+            raise BadHead(400, "InvalidRequest")  # RFC 9112, 3.2
         head.keep_alive = self._parser.should_keep_alive()
         return head
 

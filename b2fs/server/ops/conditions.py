@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from b2fs.server.wire.errors import S3Error
 from b2fs.server.wire.times import http_date, parse_time
+from b2fs.store.embedded.rows import VersionRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,34 @@ def check(conditions: Conditions, etag: str, modified_ms: int, *, for_copy: bool
     if for_copy:
         raise S3Error("PreconditionFailed")
     raise S3Error("NotModified", headers={"etag": f'"{etag}"', "last-modified": http_date(modified_s)})
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteConditions:
+    """What a version must be like to be hidden or removed; None where the request does not say."""
+
+    etag: str | None = None
+    modified_ms: int | None = None
+    size: int | None = None
+
+    @staticmethod
+    def of(params: Mapping[str, Any], etag: str, modified: str, size: str) -> DeleteConditions:
+        """The conditions among the members of a request, under these names."""
+        return DeleteConditions(params.get(etag), params.get(modified), params.get(size))
+
+    @property
+    def any(self) -> bool:
+        return self != DeleteConditions()
+
+    def check(self, row: VersionRow) -> None:
+        """Raise PreconditionFailed unless the version is as expected."""
+        other = (
+            (self.etag is not None and not _lists(self.etag, row.etag))
+            or (self.modified_ms is not None and self.modified_ms // 1000 != row.modified_ms // 1000)
+            or (self.size is not None and self.size != row.size)
+        )
+        if other:
+            raise S3Error("PreconditionFailed")
 
 
 def parse_range(text: str | None, size: int) -> tuple[int, int] | None:

@@ -96,6 +96,8 @@ def managed(params: Mapping[str, Any]) -> Encryption | None:
         return None
     if algorithm != "AES256":
         raise S3Error("InvalidArgument", f"Unsupported value for x-amz-server-side-encryption '{algorithm}'")
+    if params.get("SSEKMSKeyId") is not None:
+        raise S3Error("InvalidArgument", "A key of KMS does not go with the encryption method AES256")
     if params.get("SSECustomerAlgorithm") is not None:
         raise S3Error(
             "InvalidArgument", "Server Side Encryption with Customer provided key is incompatible with the encryption "
@@ -112,6 +114,11 @@ def new_secrets(key: CustomerKey) -> dict[str, str]:
     """What a new body or upload encrypted with this key keeps in `extra`."""
     nonce = secrets.token_bytes(16)
     return {NONCE: nonce.hex(), PROOF: _proof(key.key, nonce)}
+
+
+def part_etag(key: CustomerKey, extra: Mapping[str, str], md5: str) -> str:
+    """The ETag of a part: the same for the same bytes within one upload, and telling nothing without the key."""
+    return hmac.digest(key.key, f"b2fs part {extra[NONCE]} {md5}".encode(), "sha256")[:16].hex()
 
 
 def check_key(encryption: Encryption | None, extra: Mapping[str, str], key: CustomerKey | None) -> None:

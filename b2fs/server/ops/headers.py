@@ -35,8 +35,8 @@ _GRANTS: Final = (
 )
 _UNSUPPORTED: Final = ("x-amz-tagging", "x-amz-website-redirect-location", *_GRANTS)
 _CHECKSUMS: Final = ("x-amz-checksum-", "x-amz-sdk-checksum-algorithm", "x-amz-trailer")
-#: Conditions that S3 has for calls that change something.
-_CHANGE_CONDITIONS: Final = ("if-match", "if-none-match", "x-amz-if-match-last-modified-time", "x-amz-if-match-size")
+#: Conditions that S3 has for calls that write.
+_WRITE_CONDITIONS: Final = ("if-match", "if-none-match")
 #: Header, field of ContentHeaders, query parameter that replaces it in an answer.
 _CONTENT_HEADERS: Final = (
     ("content-type", "content_type", "response-content-type"),
@@ -84,9 +84,15 @@ def check_upload_headers(call: Call) -> None:
         raise S3Error("InvalidArgument", f"Unsupported storage class '{storage_class}'")
 
 
+def refuse_managed_encryption(call: Call) -> None:
+    """A reader does not choose how an object is encrypted.  Raises InvalidArgument."""
+    if "x-amz-server-side-encryption" in call.request.headers:
+        raise S3Error("InvalidArgument", "x-amz-server-side-encryption header is not supported for this operation.")
+
+
 def refuse_conditions(call: Call) -> None:
-    """Refuse a conditional change, as B2 refuses a conditional PutObject: ignoring it could lose data."""
-    if any(name in call.request.headers for name in _CHANGE_CONDITIONS):
+    """Refuse a conditional write, as B2 refuses a conditional PutObject: ignoring it could lose data."""
+    if any(name in call.request.headers for name in _WRITE_CONDITIONS):
         raise S3Error("NotImplemented")
 
 

@@ -19,7 +19,7 @@ from b2fs.server.ops.readers import VersionStream
 from b2fs.server.ops.uploads import MAX_PART_BYTES, receive_body
 from b2fs.server.wire.errors import S3Error
 from b2fs.server.wire.write import url_encode
-from b2fs.store.embedded.rows import PartClaim, PartRow, UploadRow
+from b2fs.store.embedded.rows import Encryption, PartClaim, PartRow, UploadRow
 
 MAX_PARTS = 10_000
 PART_NONCE = "nonce"
@@ -78,9 +78,14 @@ async def upload_part(call: Call) -> Reply:
     )
     extra = {PART_NONCE: nonce.hex()} if customer is not None else {}
     extra |= {partsums.SUM + name: text for name, text in received.checksums}
+    etag = None
+    if customer is not None:
+        etag = encryption.part_etag(customer, upload.attributes.extra, received.md5)
 
     def keep() -> PartRow:
-        return call.engine.put_part(call.bucket.id, call.name, upload.upload_id, number, received.body, extra=extra)
+        return call.engine.put_part(
+            call.bucket.id, call.name, upload.upload_id, number, received.body, etag=etag, extra=extra
+        )
 
     part = await trio.to_thread.run_sync(keep)
     values: dict[str, Any] = {"ETag": f'"{part.etag}"'}
@@ -135,13 +140,33 @@ def complete_upload(call: Call) -> Reply:
         raise S3Error("MalformedXML")
     claims = [PartClaim(part["PartNumber"], part["ETag"].strip().strip('"')) for part in given]
     upload_id = call.params["UploadId"]
+    with contextlib.suppress(NoSuchUpload):  # completed before, perhaps: the engine knows
+        _check_completion_key(call, _upload(call))
     summing = _Summing(call, given)
     row = call.engine.complete_upload(call.bucket.id, call.name, upload_id, claims, describe=summing.describe)
     host = call.request.headers.get("host", "")
     location = f"{call.request.scheme}://{host}/{call.bucket.name}/{url_encode(call.name)}"
     values = version_values(row) | {"Location": location, "Bucket": call.bucket.name, "Key": call.name}
     values |= partsums.version_values(row.attributes.extra)
-    return Reply(values | headers.encryption_values(row.attributes.encryption))
+    return Reply(
+        values | headers.encryption_values(row.attributes.encryption),
+        headers=_customer_headers(row.attributes.encryption),
+    )
+
+
+def _check_completion_key(call: Call, upload: UploadRow) -> None:
+    """A completion may name the customer's key; S3 wants it for an upload with a checksum.  Raises InvalidRequest."""
+    customer = encryption.customer_key(call.params)
+    if customer is not None or partsums.Plan.of_extra(upload.attributes.extra) is not None:
+        encryption.check_key(upload.attributes.encryption, upload.attributes.extra, customer)
+
+
+def _customer_headers(chosen: Encryption | None) -> tuple[tuple[str, str], ...]:
+    """What S3 answers to a completion beside the members that the model knows."""
+    if chosen is None or chosen.customer_key_md5 is None:
+        return ()
+    prefix = "x-amz-server-side-encryption-customer-"
+    return ((f"{prefix}algorithm", chosen.algorithm), (f"{prefix}key-md5", chosen.customer_key_md5))
 
 
 class _Summing:
@@ -154,6 +179,7 @@ class _Summing:
         with contextlib.suppress(NoSuchUpload):  # completed before, perhaps: the engine knows
             self._plan = partsums.Plan.of_extra(_upload(call).attributes.extra)
         if self._plan is not None:
+            partsums.check_form(self._plan.name, call.params)
             self._plan.check_claims(given)
 
     def describe(self, parts: Sequence[PartRow]) -> dict[str, str]:

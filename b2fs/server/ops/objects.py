@@ -11,8 +11,9 @@ from b2fs.errors import B2fsError, NotFound
 from b2fs.server.ops import conditions, encryption, headers, partsums
 from b2fs.server.ops.access import may_read
 from b2fs.server.ops.call import Call, Reply
+from b2fs.server.ops.conditions import DeleteConditions
 from b2fs.server.ops.encryption import CustomerKey
-from b2fs.server.ops.parts import part_range
+from b2fs.server.ops.parts import SIZES, part_range
 from b2fs.server.ops.readers import VersionStream
 from b2fs.server.ops.translate import as_s3_error, missing_version
 from b2fs.server.ops.uploads import MAX_PUT_BYTES, receive_body, wait_future
@@ -88,7 +89,8 @@ def _values(call: Call, row: VersionRow, attributes: Attributes) -> dict[str, An
         | headers.encryption_values(attributes.encryption)
         | headers.lock_values(call, row)
     )
-    if call.params.get("ChecksumMode") == "ENABLED" and "range" not in call.request.headers:
+    whole = "range" not in call.request.headers and not ("PartNumber" in call.params and SIZES in attributes.extra)
+    if call.params.get("ChecksumMode") == "ENABLED" and whole:
         values |= partsums.version_values(attributes.extra)
     return values
 
@@ -96,19 +98,20 @@ def _values(call: Call, row: VersionRow, attributes: Attributes) -> dict[str, An
 def _describe(call: Call, row: VersionRow) -> tuple[Reply, int, int, CustomerKey | None]:
     """The head of an answer to GET or HEAD, the range [start, end) of its body, and the key to decrypt it."""
     attributes = row.attributes
+    headers.refuse_managed_encryption(call)
+    request_headers = call.request.headers
+    number = call.params.get("PartNumber")
+    part = part_range(row, number) if number is not None else None
     customer = encryption.customer_key(call.params)
     encryption.check_key(attributes.encryption, attributes.extra, customer)
-    request_headers = call.request.headers
     conditions.check(conditions.from_headers(request_headers), row.etag, row.modified_ms)
     values = _values(call, row, attributes)
     shown = headers.object_headers(attributes, headers.header_overrides(call))
-    number = call.params.get("PartNumber")
-    if number is not None:
+    if part is not None:
         if "range" in request_headers:
             raise S3Error("InvalidRequest", "Cannot specify both Range header and partNumber query parameter")
-        found = part_range(row, number)
-        values["PartsCount"] = found.count
-        window: tuple[int, int] | None = (found.start, found.end)
+        values["PartsCount"] = part.count
+        window: tuple[int, int] | None = (part.start, part.end)
     else:
         window = conditions.parse_range(request_headers.get("range"), row.size)
     start, end = window if window is not None else (0, row.size)
@@ -263,12 +266,15 @@ def _bypass(call: Call) -> bool:
     return True
 
 
-def _remove(call: Call, name: str, version_id: str | None, *, bypass: bool) -> dict[str, Any]:
-    """Hide a name, or remove one version: the members that both answers show."""
+def _remove(
+    call: Call, name: str, version_id: str | None, *, bypass: bool, expected: DeleteConditions
+) -> dict[str, Any]:
+    """Hide a name, or remove one version: the members that both answers show.  Raises PreconditionFailed."""
+    check = expected.check if expected.any else None
     if version_id is None:
-        marker = call.engine.hide(call.bucket.id, name)
+        marker = call.engine.hide(call.bucket.id, name, check=check)
         return {"DeleteMarker": True, "VersionId": marker.version_id}
-    done = call.engine.delete_version(call.bucket.id, name, version_id, bypass_governance=bypass)
+    done = call.engine.delete_version(call.bucket.id, name, version_id, bypass_governance=bypass, check=check)
     values: dict[str, Any] = {"VersionId": version_id}
     if done.was_hide_marker:
         values["DeleteMarker"] = True
@@ -276,9 +282,9 @@ def _remove(call: Call, name: str, version_id: str | None, *, bypass: bool) -> d
 
 
 def delete_object(call: Call) -> Reply:
-    """Hide the name, or remove the version that is named."""
-    headers.refuse_conditions(call)
-    return Reply(_remove(call, call.name, call.version_id, bypass=_bypass(call)))
+    """Hide the name, or remove the version that is named, if it is as expected."""
+    expected = DeleteConditions.of(call.params, "IfMatch", "IfMatchLastModifiedTime", "IfMatchSize")
+    return Reply(_remove(call, call.name, call.version_id, bypass=_bypass(call), expected=expected))
 
 
 def delete_objects(call: Call) -> Reply:
@@ -291,19 +297,22 @@ def delete_objects(call: Call) -> Reply:
     deleted, failed = [], []
     for target in targets:
         name, version_id = target["Key"], target.get("VersionId") or None
+        expected = DeleteConditions.of(target, "ETag", "LastModifiedTime", "Size")
         try:
-            deleted.append(_delete_one(call, name, version_id, bypass=bypass))
+            deleted.append(_delete_one(call, name, version_id, bypass=bypass, expected=expected))
         except B2fsError as error:
             seen = as_s3_error(error)
             failed.append({"Key": name, "VersionId": version_id, "Code": seen.code, "Message": str(seen)})
     return Reply({"Deleted": [] if order.get("Quiet") else deleted, "Errors": failed})
 
 
-def _delete_one(call: Call, name: str, version_id: str | None, *, bypass: bool) -> dict[str, Any]:
+def _delete_one(
+    call: Call, name: str, version_id: str | None, *, bypass: bool, expected: DeleteConditions
+) -> dict[str, Any]:
     capability = "writeFiles" if version_id is None else "deleteFiles"
     if call.key is None or not call.key.allows(capability, call.bucket.bucket_id, name):
         raise S3Error("AccessDenied", "not entitled")
-    done = _remove(call, name, version_id, bypass=bypass)
+    done = _remove(call, name, version_id, bypass=bypass, expected=expected)
     result: dict[str, Any] = {"Key": name, "VersionId": version_id}
     if done.get("DeleteMarker"):
         result |= {"DeleteMarker": True, "DeleteMarkerVersionId": done["VersionId"]}

@@ -116,9 +116,10 @@ class S3Error(B2fsError):
         self.headers = dict(headers or {})
         self.fields = dict(fields or {})
 
-    def to_xml(self) -> bytes:
-        """The body; B2 sends code and message and nothing else, but for what `fields` adds."""
-        extra = "".join(f"    <{name}>{escape(value)}</{name}>\n" for name, value in self.fields.items())
+    def to_xml(self, request_id: str = "") -> bytes:
+        """The body.  B2 sends code and message only; the request's ID is there too, as programs for S3 expect it."""
+        fields = self.fields | ({"RequestId": request_id} if request_id else {})
+        extra = "".join(f"    <{name}>{escape(value)}</{name}>\n" for name, value in fields.items())
         return (
             '<?xml version="1.0" encoding="UTF-8" standalone="yes"?>\n<Error>\n'
             f"    <Code>{self.code}</Code>\n    <Message>{escape(str(self))}</Message>\n{extra}</Error>\n"

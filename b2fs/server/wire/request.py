@@ -114,6 +114,8 @@ class Request:
     body: Body = field(default_factory=NoBody)
     scheme: str = "https"
     client: str = ""
+    #: As the answer's headers name it.
+    request_id: str = ""
 
     @cached_property
     def path(self) -> str:

@@ -25,6 +25,7 @@ from b2fs.store.embedded.rows import (
     Listing,
     LockSpec,
     Retention,
+    VersionCheck,
     VersionListing,
     VersionRow,
 )
@@ -221,26 +222,53 @@ class ObjectCalls(EngineBase):
 
         return self._database.submit(change)
 
-    def hide(self, bucket: int, key: str) -> VersionRow:
-        """Make a hide marker, also for a key that does not exist."""
-        return self.hide_nowait(bucket, key).result()
+    def hide(self, bucket: int, key: str, *, check: VersionCheck | None = None) -> VersionRow:
+        """Make a hide marker, also for a key that does not exist.
 
-    def hide_nowait(self, bucket: int, key: str) -> Future[VersionRow]:
+        check is given the version that would be hidden, if there is one, and may raise to prevent it.
+        """
+        return self.hide_nowait(bucket, key, check=check).result()
+
+    def hide_nowait(self, bucket: int, key: str, *, check: VersionCheck | None = None) -> Future[VersionRow]:
         """hide without waiting."""
         check_key(key)
         marker = versions.NewVersion(key=key, size=0, etag="", content=0, attributes=NO_ATTRIBUTES, is_hide_marker=True)
-        return self._database.submit(lambda t: versions.add(t, bucket, marker, self.config.hazard_seed))
 
-    def delete_version(self, bucket: int, key: str, version_id: str, *, bypass_governance: bool = False) -> Deleted:
-        """Remove one version or hide marker for good; one that is gone is no error.  Raises Locked."""
-        return self.delete_version_nowait(bucket, key, version_id, bypass_governance=bypass_governance).result()
+        def change(transaction: Transaction) -> VersionRow:
+            versions.check_current(transaction, bucket, key, check)
+            return versions.add(transaction, bucket, marker, self.config.hazard_seed)
+
+        return self._database.submit(change)
+
+    def delete_version(
+        self,
+        bucket: int,
+        key: str,
+        version_id: str,
+        *,
+        bypass_governance: bool = False,
+        check: VersionCheck | None = None,
+    ) -> Deleted:
+        """Remove one version or hide marker for good; one that is gone is no error.  Raises Locked.
+
+        check is given the version, if it is there, and may raise to prevent its removal.
+        """
+        return self.delete_version_nowait(
+            bucket, key, version_id, bypass_governance=bypass_governance, check=check
+        ).result()
 
     def delete_version_nowait(
-        self, bucket: int, key: str, version_id: str, *, bypass_governance: bool = False
+        self,
+        bucket: int,
+        key: str,
+        version_id: str,
+        *,
+        bypass_governance: bool = False,
+        check: VersionCheck | None = None,
     ) -> Future[Deleted]:
         """delete_version without waiting."""
         return self._database.submit(
-            lambda t: versions.remove(t, bucket, key, version_id, bypass_governance=bypass_governance)
+            lambda t: versions.remove(t, bucket, key, version_id, bypass_governance=bypass_governance, check=check)
         )
 
     def set_retention(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final, NamedTuple
@@ -315,6 +315,10 @@ class UploadListing:
     prefixes: list[str]
     next_key_marker: str | None
     next_upload_marker: str | None
+
+
+#: Looks at a version that is about to be hidden or removed, and raises to prevent it.
+VersionCheck = Callable[[VersionRow], None]
 
 
 @dataclass(frozen=True, slots=True)

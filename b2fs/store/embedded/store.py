@@ -123,6 +123,9 @@ class EmbeddedStore:
     def capabilities(self) -> Capabilities:
         return self._capabilities
 
+    async def wait_known(self) -> None:
+        """What this store can do is known from the start."""
+
     @property
     def identity(self) -> str:
         return f"file://{quote(os.path.abspath(self._config.directory))}/{quote(self._config.bucket)}"

@@ -25,6 +25,7 @@ from b2fs.store.embedded.rows import (
     LockSpec,
     Retention,
     RetentionMode,
+    VersionCheck,
     VersionRow,
 )
 from b2fs.store.embedded.versionid import parse_version_id, scatter
@@ -202,14 +203,35 @@ def check_match(transaction: Transaction, bucket: int, key: str, if_match: str |
         raise PreconditionFailed(f"{key!r} is another version than expected")
 
 
-def remove(transaction: Transaction, bucket: int, key: str, version_id: str, *, bypass_governance: bool) -> Deleted:
-    """Remove a version for good.  Raises Locked, NoSuchBucket."""
+def check_current(transaction: Transaction, bucket: int, key: str, check: VersionCheck | None) -> None:
+    """Give the visible version of a key to check, which may raise; nothing where there is none."""
+    if check is None:
+        return
+    try:
+        row = find_visible(transaction.connection, bucket, key, None)
+    except NotFound:
+        return
+    check(row)
+
+
+def remove(
+    transaction: Transaction,
+    bucket: int,
+    key: str,
+    version_id: str,
+    *,
+    bypass_governance: bool,
+    check: VersionCheck | None = None,
+) -> Deleted:
+    """Remove a version for good, unless check raises.  Raises Locked, NoSuchBucket."""
     connection = transaction.connection
     buckets.in_transaction(transaction, bucket)
     try:
         row = find(connection, bucket, key, version_id)
     except NotFound:
         return Deleted(existed=False, was_hide_marker=False)
+    if check is not None:
+        check(row)
     _check_unlocked(transaction, row, bypass_governance)
     erase(transaction, bucket, row)
     return Deleted(existed=True, was_hide_marker=bool(row.is_hide_marker))
