@@ -30,6 +30,7 @@ from b2fs.daemon.notify import Notifier
 from b2fs.daemon.sockets import socket_path
 from b2fs.daemon.state import MountState
 from b2fs.errors import ConfigError
+from b2fs.fuse.outside import ask_kernel
 from b2fs.store.protocol import ObjectStore
 from b2fs.vfs.api import KernelNotifier
 
@@ -203,7 +204,7 @@ class _Run:
         """Say ready only when an answer came all the way through the kernel."""
         with trio.move_on_after(_ANSWER_TIMEOUT_S) as scope:
             try:
-                await trio.to_thread.run_sync(os.statvfs, self._settings.mountpoint, abandon_on_cancel=True)
+                await ask_kernel(os.statvfs, self._settings.mountpoint)
             except OSError as error:
                 raise ConfigError(f"{self._settings.mountpoint} does not answer: {error.strerror}") from None
         if scope.cancelled_caught:

@@ -23,6 +23,7 @@ from b2fs.fuse.handshake import Feature, Handshake, is_over, mount_device
 from b2fs.fuse.kernel import MountInfo, mount_at, tune
 from b2fs.fuse.notifier import Notifier
 from b2fs.fuse.operations import Shell
+from b2fs.fuse.outside import ask_kernel
 from b2fs.fuse.turns import Turns
 from b2fs.vfs.api import FileSystem
 
@@ -173,7 +174,7 @@ class FuseMount:
 
     async def _announce(self, ready: Callable[[], None]) -> ConfigError | None:
         try:
-            device = (await trio.to_thread.run_sync(os.stat, self.mountpoint)).st_dev
+            device = (await ask_kernel(os.stat, self.mountpoint)).st_dev
         except OSError as error:
             return ConfigError(f"{self.mountpoint} was mounted but its root cannot be read: {error.strerror}")
         tune(f"{os.major(device)}:{os.minor(device)}", self._config)
@@ -186,7 +187,7 @@ class FuseMount:
             return
         with trio.move_on_after(self._config.sync_timeout_s):
             try:
-                await trio.to_thread.run_sync(pyfuse3.syncfs, self.mountpoint, abandon_on_cancel=True)
+                await ask_kernel(pyfuse3.syncfs, self.mountpoint)
             except OSError as error:
                 log.warning("the kernel could not hand over all changed pages: %s", error.strerror)
 

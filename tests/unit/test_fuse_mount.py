@@ -187,6 +187,38 @@ def _mount_and_kill(mountpoint: str, state: Path) -> None:
         os.statvfs(mountpoint)
 
 
+#: A daemon that asks the kernel about its own mount and does not answer.
+UNANSWERED = """
+import os, sys, trio
+from b2fs.fuse.config import FuseConfig
+from b2fs.fuse.mount import FuseMount
+from tests.model.memfs import MemFs
+
+class Silent(MemFs):
+    async def getattr(self, ino):
+        print("asked", flush=True)
+        await trio.sleep_forever()
+
+trio.run(FuseMount(sys.argv[1], FuseConfig()).serve, Silent(), lambda: None)
+"""
+
+
+def test_a_daemon_that_is_killed_while_it_asks_about_its_own_mount_is_gone(mountpoint: str) -> None:
+    """No thread of it waits for ever for the answer, which would keep the mount open that is to give it."""
+    process = subprocess.Popen([sys.executable, "-c", UNANSWERED, mountpoint], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    try:
+        assert process.stdout.readline() == b"asked\n"
+        process.kill()
+        process.wait(20)
+        with pytest.raises(OSError, match=os.strerror(errno.ENOTCONN)):
+            os.statvfs(mountpoint)
+    finally:
+        subprocess.run(["umount", "-f", "-l", mountpoint], check=True)
+        process.wait()
+        process.stdout.close()
+
+
 async def test_a_mountpoint_behind_a_symbolic_link(mountpoint: str, tmp_path: Path) -> None:
     link = tmp_path / "link"
     link.symlink_to(mountpoint)
