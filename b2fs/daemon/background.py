@@ -9,15 +9,18 @@ pipe closes without that, it has failed.
 from __future__ import annotations
 
 import os
+import select
 import signal
 import sys
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
-from b2fs.daemon.exits import EXIT_FAILED, EXIT_OK
+from b2fs.daemon.exits import EXIT_FAILED, EXIT_OK, STOPPED_EARLY
 
 _READY = b"ready\n"
+#: What ends the command, and with it a daemon that is not ready.
+_STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def in_background(run: Callable[[int], int]) -> int:
@@ -31,8 +34,11 @@ def in_background(run: Callable[[int], int]) -> int:
     sys.stdout.flush()
     sys.stderr.flush()
     reading, writing = os.pipe()
+    # None of these between the fork and the moment at which the parent would end the child.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
     child = os.fork()
     if child == 0:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
         os.close(reading)
         _leave_terminal()
         return run(writing)
@@ -64,15 +70,41 @@ def _to_null(*fds: int) -> None:
 
 def _wait_ready(child: int, reading: int) -> int:
     try:
-        with os.fdopen(reading, "rb") as pipe:
-            if pipe.readline() == _READY:
+        with os.fdopen(reading, "rb", buffering=0) as pipe, _interruptible() as interrupted:
+            while reading not in select.select([reading, interrupted], [], [])[0]:
+                os.read(interrupted, 1)
+            if pipe.read(len(_READY)) == _READY:
                 return EXIT_OK
     except KeyboardInterrupt:
         with suppress(ProcessLookupError):
             os.kill(child, signal.SIGTERM)
-        os.waitpid(child, 0)
+        if os.WIFSIGNALED(os.waitpid(child, 0)[1]):  # it had not come so far as to say so itself
+            sys.stderr.write(f"b2fs: {STOPPED_EARLY}\n")
         return EXIT_FAILED
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if status < 0:
         sys.stderr.write(f"b2fs: the daemon was ended by signal {-status} before the mount was ready\n")
     return status if status > 0 else EXIT_FAILED
+
+
+@contextmanager
+def _interruptible() -> Iterator[int]:
+    """What stops the command is a KeyboardInterrupt herein; a descriptor that can be read when such a signal has come.
+
+    Without that, one that comes just before a system call that waits would be heeded when the call returns.
+    """
+    reading, writing = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    handlers = {number: signal.getsignal(number) for number in _STOPPING}
+    try:
+        for number, handler in handlers.items():
+            if handler is not signal.SIG_IGN:  # nohup
+                signal.signal(number, signal.default_int_handler)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
+        yield reading
+    finally:
+        signal.set_wakeup_fd(before)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        os.close(reading)
+        os.close(writing)

@@ -9,3 +9,6 @@ EXIT_FAILED = 1
 EXIT_USAGE = 2
 #: The mount ended in order, but files are left in the cache and not in the bucket.
 EXIT_LEFT = 3
+
+#: What is said of a mount that was told to stop while it came up.
+STOPPED_EARLY = "stopped before the bucket was mounted"
