@@ -29,11 +29,15 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def make_random(path: Path, size_mib: int) -> None:
+    """Not compressible, and no two blocks alike."""
+    run("dd", "if=/dev/urandom", f"of={path}", "bs=1M", f"count={size_mib}", "iflag=fullblock", "status=none")
+
+
 def test_a_large_file_comes_back_in_bounded_memory(seaweedfs_site: Site) -> None:
     site = seaweedfs_site
     source = site.directory / "source"
-    # Not compressible, and no two blocks alike.
-    run("openssl", "rand", "-out", source, str(SIZE_MIB * MIB))
+    make_random(source, SIZE_MIB)
     expected = sha256(source)
     root = site.mount()
     run("dd", f"if={source}", f"of={root}/large", "bs=1M", "status=none")
@@ -61,7 +65,7 @@ def test_a_file_that_is_larger_than_the_cache_comes_back(seaweedfs_site: Site) -
     site = seaweedfs_site
     source, cache_mib = site.directory / "source", BEYOND_MIB // 3
     option = f"--cache-size={cache_mib}M"
-    run("openssl", "rand", "-out", source, str(BEYOND_MIB * MIB))
+    make_random(source, BEYOND_MIB)
     root = site.mount(option)
     most = 0.0
     with subprocess.Popen(["dd", f"if={source}", f"of={root}/large", "bs=1M", "status=none"]) as dd:
