@@ -1,7 +1,8 @@
 """From the CRT's threads to trio: wait for something that another thread finishes, with cancellation that is honest.
 
 `wait_done` returns only when the other side is really finished, also when cancelled: an operation that can still have
-an effect is not yet over.
+an effect is not yet over.  But one that does not end when it is asked to is given up after a while: nothing may hang on
+it, and whoever is cancelled does not know anyway what became of it.
 """
 
 from __future__ import annotations
@@ -14,14 +15,19 @@ import trio
 
 T = TypeVar("T")
 
+#: How long an operation that was cancelled may take to end, in seconds.
+PATIENCE_S = 10.0
+
 
 class Completion:
     """A one-shot signal from any thread to one trio task."""
 
-    __slots__ = ("_done", "_task", "_token")
+    __slots__ = ("_done", "_given_up", "_over", "_task", "_token")
 
     def __init__(self) -> None:
         self._done = False
+        self._given_up = False
+        self._over = trio.Event()
         self._task: trio.lowlevel.Task | None = None
         self._token = trio.lowlevel.current_trio_token()
 
@@ -34,15 +40,24 @@ class Completion:
 
     def _wake(self) -> None:
         self._done = True
-        if self._task is not None:
-            trio.lowlevel.reschedule(self._task)
+        self._over.set()
+        task, self._task = self._task, None
+        if task is not None:
+            trio.lowlevel.reschedule(task)
+
+    async def _lose_patience(self) -> None:
+        with trio.move_on_after(PATIENCE_S):
+            await self._over.wait()
+            return
+        self._given_up = True
+        self._wake()
 
     async def wait_done(self, cancel: Callable[[], object], was_undone: Callable[[], bool]) -> None:
         """Wait for `finish`.
 
         On cancellation `cancel` is called once, the wait goes on, and when the operation is over Cancelled is raised if
         `was_undone()` says that it came to nothing.  Otherwise its result stands, and the cancellation is delivered at
-        the next checkpoint.
+        the next checkpoint.  If it is not over PATIENCE_S later, Cancelled is raised all the same.
         """
         if self._done:
             await trio.lowlevel.checkpoint_if_cancelled()
@@ -53,11 +68,12 @@ class Completion:
             nonlocal raise_cancel
             raise_cancel = deliver
             cancel()
+            trio.lowlevel.spawn_system_task(self._lose_patience)
             return trio.lowlevel.Abort.FAILED
 
         self._task = trio.lowlevel.current_task()
         await trio.lowlevel.wait_task_rescheduled(abort)
-        if raise_cancel is not None and was_undone():
+        if raise_cancel is not None and (self._given_up or was_undone()):
             raise_cancel()
 
 
