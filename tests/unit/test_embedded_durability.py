@@ -93,6 +93,20 @@ def test_what_was_acknowledged_survives_a_kill(tmp_path: Path) -> None:
             check_acknowledged(engine, acknowledged)
 
 
+def test_the_directories_above_a_new_store_are_made_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: set[str] = set()
+    fsync = os.fsync
+
+    def watched(fd: int) -> None:
+        synced.add(os.readlink(f"/proc/self/fd/{fd}"))
+        fsync(fd)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", watched)
+        make_store(tmp_path / "a" / "b" / "store")
+    assert {str(tmp_path), str(tmp_path / "a"), str(tmp_path / "a" / "b"), str(tmp_path / "a" / "b" / "store")} <= synced
+
+
 def test_two_processes_share_a_store(tmp_path: Path) -> None:
     make_store(tmp_path)
     with running_writer(tmp_path, "theirs") as writer, open_store(tmp_path) as engine:

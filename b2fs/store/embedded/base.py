@@ -59,6 +59,19 @@ def _now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
+def _make_directory(path: str, *, durable: bool) -> None:
+    """Make a directory and what is missing above it; durable: so that a power cut leaves it there."""
+    missing = []
+    above = path
+    while not os.path.isdir(above):
+        missing.append(above)
+        above = os.path.dirname(above)
+    os.makedirs(path, mode=0o700, exist_ok=True)
+    if durable:
+        for made in missing:
+            sync_directory(os.path.dirname(made))
+
+
 class EngineBase:
     """An open store, without its calls; see Engine."""
 
@@ -68,7 +81,7 @@ class EngineBase:
         #: Grows with each change of a bucket that this process made, when the change is on the disk.
         self.bucket_changes = 0
         self.directory = os.path.abspath(config.directory)
-        os.makedirs(self.directory, mode=0o700, exist_ok=True)
+        _make_directory(self.directory, durable=config.durable)
         self._files = ContentFiles(self.directory, durable=config.durable)
         if config.durable:
             sync_directory(self.directory)
