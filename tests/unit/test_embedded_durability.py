@@ -104,7 +104,12 @@ def test_the_directories_above_a_new_store_are_made_durable(tmp_path: Path, monk
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", watched)
         make_store(tmp_path / "a" / "b" / "store")
-    assert {str(tmp_path), str(tmp_path / "a"), str(tmp_path / "a" / "b"), str(tmp_path / "a" / "b" / "store")} <= synced
+    assert {
+        str(tmp_path),
+        str(tmp_path / "a"),
+        str(tmp_path / "a" / "b"),
+        str(tmp_path / "a" / "b" / "store"),
+    } <= synced
 
 
 def test_two_processes_share_a_store(tmp_path: Path) -> None:
