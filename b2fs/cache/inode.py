@@ -8,7 +8,8 @@ changes it here first, then journals it, without an await in between.
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from b2fs.cache.content import LocalContent
@@ -244,10 +245,14 @@ class Inode:
                 parent.subdirs -= 1
         self.links = [link for link in self.links if link[0] is not parent or link[1] != name]
 
-    def accessed(self, now_ns: int) -> None:
-        """It was read: as relatime does, the time moves only if it would look older than a change, or is a day old."""
-        if self.atime_ns <= self.mtime_ns or self.atime_ns <= self.ctime_ns or now_ns - self.atime_ns >= _DAY_NS:
-            self.atime_ns = now_ns
+    def accessed(self, now_ns: Callable[[], int]) -> None:
+        """It was read: as relatime does, the time moves only if it would look older than a change, or is a day old.
+
+        now_ns is asked for the time only if it moves: this is called for every read.
+        """
+        before = self.atime_ns
+        if before <= self.mtime_ns or before <= self.ctime_ns or time.time_ns() - before >= _DAY_NS:
+            self.atime_ns = now_ns()
 
     def ancestors(self) -> Iterator[Inode]:
         """This directory and every one above it, up to the root."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import time
 from dataclasses import dataclass, field
 
 from cachetools import LRUCache
@@ -25,6 +24,7 @@ from b2fs.core.types import Attr, Caller, InodeId
 from b2fs.errors import FsError
 from b2fs.vfs.acls import access_list
 from b2fs.vfs.api import KernelNotifier
+from b2fs.vfs.clock import now_ns
 from b2fs.vfs.config import VfsConfig
 from b2fs.vfs.dormant import Dormant
 from b2fs.vfs.numbers import stable_number
@@ -65,7 +65,7 @@ class Core:
     renamed: LRUCache[str, InodeId] = field(default_factory=lambda: LRUCache(100_000))
     #: When we removed a key from the bucket, in trio time: an answer that was asked for before may show it still.
     removed: LRUCache[str, float] = field(default_factory=lambda: LRUCache(100_000))
-    started_ns: int = field(default_factory=time.time_ns)
+    started_ns: int = field(default_factory=now_ns)
     index: AttributeIndex | None = None
     dormant: Dormant = field(init=False)
 
@@ -233,7 +233,3 @@ class Core:
         """Refuse what the permissions forbid, unless the kernel checks them for us."""
         if self.config.check_permissions and not allowed:
             raise FsError(code)
-
-
-def now_ns() -> int:
-    return time.time_ns()

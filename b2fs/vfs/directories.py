@@ -16,7 +16,8 @@ from b2fs.cache.remote.listing import Listing
 from b2fs.cache.remote.loading import Page
 from b2fs.core.types import Attr, DirEntry, HandleId, InodeId
 from b2fs.errors import FsError
-from b2fs.vfs.core import Core, now_ns
+from b2fs.vfs.clock import now_ns
+from b2fs.vfs.core import Core
 from b2fs.vfs.handles import DirHandle, DirRow
 from b2fs.vfs.linkgroups import LinkGroups
 from b2fs.vfs.namespace import Namespace
@@ -140,7 +141,7 @@ class Directories:
         opened.local = frozenset(self._scanner.entry(directory, name, child) for name, child in local)
         if not await self._extend(opened):
             opened.entries = sorted(opened.local)
-        directory.accessed(now_ns())
+        directory.accessed(now_ns)
 
     def _has_moved(self, opened: DirHandle) -> bool:
         """Whether the directory has another place by now than when its listing was opened, or none."""

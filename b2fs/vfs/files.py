@@ -19,7 +19,8 @@ from b2fs.cache.inode import Inode
 from b2fs.cache.reader import Stream
 from b2fs.core.types import ObjectRef
 from b2fs.errors import FsError, NotFound, PreconditionFailed, StoreError
-from b2fs.vfs.core import Core, now_ns
+from b2fs.vfs.clock import now_ns
+from b2fs.vfs.core import Core
 from b2fs.vfs.handles import FileHandle
 from b2fs.vfs.namespace import Namespace
 from b2fs.vfs.siblings import Siblings
@@ -61,7 +62,7 @@ class Files:
         if offset >= end:
             return b""
         if not handle.flags & os.O_NOATIME:
-            inode.accessed(now_ns())
+            inode.accessed(now_ns)
         content = inode.content
         if content is None:
             return await self._read_base(handle, offset, end)

@@ -23,8 +23,9 @@ from b2fs.store.protocol import ObjectStore
 from b2fs.vfs import acls, permissions
 from b2fs.vfs.api import KernelNotifier
 from b2fs.vfs.build import build_core
+from b2fs.vfs.clock import now_ns
 from b2fs.vfs.config import VfsConfig
-from b2fs.vfs.core import Core, now_ns
+from b2fs.vfs.core import Core
 from b2fs.vfs.directories import Directories
 from b2fs.vfs.files import Files
 from b2fs.vfs.foreign import ForeignAttributes
@@ -177,7 +178,7 @@ class B2Filesystem(Listener):
         inode = self._core.inode(ino)
         if not inode.is_symlink:
             raise FsError(errno.EINVAL)
-        inode.accessed(now_ns())
+        inode.accessed(now_ns)
         while inode.target is None:
             base = inode.base
             if base is None:

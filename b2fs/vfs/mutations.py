@@ -19,7 +19,8 @@ from b2fs.core.longkeys import fits, is_long
 from b2fs.core.types import Caller
 from b2fs.errors import FsError
 from b2fs.vfs import acls
-from b2fs.vfs.core import RESERVED, Core, now_ns
+from b2fs.vfs.clock import now_ns
+from b2fs.vfs.core import RESERVED, Core
 from b2fs.vfs.files import Files
 from b2fs.vfs.namespace import Namespace
 from b2fs.vfs.permissions import W_OK, X_OK, may_mknod, may_remove_entry, new_node

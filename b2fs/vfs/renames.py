@@ -20,7 +20,8 @@ from b2fs.core.keys import odd_name
 from b2fs.core.types import Caller, ObjectInfo
 from b2fs.errors import FsError
 from b2fs.vfs.api import RENAME_EXCHANGE, RENAME_NOREPLACE
-from b2fs.vfs.core import Core, now_ns
+from b2fs.vfs.clock import now_ns
+from b2fs.vfs.core import Core
 from b2fs.vfs.files import Files
 from b2fs.vfs.mutations import Mutations, held
 from b2fs.vfs.namespace import Namespace

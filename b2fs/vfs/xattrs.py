@@ -9,7 +9,8 @@ from b2fs.core.acl import ACCESS, DEFAULT
 from b2fs.core.types import Caller
 from b2fs.errors import FsError
 from b2fs.vfs import acls
-from b2fs.vfs.core import Core, now_ns
+from b2fs.vfs.clock import now_ns
+from b2fs.vfs.core import Core
 from b2fs.vfs.permissions import xattr_error
 
 XATTR_CREATE = 1

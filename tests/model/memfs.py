@@ -13,7 +13,6 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import time
 from collections.abc import AsyncIterator, Callable, Sequence
 
 from b2fs.core.attrs import kept_time
@@ -21,6 +20,7 @@ from b2fs.core.types import Attr, Caller, DirEntry, HandleId, InodeId, OpenFile,
 from b2fs.errors import FsError
 from b2fs.vfs import permissions
 from b2fs.vfs.api import RENAME_EXCHANGE, RENAME_NOREPLACE, ROOT
+from b2fs.vfs.clock import now_ns
 from b2fs.vfs.permissions import R_OK, W_OK, X_OK
 from tests.model.nodes import Handle, Node, check_nodes
 
@@ -43,7 +43,7 @@ class MemFs:
     """
 
     def __init__(
-        self, *, check_permissions: bool = True, clock: Callable[[], int] = time.time_ns, ttl_s: float = 0.0
+        self, *, check_permissions: bool = True, clock: Callable[[], int] = now_ns, ttl_s: float = 0.0
     ) -> None:
         self._check_permissions = check_permissions
         self._clock = clock

@@ -10,7 +10,6 @@ import errno
 import os
 import stat
 import threading
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass, replace
@@ -21,6 +20,7 @@ import trio
 from b2fs.core.types import Attr, Caller, DirEntry, HandleId, InodeId, SetAttr
 from b2fs.errors import B2fsError, FsError, errno_of
 from b2fs.vfs.api import FileSystem
+from b2fs.vfs.clock import now_ns
 from tests.vfs.driver import Driver, Fd, Stat
 from tests.vfs.walk import Walk
 
@@ -267,7 +267,7 @@ class DirectDriver(Driver):
 
     def utime(self, path: str, times_ns: tuple[int, int] | None) -> None:
         if times_ns is None:
-            now = time.time_ns()
+            now = now_ns()
             self._setattr(path, SetAttr(atime_ns=now, mtime_ns=now, times_now=True))
         else:
             self._setattr(path, SetAttr(atime_ns=times_ns[0], mtime_ns=times_ns[1]))
