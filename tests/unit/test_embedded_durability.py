@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import signal
 import sqlite3
@@ -18,7 +19,8 @@ import pytest
 from b2fs.errors import CapExceeded, NotFound, Unavailable
 from b2fs.store.embedded.engine import Engine, EngineConfig
 from b2fs.store.embedded.errors import DamagedStore
-from b2fs.store.embedded.rows import BucketSpec, FsckReport
+from b2fs.store.embedded.rows import BucketChanges, BucketSpec, FsckReport
+from b2fs.store.embedded.schema import APPLICATION_ID, MIGRATIONS
 
 BIG = bytes(range(256)) * 400
 
@@ -286,6 +288,35 @@ def test_a_database_of_another_program_or_a_newer_b2fs(tmp_path: Path) -> None:
     database.close()
     with pytest.raises(DamagedStore):
         open_store(tmp_path)
+
+
+def test_a_store_of_the_first_version_is_brought_forward(tmp_path: Path) -> None:
+    database = sqlite3.connect(tmp_path / "store.db")
+    for statement in MIGRATIONS[0]:
+        database.execute(statement)
+    database.execute(
+        "INSERT INTO buckets VALUES (1, ?, 'bucket', 'owner', '', 0, 3, 'private', NULL, NULL, NULL, NULL, 0,"
+        " NULL, NULL, NULL)",
+        ("a" * 24,),
+    )
+    database.execute("INSERT INTO contents VALUES (2, 0, 1, ?, NULL, 'x')", (hashlib.md5(b"x").hexdigest(),))
+    database.execute(
+        "INSERT INTO versions VALUES (3, 1, 'k', 5, 1, ?, 5000, 5000, 1, 0, 2, '{}', NULL, NULL, NULL)",
+        (hashlib.md5(b"x").hexdigest(),),
+    )
+    database.execute("UPDATE sequence SET next_id = 4")
+    database.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    database.execute("PRAGMA user_version = 1")
+    database.commit()
+    database.close()
+    with open_store(tmp_path) as engine:
+        bucket = engine.bucket("bucket")
+        assert (bucket.revision, bucket.replication_json, bucket.notifications_json) == (3, None, None)
+        assert engine.head(bucket.id, "k").size == 1
+        changed = engine.update_bucket(bucket.id, BucketChanges(replication_json="{}"))
+        assert (changed.revision, changed.replication_json, changed.owner) == (4, "{}", "owner")
+    with open_store(tmp_path) as engine:
+        assert engine.bucket("bucket") == changed
 
 
 # --- Faults

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, Literal
 
+from b2fs.server.native.bucketrules import replication_text
 from b2fs.server.native.context import Json, NativeCall
 from b2fs.server.native.errors import NativeError, bad_request
 from b2fs.server.native.shapes import bucket_json
@@ -16,6 +17,7 @@ from b2fs.store.embedded.rows import (
     BucketSpec,
     DefaultRetention,
     RetentionMode,
+    Unset,
 )
 
 _TYPES = {"allPrivate": Acl.PRIVATE, "allPublic": Acl.PUBLIC_READ}
@@ -65,12 +67,21 @@ def _json_or_none(call: NativeCall, name: str) -> str | None:
     return json.dumps(value) if value else None
 
 
+def _replication(call: NativeCall, bucket_id: str | None = None) -> str | Literal[Unset.UNSET] | None:
+    """What a request says of replication.  Raises bad_request, unauthorized."""
+    if "replicationConfiguration" not in call.body:
+        return UNSET
+    call.require("writeBucketReplications", bucket_id)
+    return replication_text(call)
+
+
 def create_bucket(call: NativeCall) -> Json:
     """Make a bucket."""
     owner = _own_account(call)
     call.require("writeBuckets")
     if len(call.engine.list_buckets(owner)) >= call.home.max_buckets:
         raise NativeError(400, "too_many_buckets", "the account has as many buckets as are allowed")
+    replication = _replication(call)
     spec = BucketSpec(
         call.text("bucketName"),
         owner=owner,
@@ -81,6 +92,7 @@ def create_bucket(call: NativeCall) -> Json:
         info_json=_json_or_none(call, "bucketInfo"),
         default_encryption=_default_encryption(call),
         lock_enabled=call.flag("fileLockEnabled"),
+        replication_json=None if replication is UNSET else replication,
     )
     return bucket_json(call.key, call.engine.create_bucket(spec))
 
@@ -126,6 +138,7 @@ def update_bucket(call: NativeCall) -> Json:
         default_encryption=_default_encryption(call) if body.get("defaultServerSideEncryption") else UNSET,
         lock_enabled=True if call.flag("fileLockEnabled") else UNSET,
         default_retention=default_retention(body["defaultRetention"]) if body.get("defaultRetention") else UNSET,
+        replication_json=_replication(call, row.bucket_id),
     )
     revision = call.number("ifRevisionIs", least=0) if body.get("ifRevisionIs") is not None else None
     return bucket_json(call.key, call.engine.update_bucket(row.id, changes, if_revision=revision))
@@ -137,9 +150,3 @@ def delete_bucket(call: NativeCall) -> Json:
     row = call.bucket("deleteBuckets")
     call.engine.delete_bucket(row.id)
     return bucket_json(call.key, row)
-
-
-def notification_rules(call: NativeCall) -> Json:
-    """There are none; the `b2` program asks for them."""
-    row = call.bucket("readBucketNotifications")
-    return {"bucketId": row.bucket_id, "eventNotificationRules": []}

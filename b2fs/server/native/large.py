@@ -14,6 +14,7 @@ from b2fs.server.native.settings import (
     info_from_json,
     is_managed,
     lock_from_json,
+    uploaded_ms_of,
 )
 from b2fs.server.native.shapes import SHA1, attributes_from, file_json, upload_json
 from b2fs.server.native.tokens import Purpose
@@ -25,6 +26,8 @@ from b2fs.store.embedded.rows import BucketRow, PartClaim, PartRow, UploadRow
 from b2fs.store.embedded.versionid import parse_version_id
 
 _MIN_PARTS: Final = 2
+#: Entry of an upload's `extra`: when the uploader says that the file was uploaded.
+UPLOADED: Final = "uploaded_ms"
 
 
 def find_upload(call: NativeCall, file_id: str, capability: str = "writeFiles") -> tuple[BucketRow, UploadRow]:
@@ -48,6 +51,11 @@ def start_large_file(call: NativeCall) -> Json:
     info = info_from_json(call.body.get("fileInfo"))
     if "large_file_sha1" in info:
         extra = {**extra, SHA1: info["large_file_sha1"]}
+    # The second spelling is that of Backblaze's own library.
+    given = call.body.get("customUploadTimestamp", call.body.get("custom_upload_timestamp"))
+    uploaded_ms = uploaded_ms_of(given)
+    if uploaded_ms is not None:
+        extra = {**extra, UPLOADED: str(uploaded_ms)}
     attributes = attributes_from(call.text("contentType"), info, chosen, extra)
     row = call.engine.create_upload(bucket.id, name, attributes, lock=lock_from_json(call, bucket))
     return upload_json(call.key, bucket, row)
@@ -120,7 +128,15 @@ def finish_large_file(call: NativeCall) -> Json:
     if len(parts) > len(digests):
         raise bad_request("partSha1Array does not name all parts")
     claims = [PartClaim(number) for number in range(1, len(digests) + 1)]
-    row = call.engine.complete_upload(bucket.id, None, upload.upload_id, claims, describe=describe_parts)
+    uploaded = upload.attributes.extra.get(UPLOADED)
+    row = call.engine.complete_upload(
+        bucket.id,
+        None,
+        upload.upload_id,
+        claims,
+        describe=describe_parts,
+        uploaded_ms=int(uploaded) if uploaded is not None else None,
+    )
     return file_json(call.key, bucket, row)
 
 

@@ -19,7 +19,7 @@ from b2fs.errors import B2fsError
 from b2fs.server.auth.keys import ApplicationKey
 from b2fs.server.faults import Breakage
 from b2fs.server.gate import Broken, Gate
-from b2fs.server.native import account, buckets, files, large, transfer
+from b2fs.server.native import account, bucketrules, buckets, files, large, transfer
 from b2fs.server.native.context import Handler, Json, NativeCall
 from b2fs.server.native.errors import NativeError, as_native_error, bad_request
 from b2fs.server.native.settings import query_json
@@ -44,7 +44,7 @@ _HANDLERS: Final[Mapping[str, Handler]] = {
     "b2_delete_file_version": files.delete_file_version,
     "b2_delete_key": account.delete_key,
     "b2_finish_large_file": large.finish_large_file,
-    "b2_get_bucket_notification_rules": buckets.notification_rules,
+    "b2_get_bucket_notification_rules": bucketrules.get_notification_rules,
     "b2_get_download_authorization": files.get_download_authorization,
     "b2_get_file_info": files.get_file_info,
     "b2_get_upload_part_url": large.get_upload_part_url,
@@ -56,6 +56,7 @@ _HANDLERS: Final[Mapping[str, Handler]] = {
     "b2_list_keys": account.list_keys,
     "b2_list_parts": large.list_parts,
     "b2_list_unfinished_large_files": large.list_unfinished,
+    "b2_set_bucket_notification_rules": bucketrules.set_notification_rules,
     "b2_start_large_file": large.start_large_file,
     "b2_update_bucket": buckets.update_bucket,
     "b2_update_file_legal_hold": files.update_legal_hold,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import unquote
@@ -123,6 +124,16 @@ def info_from_headers(headers: Mapping[str, str]) -> dict[str, str]:
     return info_from_json(
         {name[start:]: unquote(value) for name, value in headers.items() if name.startswith(_INFO_PREFIX)}
     )
+
+
+def uploaded_ms_of(value: Any) -> int | None:
+    """When the uploader says that a file was uploaded; None where it does not.  Raises bad_request."""
+    if value is None:
+        return None
+    number = int(value) if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 16 else value
+    if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number <= time.time() * 1000:
+        raise bad_request("the custom upload timestamp must be a time in milliseconds that is not in the future")
+    return number
 
 
 def query_json(params: Mapping[str, str]) -> dict[str, Any]:

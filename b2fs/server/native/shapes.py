@@ -188,7 +188,9 @@ def bucket_json(key: ApplicationKey, row: BucketRow) -> Json:
                 "defaultRetention": _default_retention_json(row.default_retention),
             },
         ),
-        "replicationConfiguration": guarded("readBucketReplications", None),
+        "replicationConfiguration": guarded(
+            "readBucketReplications", json.loads(row.replication_json) if row.replication_json is not None else None
+        ),
         "options": ["s3"],
         "revision": row.revision,
     }

@@ -22,6 +22,7 @@ from b2fs.server.native.settings import (
     customer_from_headers,
     info_from_headers,
     lock_from_headers,
+    uploaded_ms_of,
 )
 from b2fs.server.native.shapes import SHA1, attributes_from, file_json, info_of
 from b2fs.server.native.tokens import Token
@@ -106,13 +107,14 @@ async def upload_file(call: NativeCall, token: Token, request: Request) -> Json:
     customer = customer_from_headers(headers)
     chosen, extra = chosen_encryption(bucket, customer, "x-bz-server-side-encryption" in headers)
     lock = lock_from_headers(call, bucket, headers)
+    uploaded_ms = uploaded_ms_of(headers.get("x-bz-custom-upload-timestamp"))
     cipher = None
     if customer is not None:
         cipher = encryption.stream_cipher(customer.key, bytes.fromhex(extra[encryption.NONCE]))
     received, sha1 = await _receive(request, call.engine, MAX_PUT_BYTES, cipher)
     content_type = headers.get("content-type", "b2/x-auto")
     attributes = attributes_from(content_type, info_from_headers(headers), chosen, {**extra, SHA1: sha1})
-    row = await store_version(call.engine, bucket.id, name, received.body, attributes, lock)
+    row = await store_version(call.engine, bucket.id, name, received.body, attributes, lock, uploaded_ms)
     return file_json(call.key, bucket, row)
 
 

@@ -67,16 +67,24 @@ async def put_object(call: Call) -> Reply:
 
 
 async def store_version(
-    engine: Engine, bucket: int, name: str, body: bytes | ContentWriter, attributes: Attributes, lock: LockSpec
+    engine: Engine,
+    bucket: int,
+    name: str,
+    body: bytes | ContentWriter,
+    attributes: Attributes,
+    lock: LockSpec,
+    uploaded_ms: int | None = None,
 ) -> VersionRow:
-    """Commit a received body.
+    """Commit a received body.  uploaded_ms: see Engine.put.
 
     The ETag is made from the stored bytes: of a body that a customer's key encrypts, it tells nothing.
     """
     if isinstance(body, bytes) and len(body) <= INLINE_BYTES:
-        return await wait_future(engine.put_nowait(bucket, name, body, attributes, lock=lock))
+        return await wait_future(engine.put_nowait(bucket, name, body, attributes, lock=lock, uploaded_ms=uploaded_ms))
     # A larger body is synced by the thread that puts it, which must not be the event loop's.
-    return await trio.to_thread.run_sync(lambda: engine.put(bucket, name, body, attributes, lock=lock))
+    return await trio.to_thread.run_sync(
+        lambda: engine.put(bucket, name, body, attributes, lock=lock, uploaded_ms=uploaded_ms)
+    )
 
 
 # --- GetObject, HeadObject

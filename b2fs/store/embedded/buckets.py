@@ -23,12 +23,13 @@ from b2fs.store.embedded.rows import (
 
 _SELECT: Final = (
     "SELECT id, bucket_id, name, owner, region, created_ms, revision, acl, cors_json, lifecycle_json, info_json,"
-    " default_encryption, lock_enabled, retention_mode, retention_days, retention_years FROM buckets"
+    " default_encryption, lock_enabled, retention_mode, retention_days, retention_years, replication_json,"
+    " notifications_json FROM buckets"
 )
 
 
 def _from_sql(row: tuple[Any, ...]) -> BucketRow:
-    mode, days, years = row[13:]
+    mode, days, years, replication, notifications = row[13:]
     return BucketRow(
         id=row[0],
         bucket_id=row[1],
@@ -44,6 +45,8 @@ def _from_sql(row: tuple[Any, ...]) -> BucketRow:
         default_encryption=row[11],
         lock_enabled=bool(row[12]),
         default_retention=DefaultRetention(RetentionMode(mode), days, years) if mode else None,
+        replication_json=replication,
+        notifications_json=notifications,
     )
 
 
@@ -108,6 +111,8 @@ def create(transaction: Transaction, spec: BucketSpec) -> BucketRow:
         default_encryption=spec.default_encryption,
         lock_enabled=spec.lock_enabled,
         default_retention=spec.default_retention,
+        replication_json=spec.replication_json,
+        notifications_json=None,
     )
     _store(transaction, row)
     return row
@@ -154,10 +159,12 @@ def _store(transaction: Transaction, row: BucketRow) -> None:
         *(row.id, row.bucket_id, row.name, row.owner, row.region, row.created_ms, row.revision, row.acl.value),
         *(row.cors_json, row.lifecycle_json, row.info_json, row.default_encryption, row.lock_enabled),
         *((retention.mode.value, retention.days, retention.years) if retention else (None, None, None)),
+        *(row.replication_json, row.notifications_json),
     )
     transaction.connection.execute(
         "INSERT OR REPLACE INTO buckets (id, bucket_id, name, owner, region, created_ms, revision, acl, cors_json,"
-        " lifecycle_json, info_json, default_encryption, lock_enabled, retention_mode, retention_days, retention_years)"
+        " lifecycle_json, info_json, default_encryption, lock_enabled, retention_mode, retention_days, retention_years,"
+        " replication_json, notifications_json)"
         f" VALUES ({', '.join('?' * len(values))})",
         values,
     )

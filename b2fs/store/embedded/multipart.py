@@ -109,6 +109,7 @@ def complete(
     describe: Describe | None,
     limits: Limits,
     hazard_seed: int | None,
+    uploaded_ms: int | None,
 ) -> VersionRow:
     """See Engine.complete_upload."""
     connection = transaction.connection
@@ -130,6 +131,7 @@ def complete(
         lock=upload.lock,
         fid=upload.fid,
         created_ms=upload.started_ms,
+        uploaded_ms=uploaded_ms,
     )
     version = versions.add(transaction, bucket, new, hazard_seed)
     remove(transaction, upload)

@@ -46,8 +46,11 @@ class ObjectCalls(EngineBase):
         etag: str | None = None,
         if_match: str | None = None,
         if_none_match: bool = False,
+        uploaded_ms: int | None = None,
     ) -> VersionRow:
         """Make a new version.  size and etag override what is counted, for a front door that encrypts.
+
+        uploaded_ms is when the version counts as made, in place of now: that decides its place among the others.
 
         Raises InvalidKey, KeyTooLong, InvalidLock, PreconditionFailed, EntityTooLarge, NoSuchBucket.
         """
@@ -61,6 +64,7 @@ class ObjectCalls(EngineBase):
             etag=etag,
             if_match=if_match,
             if_none_match=if_none_match,
+            uploaded_ms=uploaded_ms,
         ).result()
 
     def put_nowait(
@@ -75,6 +79,7 @@ class ObjectCalls(EngineBase):
         etag: str | None = None,
         if_match: str | None = None,
         if_none_match: bool = False,
+        uploaded_ms: int | None = None,
     ) -> Future[VersionRow]:
         """put without waiting: the caller must not change body before the future is done.
 
@@ -92,6 +97,7 @@ class ObjectCalls(EngineBase):
                 content=writer.add_row(transaction),
                 attributes=attributes,
                 lock=lock,
+                uploaded_ms=uploaded_ms,
             )
             return versions.add(transaction, bucket, new, self.config.hazard_seed)
 

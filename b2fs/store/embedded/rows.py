@@ -165,6 +165,7 @@ class BucketSpec:
     default_encryption: str | None = None
     lock_enabled: bool = False
     default_retention: DefaultRetention | None = None
+    replication_json: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +179,8 @@ class BucketChanges:
     default_encryption: str | Unset | None = UNSET
     lock_enabled: bool | Unset = UNSET
     default_retention: DefaultRetention | Unset | None = UNSET
+    replication_json: str | Unset | None = UNSET
+    notifications_json: str | Unset | None = UNSET
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +201,8 @@ class BucketRow:
     default_encryption: str | None
     lock_enabled: bool
     default_retention: DefaultRetention | None
+    replication_json: str | None
+    notifications_json: str | None
 
 
 class VersionRow(NamedTuple):

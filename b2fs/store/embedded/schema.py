@@ -108,7 +108,13 @@ _FIRST: Final = (
     "CREATE TABLE trash (file TEXT PRIMARY KEY) WITHOUT ROWID",
 )
 
-MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (_FIRST,)
+#: Settings of the native API that are kept and shown.
+_BUCKET_SETTINGS: Final = (
+    "ALTER TABLE buckets ADD COLUMN replication_json TEXT",
+    "ALTER TABLE buckets ADD COLUMN notifications_json TEXT",
+)
+
+MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (_FIRST, _BUCKET_SETTINGS)
 
 
 def migrate(connection: sqlite3.Connection) -> None:

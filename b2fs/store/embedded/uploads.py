@@ -150,10 +150,12 @@ class UploadCalls(EngineBase):
         *,
         etag: str | None = None,
         describe: multipart.Describe | None = None,
+        uploaded_ms: int | None = None,
     ) -> VersionRow:
         """Make the parts one version, whose ID is the upload's.  Completing again answers the version that was made.
 
-        describe tells from the parts that were chosen what the version's attributes get added to `extra`.
+        describe tells from the parts that were chosen what the version's attributes get added to `extra`;
+        uploaded_ms is as for put.
         Raises NoSuchUpload, InvalidPart, InvalidPartOrder, EntityTooSmall, EntityTooLarge.
         """
         limits = multipart.Limits(self.config.min_part_bytes, self.config.max_object_bytes)
@@ -168,6 +170,7 @@ class UploadCalls(EngineBase):
                 describe=describe,
                 limits=limits,
                 hazard_seed=self.config.hazard_seed,
+                uploaded_ms=uploaded_ms,
             )
         )
 

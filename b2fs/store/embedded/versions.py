@@ -42,7 +42,10 @@ _BY_FID: Final = f"SELECT {_ALL_COLUMNS}, bucket FROM versions WHERE fid = ?"
 
 @dataclass(frozen=True, slots=True)
 class NewVersion:
-    """A version that is about to be made.  fid and created_ms are given where an upload chose them before."""
+    """A version that is about to be made.
+
+    fid and created_ms are given where an upload chose them before; uploaded_ms where the uploader says when it was.
+    """
 
     key: str
     size: int
@@ -53,6 +56,7 @@ class NewVersion:
     is_hide_marker: bool = False
     fid: int | None = None
     created_ms: int | None = None
+    uploaded_ms: int | None = None
 
 
 def find(connection: sqlite3.Connection, bucket: int, key: str, version_id: str | None) -> VersionRow:
@@ -105,7 +109,7 @@ def add(transaction: Transaction, bucket: int, new: NewVersion, hazard_seed: int
     lock = _lock_of(transaction, home, new)
     fid = transaction.new_id() if new.fid is None else new.fid
     created_ms = transaction.now_ms if new.created_ms is None else new.created_ms
-    ord_, is_latest = _place(transaction, bucket, new.key, fid, hazard_seed)
+    ord_, is_latest = _place(transaction, bucket, new, fid, hazard_seed)
     retention = (lock.retention.mode.value, lock.retention.until_ms) if lock.retention else (None, None)
     row = VersionRow(
         fid=fid,
@@ -113,7 +117,7 @@ def add(transaction: Transaction, bucket: int, new: NewVersion, hazard_seed: int
         key=new.key,
         size=new.size,
         etag=ETag(new.etag),
-        modified_ms=transaction.now_ms,
+        modified_ms=transaction.now_ms if new.uploaded_ms is None else new.uploaded_ms,
         created_ms=created_ms,
         is_latest=int(is_latest),
         is_hide_marker=int(new.is_hide_marker),
@@ -156,17 +160,26 @@ def _lock_of(transaction: Transaction, home: BucketRow, new: NewVersion) -> Lock
     return lock
 
 
-def _place(transaction: Transaction, bucket: int, key: str, fid: int, hazard_seed: int | None) -> tuple[int, bool]:
+def _place(
+    transaction: Transaction, bucket: int, new: NewVersion, fid: int, hazard_seed: int | None
+) -> tuple[int, bool]:
     """Where a new version goes among those of its key: (ord, whether it is the latest).
 
     ord counts microseconds.  By arrival: behind all that are there.  With a hazard seed: at a pseudo-random place
     within the current second, so that of two versions in one second either may be the later one, as on B2.
+    By the time that the uploader gave, where it gave one.
     """
     connection = transaction.connection
+    key = new.key
     top = connection.execute(
         "SELECT ord, fid FROM versions WHERE bucket = ? AND key = ? ORDER BY ord DESC LIMIT 1", (bucket, key)
     ).fetchone()
-    if hazard_seed is None:
+    if new.uploaded_ms is not None:
+        ord_ = new.uploaded_ms * 1000
+        taken_at = "SELECT 1 FROM versions WHERE bucket = ? AND key = ? AND ord = ?"
+        while connection.execute(taken_at, (bucket, key, ord_)).fetchone() is not None:
+            ord_ += 1
+    elif hazard_seed is None:
         ord_ = transaction.now_ms * 1000
         if top is not None:
             ord_ = max(ord_, top[0] + 1)
