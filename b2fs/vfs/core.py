@@ -229,7 +229,7 @@ class Core:
         if CAPABILITY in inode.xattrs:
             inode.xattrs = {name: value for name, value in inode.xattrs.items() if name != CAPABILITY}
 
-    def check(self, allowed: bool, code: int = errno.EACCES) -> None:
+    def require(self, inode: Inode, caller: Caller, mask: int) -> None:
         """Refuse what the permissions forbid, unless the kernel checks them for us."""
-        if self.config.check_permissions and not allowed:
-            raise FsError(code)
+        if self.config.check_permissions and not self.may(inode, caller, mask):
+            raise FsError(errno.EACCES)

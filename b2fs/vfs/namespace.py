@@ -19,12 +19,12 @@ from b2fs.cache.inode import Inode
 from b2fs.cache.remote import Found
 from b2fs.cache.remote.listing import NS
 from b2fs.core import attrs
-from b2fs.core.keys import NAME_MAX, split_key
+from b2fs.core.keys import NAME_MAX, component_of, split_key
 from b2fs.core.types import ObjectInfo
 from b2fs.errors import FsError, NotFound, StoreError
 from b2fs.vfs.core import RESERVED, Core
 from b2fs.vfs.foreign import ForeignAttributes
-from b2fs.vfs.oddnames import OddNames, marker_content
+from b2fs.vfs.oddnames import MARK, OddNames, marker_content
 
 log = logging.getLogger(__name__)
 
@@ -61,10 +61,19 @@ class Namespace:
         if not self._core.has_name(parent):
             return child  # an unlinked directory has no names but what it still holds
         prefix = parent.prefix
+        if child is None and self._is_absent(prefix, name):
+            return None
         component, found = await self.odd.resolve(parent, name)
         if not self._core.is_at(parent, prefix):
             return await self._look(parent, name)
         return await self._merge(parent, name, component, found)
+
+    def _is_absent(self, prefix: str, name: bytes) -> bool:
+        """Whether it is known without asking that the bucket has nothing under a name that no inode here has."""
+        if MARK in name:
+            return False
+        found = self._core.remote.find_nowait(prefix, component_of(name))
+        return found is not None and found.file is None and not found.is_dir
 
     async def existing(self, parent: Inode, name: bytes) -> Inode:
         child = await self.child(parent, name)

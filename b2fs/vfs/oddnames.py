@@ -16,7 +16,8 @@ from b2fs.core.keys import QUOTE, SHADOWED, component_of, is_hashed, is_plain, n
 from b2fs.core.types import ObjectInfo
 from b2fs.vfs.core import Core
 
-_QUOTE = QUOTE.encode()
+#: Every name that does not tell its component by itself has this in it.
+MARK = QUOTE.encode()
 
 
 class OddNames:
@@ -29,7 +30,7 @@ class OddNames:
 
     async def resolve(self, parent: Inode, name: bytes) -> tuple[str, Found]:
         """The component that a name stands for in a directory, and what the bucket has there."""
-        if _QUOTE in name:
+        if MARK in name:
             odd = await self._resolve_odd(parent, name)
             if odd is not None:
                 self._remember(parent, name, odd[0])

@@ -99,7 +99,7 @@ class Renames:
     def _check_may_move(self, parent: Inode, inode: Inode, new_parent: Inode, caller: Caller) -> None:
         self._mutations.check_may_remove(parent, inode, caller)
         if inode.is_dir and parent is not new_parent:
-            self._core.check(self._core.may(inode, caller, W_OK))  # its `..` changes
+            self._core.require(inode, caller, W_OK)  # its `..` changes
 
     @staticmethod
     def _check_cycles(old: Name, new: Name, inode: Inode, target: Inode | None, *, exchange: bool) -> None:

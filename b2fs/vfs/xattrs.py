@@ -43,7 +43,8 @@ class Xattrs:
             raise FsError(errno.EPERM, "b2fs's own attributes are read-only")
         if self._core.config.check_permissions:
             refused = xattr_error(inode.attr(0), name, caller, self._core.acl(inode), write=write)
-            self._core.check(not refused, refused)
+            if refused:
+                raise FsError(refused)
         if name in _NAMESPACES:
             raise FsError(errno.EINVAL)
 
