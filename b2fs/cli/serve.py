@@ -63,6 +63,8 @@ def _announce(started: Started) -> None:
     click.echo(f"b2fs serve: listening on {started.url}, region {started.region}")
     if started.trust_file is not None:
         click.echo(f"certificate to trust: {os.path.abspath(started.trust_file)}")
+    for account in started.accounts:
+        click.echo(f"account:        {account.name} ({account.id})")
     if started.first_key is not None:
         _show_key(started.first_key)
 
@@ -211,7 +213,7 @@ def list_keys(directory: str) -> None:
     with _store(directory) as engine:
         for key in KeyRing(engine).all_keys():
             kind = "master" if key.is_master else "key"
-            click.echo(f"{key.key_id}\t{kind}\t{key.account.name}\t{key.name}")
+            click.echo(f"{key.key_id}\t{kind}\t{key.account.name}\t{key.name}\t{key.account.id}")
 
 
 @serve_key.command(name="delete")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from b2fs.errors import ConfigError
-from b2fs.server.auth.keys import ApplicationKey
+from b2fs.server.auth.keys import Account, ApplicationKey
 from b2fs.server.http.limits import Limits
 
 
@@ -68,12 +68,13 @@ class ServeConfig:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """What a user must know: where to connect, the file to trust, and a key that was just made."""
+    """What a user must know: where to connect, the file to trust, a key that was just made, whose keys were given."""
 
     url: str
     region: str
     trust_file: str | None
     first_key: ApplicationKey | None
+    accounts: Sequence[Account] = ()
 
 
 def is_loopback(host: str) -> bool:

@@ -128,7 +128,8 @@ async def serve(config: ServeConfig, started: Callable[[Started], None], *, shut
         scheme = "http" if context is None else "https"
         host = f"[{config.host}]" if ":" in config.host else config.host
         trust = files[0] if files is not None and config.cert_file is None else None
-        announce = Started(f"{scheme}://{host}:{port}", config.region, trust, first_key)
+        accounts = [home.keys.ensure_account(name) for name in dict.fromkeys(grant.account for grant in config.grants)]
+        announce = Started(f"{scheme}://{host}:{port}", config.region, trust, first_key, accounts)
         await _run(config, app, listeners, context, files, partial(started, announce), shutdown or trio.Event())
 
 

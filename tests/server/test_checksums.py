@@ -53,6 +53,23 @@ def test_a_checksum_is_kept_and_shown_to_who_asks(s3: S3Client, bucket: str) -> 
         s3.put_object(Bucket=bucket, Key="k", Body=b"body", ChecksumSHA256=sha256(b"other"))
 
 
+def test_listings_tell_which_checksum_there_is(s3: S3Client, bucket: str) -> None:
+    s3.put_object(Bucket=bucket, Key="a", Body=b"body", ChecksumSHA256=sha256(b"body"))
+    s3.put_object(Bucket=bucket, Key="b", Body=b"body", Metadata={"checksum_x": "y"}, ChecksumAlgorithm="CRC32")
+    upload_id, claims = start(s3, bucket, "SHA1")
+    upload = s3.list_multipart_uploads(Bucket=bucket)["Uploads"][0]
+    assert (upload["ChecksumAlgorithm"], upload["ChecksumType"]) == ("SHA1", "COMPOSITE")
+    complete(s3, bucket, upload_id, claims)
+    expected = [(["SHA256"], "FULL_OBJECT"), (["CRC32"], "FULL_OBJECT"), (["SHA1"], "COMPOSITE")]
+    lists: list[Any] = [
+        s3.list_objects(Bucket=bucket)["Contents"],
+        s3.list_objects_v2(Bucket=bucket)["Contents"],
+        s3.list_object_versions(Bucket=bucket)["Versions"],
+    ]
+    for listed in lists:
+        assert [(entry["ChecksumAlgorithm"], entry["ChecksumType"]) for entry in listed] == expected
+
+
 def test_a_composite_checksum_is_that_of_the_parts_checksums(s3: S3Client, bucket: str) -> None:
     upload_id, claims = start(s3, bucket, "SHA256")
     listed = s3.list_parts(Bucket=bucket, Key="k", UploadId=upload_id)

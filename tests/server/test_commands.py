@@ -74,10 +74,21 @@ def test_keys_can_be_made_beforehand(tmp_path: Path) -> None:
     key_id = made.stdout.split("keyID:")[1].split()[0]
     assert len(key_id) == 25
     listed = run("serve-key", "list", store).stdout.splitlines()
-    assert [line.split("\t")[1:] for line in listed if key_id in line] == [["key", "team", "reader"]]
+    account = made.stdout.split("(")[1].split(")")[0]
+    assert [line.split("\t")[1:] for line in listed if key_id in line] == [["key", "team", "reader", account]]
     assert run("serve-key", "create", store, "--capability", "flyFiles").returncode == 2
     assert run("serve-key", "delete", store, key_id).returncode == 0
     assert run("serve-key", "delete", store, key_id).returncode == 2
+
+
+def test_the_accounts_of_given_keys_are_shown(tmp_path: Path, authority: Authority) -> None:
+    """Their IDs are the owners in ACLs and listings."""
+    with run_server(tmp_path, authority) as running:
+        assert running.process.stdout is not None
+        shown = [running.process.stdout.readline() for _ in range(2)]
+        owner = running.s3().list_buckets()["Owner"]
+    assert shown[0] == f"account:        main ({owner['ID']})\n"
+    assert shown[1].startswith("account:        other (")
 
 
 def test_fsck_finds_and_repairs(tmp_path: Path, authority: Authority) -> None:

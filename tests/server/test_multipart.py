@@ -73,6 +73,27 @@ def test_list_and_abort(s3: S3Client, bucket: str) -> None:
         s3.upload_part(Bucket=bucket, Key="a", UploadId=ids[0], PartNumber=1, Body=b"x")
 
 
+def test_markers_of_uploads(s3: S3Client, bucket: str) -> None:
+    ids = [s3.create_multipart_upload(Bucket=bucket, Key=key)["UploadId"] for key in ("a", "b")]
+    for marker in (ids[0], "nonsense"):  # without a key's it does not count
+        page = s3.list_multipart_uploads(Bucket=bucket, UploadIdMarker=marker)
+        assert ([item["UploadId"] for item in page["Uploads"]], page["UploadIdMarker"]) == (ids, "")
+    with refused(400, "InvalidArgument"):
+        s3.list_multipart_uploads(Bucket=bucket, KeyMarker="a", UploadIdMarker="nonsense")
+
+
+def test_a_completion_may_tell_the_size(s3: S3Client, bucket: str) -> None:
+    upload_id = s3.create_multipart_upload(Bucket=bucket, Key="k")["UploadId"]
+    part = s3.upload_part(Bucket=bucket, Key="k", UploadId=upload_id, PartNumber=1, Body=b"body")
+    claims: Any = {"Parts": [{"PartNumber": 1, "ETag": part["ETag"]}]}
+    order: Any = {"Bucket": bucket, "Key": "k", "UploadId": upload_id, "MultipartUpload": claims}
+    for size in (3, 0, -4):
+        with refused(400, "InvalidRequest"):
+            s3.complete_multipart_upload(**order, MpuObjectSize=size)
+    s3.complete_multipart_upload(**order, MpuObjectSize=4)
+    assert s3.head_object(Bucket=bucket, Key="k")["ContentLength"] == 4
+
+
 def test_refused_completions(s3: S3Client, bucket: str) -> None:
     upload_id = s3.create_multipart_upload(Bucket=bucket, Key="k")["UploadId"]
     etags = [

@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from b2fs.errors import InvalidRequest
+from b2fs.server.ops import partsums
 from b2fs.server.ops.call import Call, Reply
 from b2fs.server.wire.errors import S3Error
 from b2fs.server.wire.parse import Params
 from b2fs.server.wire.write import is_plain_xml, url_encode
 from b2fs.store.embedded.rows import UploadRow, VersionRow
+from b2fs.store.embedded.versionid import parse_version_id
 
 MAX_PAGE = 1000
 
@@ -56,6 +58,8 @@ def _content(row: VersionRow, encode: Callable[[str], str], owner: dict[str, str
     }
     if owner is not None:
         shown["Owner"] = owner
+    if partsums.SUM in row.attributes_json:  # few have one, and reading the attributes of all takes its time
+        shown |= partsums.listed_values(row.attributes.extra)
     return shown
 
 
@@ -172,7 +176,11 @@ def list_uploads(call: Call) -> Reply:
     """Unfinished multipart uploads."""
     params = call.params
     limit, encode = _limit(params, "MaxUploads"), _encoder(params)
-    key_marker, upload_marker = params.get("KeyMarker") or "", params.get("UploadIdMarker") or ""
+    key_marker = params.get("KeyMarker") or ""
+    # An upload marker counts only together with a key marker.
+    upload_marker = (params.get("UploadIdMarker") or "") if key_marker else ""
+    if upload_marker and parse_version_id(upload_marker) is None:
+        raise S3Error("InvalidArgument", "Invalid uploadId marker")
     values = _frame(params, call, encode) | {
         "Bucket": call.bucket.name,
         "KeyMarker": encode(key_marker),
@@ -187,8 +195,7 @@ def list_uploads(call: Call) -> Reply:
         params.get("Prefix") or "",
         delimiter=params.get("Delimiter") or None,
         key_marker=key_marker or None,
-        # An upload marker counts only together with a key marker.
-        upload_marker=(upload_marker or None) if key_marker else None,
+        upload_marker=upload_marker or None,
         max_uploads=limit,
     )
     owner = call.owner()
@@ -202,6 +209,7 @@ def list_uploads(call: Call) -> Reply:
 
 
 def _upload(row: UploadRow, encode: Callable[[str], str], owner: dict[str, str]) -> dict[str, Any]:
+    plan = partsums.Plan.of_extra(row.attributes.extra)
     return {
         "Key": encode(row.key),
         "UploadId": row.upload_id,
@@ -209,4 +217,5 @@ def _upload(row: UploadRow, encode: Callable[[str], str], owner: dict[str, str])
         "Owner": owner,
         "StorageClass": "STANDARD",
         "Initiated": row.started_ms // 1000 * 1000,
+        **(plan.values if plan is not None else {}),
     }

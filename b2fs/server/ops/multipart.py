@@ -169,6 +169,16 @@ def _customer_headers(chosen: Encryption | None) -> tuple[tuple[str, str], ...]:
     return ((f"{prefix}algorithm", chosen.algorithm), (f"{prefix}key-md5", chosen.customer_key_md5))
 
 
+def _check_size(params: Mapping[str, Any], size: int) -> None:
+    """Hold the size that a completion may declare against the parts'.  Raises InvalidRequest."""
+    declared = params.get("MpuObjectSize")
+    if declared is not None and declared != size:
+        raise S3Error(
+            "InvalidRequest",
+            f"The provided 'x-amz-mp-object-size' header value {declared} does not match what was computed: {size}",
+        )
+
+
 class _Summing:
     """Checks what a completion says of checksums, and makes the version's own."""
 
@@ -186,6 +196,7 @@ class _Summing:
         """What the version remembers.  Raises InvalidPart, BadDigest."""
         for claim, part in zip(self._given, parts, strict=True):
             partsums.check_part(claim, part)
+        _check_size(self._params, sum(part.size for part in parts))
         described = describe_parts(parts)
         if self._plan is not None:
             text = self._plan.text(parts)

@@ -176,3 +176,13 @@ def version_values(extra: Mapping[str, str]) -> dict[str, str]:
     if texts:
         values["ChecksumType"] = kind_of(next(iter(texts.values())))
     return values
+
+
+def listed_values(extra: Mapping[str, str]) -> dict[str, Any]:
+    """The members by which a listing tells which checksum a version has."""
+    names = [name for name in NAMES if SUM + name in extra]
+    return (
+        {"ChecksumAlgorithm": [name.upper() for name in names], "ChecksumType": kind_of(extra[SUM + names[0]])}
+        if names
+        else {}
+    )
