@@ -24,6 +24,7 @@ from b2fs.daemon.exits import EXIT_FAILED, EXIT_LEFT, EXIT_OK
 from b2fs.daemon.mounts import check_fuse, check_mountpoint, clear_dead_mount
 
 if TYPE_CHECKING:
+    from b2fs.daemon.interfaces import Parts
     from b2fs.daemon.run import Outcome
 
 
@@ -73,9 +74,8 @@ def checked_settings(url: str, mountpoint: str, raw: dict[str, str]) -> MountSet
 
 def serve_foreground(settings: MountSettings) -> int:
     """Run the mount here; the exit status."""
-    gc.disable()  # until the mount answers: loading makes nothing but what stays
+    parts = _begun(settings)
     from b2fs.daemon import process
-    from b2fs.daemon.build import real_parts
     from b2fs.daemon.run import Events
 
     with DrainDisplay() as display:
@@ -83,7 +83,15 @@ def serve_foreground(settings: MountSettings) -> int:
         def ready() -> None:
             say(f"{settings.location.url} is mounted at {settings.mountpoint}; Ctrl-C unmounts it.")
 
-        return report_outcome(process.serve(settings, real_parts(), Events(ready, display.update)))
+        return report_outcome(process.serve(settings, parts, Events(ready, display.update)))
+
+
+def _begun(settings: MountSettings) -> Parts:
+    """What makes up the mount, with the bucket being asked from now on, while the rest of the program is loaded."""
+    gc.disable()  # until the mount answers: loading makes nothing but what stays
+    from b2fs.daemon.build import greet, real_parts
+
+    return real_parts(greet(settings))
 
 
 def mount_in_background(settings: MountSettings) -> int:
@@ -92,12 +100,11 @@ def mount_in_background(settings: MountSettings) -> int:
 
 
 def _serve_background(settings: MountSettings, ready_fd: int) -> int:
-    gc.disable()  # as above
+    parts = _begun(settings)
     from b2fs.daemon import process
-    from b2fs.daemon.build import real_parts
     from b2fs.daemon.run import Events
 
-    return report_outcome(process.serve(settings, real_parts(), Events(), ready_fd))
+    return report_outcome(process.serve(settings, parts, Events(), ready_fd))
 
 
 def report_outcome(outcome: Outcome | None) -> int:

@@ -98,6 +98,9 @@ class ForwardingStore:
     def capabilities(self) -> Capabilities:
         return self.inner.capabilities
 
+    async def wait_known(self) -> None:
+        await self.inner.wait_known()
+
     @property
     def identity(self) -> str:
         return self.inner.identity

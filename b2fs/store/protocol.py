@@ -31,8 +31,7 @@ Body = bytes | bytearray | memoryview
 class ObjectStore(Protocol):
     """A bucket.  Use as an async context manager: entering checks that the bucket can be reached.
 
-    Entering raises NoSuchBucket, AccessDenied, BadCredentials or Unavailable with a sentence for the user, and
-    probes the capabilities where they cannot be known.
+    Entering raises NoSuchBucket, AccessDenied, BadCredentials or Unavailable with a sentence for the user.
     """
 
     async def __aenter__(self) -> ObjectStore: ...
@@ -42,7 +41,16 @@ class ObjectStore(Protocol):
     ) -> None: ...
 
     @property
-    def capabilities(self) -> Capabilities: ...
+    def capabilities(self) -> Capabilities:
+        """What the store can do; but for `versioning` worth going by only when `wait_known` has returned."""
+        ...
+
+    async def wait_known(self) -> None:
+        """Return when `capabilities` are known; without a checkpoint if they are already.
+
+        Raises Unavailable if they cannot be found out now.
+        """
+        ...
 
     @property
     def identity(self) -> str:

@@ -253,7 +253,10 @@ class Namespace:
     # ---- attributes ---------------------------------------------------------------------------------------------
 
     def directory_nowait(self, key: str) -> tuple[bool, ObjectInfo | None]:
-        """Whether it is known what carries a directory's attributes, and the object that does."""
+        """Whether it is known what carries a directory's attributes, and the object that does.
+
+        The store's `wait_known` comes first.
+        """
         seen, marker = self._core.remote.marker(key)
         if not seen or marker is None:
             # A server that drops the metadata of markers may leave markers out of listings as well (SeaweedFS does,
@@ -265,6 +268,8 @@ class Namespace:
     async def directory_info(self, key: str) -> ObjectInfo | None:
         """The object that carries a directory's attributes, if there is one."""
         core = self._core
+        if key:
+            await core.store.wait_known()
         known, info = self.directory_nowait(key)
         if known:
             return info

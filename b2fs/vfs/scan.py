@@ -235,6 +235,8 @@ class Scanner:
     async def _markers(self, prefix: str, dirs: list[str]) -> dict[str, ObjectInfo]:
         """The objects that carry the attributes of directories, by the directories' keys; many have none."""
         markers: dict[str, ObjectInfo] = {}
+        if dirs:
+            await self._core.store.wait_known()
         unknown = self._known_markers([prefix + entry for entry in dirs], markers)
         if unknown:
             await self._core.remote.load_attributes(prefix)

@@ -19,8 +19,8 @@ import trustme
 from b2fs.core.types import Capabilities, ETag
 from b2fs.errors import AccessDenied, CorruptBody, PreconditionFailed, SlowDown, TimedOut, Unavailable
 from b2fs.store.s3 import RetryPolicy, S3Config, S3Store
-from b2fs.store.s3.bulk import BulkConnections, Connection
 from b2fs.store.s3.reads import BULK_BYTES
+from b2fs.store.s3.sockets import Connection, Connections
 from tests.unit.s3_scripted import EMPTY_LISTING, Reply, Request, Script, ScriptedServer, error_reply
 
 QUICK = RetryPolicy(attempts=3, base_delay_s=0.01, max_delay_s=0.05, deadline_s=20.0)
@@ -232,7 +232,7 @@ class Pretended(Connection):
 
 
 def test_kept_connections_belong_to_one_thread_at_a_time() -> None:
-    connections = BulkConnections(S3Config("bucket", "http://127.0.0.1:1"))
+    connections = Connections(S3Config("bucket", "http://127.0.0.1:1"))
     made = [Pretended() for _ in range(40)]
     wrong: list[object] = []
     in_use: set[Connection] = set()

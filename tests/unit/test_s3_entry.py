@@ -7,6 +7,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,10 @@ import trio.testing
 from b2fs.core.types import Capabilities, ETag, ObjectRef, VersionId
 from b2fs.errors import StoreError, TimedOut, Unavailable, Unsupported
 from b2fs.store.s3 import S3Config, S3Store, entry
+from b2fs.store.s3 import proof as proof_module
+from b2fs.store.s3.greeting import Greeting, greet
 from b2fs.store.s3.memory import CapabilityFile
+from b2fs.store.s3.probe import EVERYTHING, Trial
 from b2fs.store.s3.proof import Proof
 from tests.servers import Server
 from tests.unit.s3_scripted import EMPTY_LISTING, Reply, ScriptedServer
@@ -35,9 +39,9 @@ def keys(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
 
 
-async def refusal(config: S3Config) -> str:
+async def refusal(config: S3Config, greeting: Greeting | None = None) -> str:
     with pytest.raises(StoreError) as caught:
-        async with S3Store(config):
+        async with S3Store(config, greeting=greeting):
             raise AssertionError("entered")
     return str(caught.value)
 
@@ -97,6 +101,53 @@ async def test_a_server_that_says_nothing_is_given_up(monkeypatch: pytest.Monkey
             async with S3Store(S3Config("bucket", server.endpoint)):
                 raise AssertionError("entered")
         server.release()
+
+
+# --- Greeting
+
+
+@contextmanager
+def answering(body: bytes = EMPTY_LISTING) -> Iterator[tuple[ScriptedServer, S3Config]]:
+    with ScriptedServer(lambda _: Reply(body=body)).running() as server:
+        yield server, S3Config("bucket", server.endpoint)
+
+
+async def test_what_was_asked_before_is_not_asked_again() -> None:
+    with answering() as (server, config):
+        greeting = greet(config)
+        assert greeting is not None
+        assert greeting.versioned is not None
+        await trio.to_thread.run_sync(greeting.versioned.result, QUICK_S)
+        async with S3Store(config, Capabilities(), greeting) as store:
+            assert sorted(request.query for request in server.requests) == ["list-type=2&max-keys=1", "versioning="]
+            assert store.calls.sent == 0
+
+
+async def test_a_greeting_that_comes_to_nothing_costs_no_explanation() -> None:
+    with answering() as (_, config):
+        pass
+    sentence = await refusal(config, greet(config))
+    assert sentence.endswith("cannot be reached: connection refused")
+    with answering(b"<html><body>It works!</body></html>") as (_, config):
+        assert "does not look like an S3 endpoint" in await refusal(config, greet(config))
+
+
+async def test_a_greeting_without_an_answer_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(entry, "PATIENCE_S", 0.3)
+    monkeypatch.setattr(entry, "_GREETING_S", 0.3)
+    with answering() as (server, config):
+        server.hold()
+        assert "no answer within" in await refusal(config, greet(config))
+        server.release()
+
+
+def test_no_greeting_without_a_key_or_with_a_wrong_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert greet(S3Config("bucket", "https://127.0.0.1:1", ca_bundle=str(tmp_path / "missing"))) is None
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "0123456789ab")  # B2's master key
+    assert greet(S3Config("bucket", "http://127.0.0.1:1", backblaze=True)) is None
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "missing"))
+    assert greet(S3Config("bucket", "http://127.0.0.1:1")) is None
 
 
 async def test_a_web_page_is_no_listing() -> None:
@@ -218,6 +269,49 @@ async def test_a_second_run_is_there_before_the_server_was_tried_out(
         assert second.capabilities == found
         await second.copy(source.ref, "b")
     assert {info["Key"] for info in seaweedfs.client().list_objects_v2(Bucket=bucket)["Contents"]} == {"a", "b", "dir/"}
+
+
+async def test_a_server_never_met_is_tried_out_behind_the_first_calls(seaweedfs: Server, bucket: str) -> None:
+    async with S3Store(S3Config(bucket, seaweedfs.endpoint)) as store:
+        truth = store.capabilities
+    assert truth != EVERYTHING, "or this shows nothing"
+    async with S3Store(S3Config(bucket, seaweedfs.endpoint, prove_behind=True)) as store:
+        assert store.calls.sent == 2
+        assert store.capabilities.versioning == truth.versioning
+        await store.put("a", b"hello")
+        assert store.calls.sent == 3
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(store.wait_known)
+        assert store.capabilities == truth
+        tried = store.calls.sent
+        await store.wait_known()
+        await store.put("dir/", b"")
+        assert store.calls.sent == tried + 1
+    assert {info["Key"] for info in seaweedfs.client().list_objects_v2(Bucket=bucket)["Contents"]} == {"a", "dir/"}
+
+
+async def test_what_cannot_be_found_out_now_is_found_out_later(
+    seaweedfs: Server, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(proof_module, "_SETTLING_S", 0.0)
+    faults = iter([Unavailable("not now"), Unavailable("nor now")])
+    run = Trial.run
+
+    async def failing(self: Trial) -> Capabilities:
+        await trio.lowlevel.checkpoint()
+        if fault := next(faults, None):
+            raise fault
+        return await run(self)
+
+    monkeypatch.setattr(Trial, "run", failing)
+    async with S3Store(S3Config(bucket, seaweedfs.endpoint, prove_behind=True)) as store:
+        with pytest.raises(Unavailable, match="not now"):
+            await store.wait_known()
+        await trio.sleep(0.3)  # the background tries once, and leaves the rest to those who need to know
+        await store.wait_known()
+        assert not store.capabilities.marker_metadata
+    assert seaweedfs.client().list_objects_v2(Bucket=bucket)["KeyCount"] == 0
 
 
 async def test_a_wrong_memory_is_found_out_before_anything_is_copied(

@@ -24,6 +24,11 @@ def test_a_command_is_refused_and_forks_with_nothing_loaded() -> None:
     )
 
 
+def test_a_server_is_asked_before_the_event_loop_is_loaded() -> None:
+    modules = loaded_by("import b2fs.cli.mount, b2fs.daemon.build, b2fs.store.s3.greeting")
+    assert modules.isdisjoint({"trio", "awscrt", "_awscrt", "pyfuse3", "sqlite3", "lxml"})
+
+
 def test_a_remote_mount_loads_no_more_than_it_needs() -> None:
     needed = "import b2fs.cli.mount, b2fs.daemon.process, b2fs.daemon.build, b2fs.store.s3.store"
     before = loaded_by(needed)
@@ -31,6 +36,7 @@ def test_a_remote_mount_loads_no_more_than_it_needs() -> None:
     after = loaded_by(f"{needed}\nb2fs.daemon.build.load()")
     assert set(LOADED_MEANWHILE) <= after
     assert after.isdisjoint({"botocore", "boto3", "rich", "hypercorn", "b2fs.server", "b2fs.store.embedded.store"})
+    assert after.isdisjoint({"awscrt", "_awscrt"}), "the AWS runtime comes with the first request that needs it"
 
 
 @pytest.mark.parametrize("command", ["status", "sync", "umount"])

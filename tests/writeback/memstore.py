@@ -201,6 +201,9 @@ class MemStore:
     def capabilities(self) -> Capabilities:
         return self._capabilities
 
+    async def wait_known(self) -> None:
+        """They are known from the start."""
+
     @property
     def identity(self) -> str:
         return f"mem://{id(self._given)}"

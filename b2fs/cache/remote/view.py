@@ -184,10 +184,14 @@ class RemoteView:
             if not self._is_foreign():
                 async with open_flat_nursery() as nursery:
                     nursery.start_soon(self.attributes.load, prefix)
-                    if not self._store.capabilities.marker_metadata:
-                        nursery.start_soon(self.sides.load)
+                    nursery.start_soon(self._load_sides)
         except StoreError as error:
             log.debug("the root is listed when somebody asks for it: %s", error)
+
+    async def _load_sides(self) -> None:
+        await self._store.wait_known()
+        if not self._store.capabilities.marker_metadata:
+            await self.sides.load()
 
     async def enter(self, prefix: str) -> None:
         """Find out about a directory's marker, and its first names along with it: who enters it needs them next."""

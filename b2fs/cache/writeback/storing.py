@@ -149,6 +149,7 @@ class Storing:
 
     async def _bring_growing(self, p: Pending, inode: Inode) -> None:
         """Upload part by part while the file is written; then, or when it has not grown for long, as any other."""
+        await self._transfer.wait_server_known()
         await self._transfer.pace.wait_idle(_STREAM_PATIENCE_S)
         if p.inode is not inode:
             return  # it was removed or renamed meanwhile
@@ -165,6 +166,7 @@ class Storing:
 
     async def _bring(self, p: Pending, inode: Inode) -> None:
         """One try to make the bucket hold the inode under the key."""
+        await self._transfer.wait_server_known()
         seq, content_seq = inode.seq, inode.content_seq
         if p.holds(inode) and self._versions.is_doubted(p.key):
             await self._look_again(p, inode)
@@ -259,6 +261,7 @@ class Storing:
     async def remove(self, batch: list[Pending]) -> None:
         self.under_way += 1
         try:
+            await self._transfer.wait_server_known()
             failed = await self._versions.remove(batch, self._transfer.side_keys)
         except StoreError as error:
             self._failed(batch, error)

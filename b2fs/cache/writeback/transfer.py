@@ -166,6 +166,10 @@ class Transfer:
         self.sent_bytes += size
         self.acknowledged += 1
 
+    async def wait_server_known(self) -> None:
+        """Return when it is known what the server can do, which every plan rests on.  Raises Unavailable."""
+        await self._store.wait_known()
+
     # ---- directories --------------------------------------------------------------------------------------------
 
     async def _store_directory(self, inode: Inode, key: str) -> ObjectInfo:

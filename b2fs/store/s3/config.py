@@ -84,6 +84,8 @@ class S3Config:
     min_bytes_per_s: int = 64 << 10
     #: Where it is remembered, between runs, what the server can do; None finds it out anew each time.
     memory_file: str | None = None
+    #: A server of which nothing is remembered is tried out behind the first calls, not before them.
+    prove_behind: bool = False
     retry: RetryPolicy = field(default_factory=RetryPolicy)
 
     def __post_init__(self) -> None:

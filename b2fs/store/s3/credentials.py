@@ -1,4 +1,4 @@
-"""Credentials of botocore's chain, turned into what the CRT signs with.
+"""Credentials of botocore's chain, as they are at a moment.
 
 Plain keys are found without it (`nearby`).  botocore finds all others (container and instance roles, single sign-on)
 and refreshes temporary ones, which may block on the network; that happens in a worker thread, before they expire.
@@ -11,14 +11,6 @@ from collections.abc import Callable
 from typing import Protocol
 
 import trio
-from awscrt.auth import (
-    AwsCredentialsProvider,
-    AwsSignatureType,
-    AwsSignedBodyHeaderType,
-    AwsSignedBodyValue,
-    AwsSigningAlgorithm,
-    AwsSigningConfig,
-)
 
 from b2fs.errors import BadCredentials, ConfigError
 from b2fs.store.s3.config import S3Config, check_credentials
@@ -66,18 +58,13 @@ def _find_with_botocore(config: S3Config) -> Credentials:
 
 
 class Signer:
-    """Makes signing configurations for the current credentials.
-
-    One static provider is kept per set of credentials, so that signing never calls back into Python.
-    """
+    """Has the current keys to sign with."""
 
     def __init__(self, config: S3Config, find: Callable[[S3Config], Credentials] = find_credentials) -> None:
         self._config = config
         self._find = find
         self._credentials: Credentials | None = None
         self._frozen: Frozen | None = None
-        self._provider: AwsCredentialsProvider | None = None
-        self._unsigned: AwsSigningConfig | None = None
         self._changing = trio.Lock()
 
     async def prepare(self) -> object:
@@ -101,24 +88,18 @@ class Signer:
                 await self._load(again=True)
             return self._frozen != refused
 
-    def config(self, payload_hash: str | None) -> AwsSigningConfig:
-        """The configuration for a request whose body has this SHA-256 in hex; None leaves the payload unsigned."""
-        if payload_hash is None:
-            return self._unsigned
-        return self._make(payload_hash)
-
-    def fresh_config(self, payload_hash: str | None) -> AwsSigningConfig:
-        """Like `config`, for a signer that takes the date from the configuration instead of the clock."""
-        return self._make(AwsSignedBodyValue.UNSIGNED_PAYLOAD if payload_hash is None else payload_hash)
+    @property
+    def keys(self) -> Frozen:
+        """The present keys; `prepare` comes first."""
+        assert self._frozen is not None
+        return self._frozen
 
     def _stale(self) -> bool:
         check = getattr(self._credentials, "refresh_needed", None)  # only refreshable credentials have it
         return bool(check is not None and check())
 
     async def _load(self, *, again: bool) -> None:
-        frozen = await trio.to_thread.run_sync(self._freeze, again)
-        if frozen != self._frozen:
-            self._use(frozen)
+        self._frozen = await trio.to_thread.run_sync(self._freeze, again)
 
     def _freeze(self, again: bool) -> Frozen:
         if again or self._credentials is None:
@@ -132,21 +113,3 @@ class Signer:
         except BotoCoreError as error:
             raise BadCredentials(f"cannot renew the credentials: {error}") from error
         return Frozen(frozen.access_key or "", frozen.secret_key or "", frozen.token)
-
-    def _use(self, frozen: Frozen) -> None:
-        self._frozen = frozen
-        self._provider = AwsCredentialsProvider.new_static(frozen.access_key, frozen.secret_key, frozen.token)
-        self._unsigned = self._make(AwsSignedBodyValue.UNSIGNED_PAYLOAD)
-
-    def _make(self, signed_body_value: str) -> AwsSigningConfig:
-        return AwsSigningConfig(
-            algorithm=AwsSigningAlgorithm.V4,
-            signature_type=AwsSignatureType.HTTP_REQUEST_HEADERS,
-            credentials_provider=self._provider,
-            region=self._config.signing_region,
-            service="s3",
-            signed_body_value=signed_body_value,
-            signed_body_header_type=AwsSignedBodyHeaderType.X_AMZ_CONTENT_SHA_256,
-            use_double_uri_encode=False,
-            should_normalize_uri_path=False,
-        )

@@ -10,6 +10,8 @@ import errno
 import os
 import socket
 import ssl
+from concurrent.futures import Future
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import trio
@@ -27,7 +29,7 @@ from b2fs.errors import (
 )
 from b2fs.store.s3.config import RetryPolicy, S3Config
 from b2fs.store.s3.faults import Response
-from b2fs.store.s3.wire import Call, Paths
+from b2fs.store.s3.greeting import list_one
 
 if TYPE_CHECKING:
     from b2fs.store.s3.store import S3Store
@@ -36,7 +38,24 @@ if TYPE_CHECKING:
 _KNOCK_PAUSES_S = (0.3, 0.7)
 #: How long connecting, and then the first answer, may take, in seconds.
 PATIENCE_S = 10.0
+#: How long a question that was asked before is waited for: who does not answer in that time is asked anew.
+_GREETING_S = 3.0
 _TRIES = RetryPolicy(attempts=4, base_delay_s=0.2, max_delay_s=1.0, deadline_s=PATIENCE_S)
+
+
+async def greeted(answer: Future[Response | None]) -> Response | None:
+    """What came of a question that was asked before; None if that is nothing, or does not come soon."""
+    arrived, token = trio.Event(), trio.lowlevel.current_trio_token()
+
+    def tell(_: object) -> None:
+        with suppress(trio.RunFinishedError):
+            token.run_sync_soon(arrived.set)
+
+    answer.add_done_callback(tell)
+    with trio.move_on_after(_GREETING_S):
+        await arrived.wait()
+        return answer.result()
+    return None
 
 
 async def knock(config: S3Config) -> None:
@@ -57,6 +76,11 @@ async def knock(config: S3Config) -> None:
                     raise Unavailable(f"{config.url} cannot be reached: {_reason(error, config)}") from error
                 await trio.sleep(pause)
     raise Unavailable(f"{config.url} cannot be reached: no answer from {host}, port {port}, within {PATIENCE_S:g} s")
+
+
+def is_listing(response: Response) -> bool:
+    """Whether an answer looks like a listing: some web servers say 200 to everything."""
+    return b"ListBucketResult" in response.body
 
 
 def _tls_context(config: S3Config) -> ssl.SSLContext | None:
@@ -103,16 +127,15 @@ def _reason(error: OSError, config: S3Config) -> str:
 
 
 async def check_bucket(store: S3Store, config: S3Config) -> Response:
-    """List one key: the cheapest call that needs credentials, bucket and listing right, and explains itself.
+    """List one key.
 
     Raises a StoreError with a sentence for the user.  The answer tells which server it is.
     """
     name = f"bucket {config.bucket!r} at {config.url}"
-    path = Paths(config.bucket, virtual=config.addressing == "virtual").bucket(list_type=2, max_keys=1)
     try:
         with trio.move_on_after(PATIENCE_S):
-            response = await store.calls.call(Call("ListObjectsV2", "GET", path, expected_bytes=512), tries=_TRIES)
-            if b"ListBucketResult" in response.body:
+            response = await store.calls.call(list_one(config), tries=_TRIES)
+            if is_listing(response):
                 return response
             raise StoreError(f"{config.url} does not look like an S3 endpoint: its listings are something else")
     except NoSuchBucket as error:

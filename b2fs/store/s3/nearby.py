@@ -7,7 +7,6 @@ processes, temporary keys with an end) is left to botocore: the answer is None t
 
 from __future__ import annotations
 
-import configparser
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -71,6 +70,8 @@ def _from_files(profile: str, environ: Mapping[str, str]) -> StaticKeys | None:
 
 def _section(path: str, names: tuple[str, ...]) -> dict[str, str] | None:
     """What the file says under one of the names; {} if it says nothing, None if it cannot be read as plain text."""
+    import configparser  # not where the environment has the keys
+
     parser = configparser.RawConfigParser(default_section="\n")  # a name that no section can have
     try:
         with open(os.path.expandvars(os.path.expanduser(path)), encoding="utf-8") as file:

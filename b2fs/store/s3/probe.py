@@ -27,6 +27,8 @@ from b2fs.errors import (
     Unsupported,
 )
 from b2fs.store.s3.config import S3Config
+from b2fs.store.s3.entry import greeted
+from b2fs.store.s3.greeting import ask_versioning
 from b2fs.store.s3.wire import Call, Paths
 
 if TYPE_CHECKING:
@@ -66,11 +68,13 @@ async def known_capabilities(store: S3Store, config: S3Config) -> Capabilities:
 
 async def is_versioned(store: S3Store, config: S3Config) -> bool:
     """Whether the bucket keeps versions now: it can be switched on and off, so this is asked every time."""
-    path = Paths(config.bucket, virtual=config.addressing == "virtual").bucket(versioning="")
-    try:
-        response = await store.calls.call(Call("GetBucketVersioning", "GET", path))
-    except (Unsupported, NotFound, AccessDenied):
-        return False
+    early = store.greeting.versioned if store.greeting is not None else None
+    response = None if early is None else await greeted(early)
+    if response is None:
+        try:
+            response = await store.calls.call(ask_versioning(config))
+        except (Unsupported, NotFound, AccessDenied):
+            return False
     return _ENABLED.search(response.body) is not None
 
 

@@ -3,12 +3,17 @@
 A belief of an earlier run (`memory`) lets a mount answer at once.  The server is tried out again behind its back, and
 calls whose effect depends on the belief wait for that (`confirm`).  If the belief was wrong, it is corrected, and
 those who waited fail with an error that passes: they planned on what is not so, and have to plan anew.
+
+Of a server that was never met nothing is believed.  A mount answers all the same, and whoever needs to know waits until
+the server has been tried out (`wait_known`).
 """
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
@@ -19,7 +24,7 @@ from b2fs.store.s3.config import S3Config
 from b2fs.store.s3.entry import check_bucket
 from b2fs.store.s3.faults import Response
 from b2fs.store.s3.memory import CapabilityFile
-from b2fs.store.s3.probe import Trial, is_versioned, known_capabilities
+from b2fs.store.s3.probe import EVERYTHING, Trial, is_versioned, known_capabilities
 
 if TYPE_CHECKING:
     from b2fs.store.s3.store import S3Store
@@ -28,6 +33,8 @@ log = logging.getLogger(__name__)
 
 #: A mount that comes up, and the first programs on it, go before what can wait.
 _SETTLING_S = 2.0
+#: The same for what the first programs may wait for: about what a mount takes from here until it answers.
+_COMING_UP_S = 0.1
 
 Task = Callable[[], Awaitable[None]]
 
@@ -35,9 +42,12 @@ Task = Callable[[], Awaitable[None]]
 class Proof:
     """Holds the capabilities of a store while they are a belief, and after."""
 
-    def __init__(self, believed: Capabilities, find: Callable[[], Awaitable[Capabilities]] | None) -> None:
-        """find tries the server out; None if there is nothing to be proved."""
+    def __init__(
+        self, believed: Capabilities, find: Callable[[], Awaitable[Capabilities]] | None, *, known: bool = True
+    ) -> None:
+        """find tries the server out; None if there is nothing to be proved.  known: believed is worth going by."""
         self.capabilities = believed
+        self._known = known
         self._find = find
         self._finding = trio.Lock()
 
@@ -55,11 +65,23 @@ class Proof:
         if self.capabilities != relied_on:
             raise Unavailable("the server can do other things than it could before; this has to be planned anew")
 
+    async def wait_known(self) -> None:
+        """Return when `capabilities` are worth going by; at once, without a checkpoint, if they are already.
+
+        Raises Unavailable if they cannot be found out now.
+        """
+        if self._known:
+            return
+        async with self._finding:
+            if self._find is not None:
+                await self._prove(self._find)
+
     async def _prove(self, find: Callable[[], Awaitable[Capabilities]]) -> None:
         found = await find()
-        if found != self.capabilities:
+        if self._known and found != self.capabilities:
             log.warning("the server can do other things than at the last mount: %s, then %s", found, self.capabilities)
         self.capabilities = found
+        self._known = True
         self._find = None
 
     async def confirm_soon(self) -> None:
@@ -71,15 +93,16 @@ class Proof:
             log.info("what the server can do is not proved: %s", error)
 
 
-async def find_out(store: S3Store, config: S3Config) -> tuple[Proof, Sequence[Task]]:
+async def find_out(store: S3Store, config: S3Config, listed: Response | None) -> tuple[Proof, Sequence[Task]]:
     """Check the bucket and learn what its server can do; the tasks are what may be done while the store is used.
 
-    Raises a StoreError with a sentence for the user.
+    listed is the answer of a check that was made before.  Raises a StoreError with a sentence for the user.
     """
     if config.is_backblaze or config.is_amazon or config.read_only:
-        await check_bucket(store, config)
+        if listed is None:
+            await check_bucket(store, config)
         return Proof(await known_capabilities(store, config), None), ()
-    server, versioning = await _asked(store, config)
+    server, versioning = await _asked(store, config, listed)
     memory = CapabilityFile(config.memory_file) if config.memory_file else None
     believed = memory.load(server) if memory else None
     if believed is not None and believed.versioning == versioning:
@@ -87,11 +110,16 @@ async def find_out(store: S3Store, config: S3Config) -> tuple[Proof, Sequence[Ta
         proof = Proof(believed, again.run_to_end)
         return proof, (proof.confirm_soon,)
     finding = _Finding(store, config, versioning, server, memory)
+    if config.prove_behind:
+        proof = Proof(dataclasses.replace(EVERYTHING, versioning=versioning), finding.find, known=False)
+        return proof, (partial(finding.find_soon, proof),)
     return Proof(await finding.run(), None), (finding.remove_soon,)
 
 
-async def _asked(store: S3Store, config: S3Config) -> tuple[str, bool]:
+async def _asked(store: S3Store, config: S3Config, listed: Response | None) -> tuple[str, bool]:
     """What the server calls itself and whether the bucket keeps versions, asked at the same time."""
+    if listed is not None:
+        return listed.headers.get("server", ""), await is_versioned(store, config)
     answers: dict[str, bool] = {}
     fault: StoreError | None = None
 
@@ -131,6 +159,7 @@ class _Finding:
         self._trial = Trial(store.without_limits(), config, versioning)
         self._server = server
         self._memory = memory
+        self._soon_is_over = False
         self.remove = self._trial.remove
 
     async def run(self) -> Capabilities:
@@ -143,6 +172,26 @@ class _Finding:
         if self._memory is not None:
             self._memory.save(self._server, found)
         return found
+
+    async def find(self) -> Capabilities:
+        """Like `run`; what was made is removed by `find_soon`, or here when that is over."""
+        found = await self.run()
+        if self._soon_is_over:
+            await self.remove()
+        return found
+
+    async def find_soon(self, proof: Proof) -> None:
+        """The background's part: find out unless somebody did, and remove what was made for it."""
+        try:
+            await trio.sleep(_COMING_UP_S)
+            try:
+                await proof.wait_known()
+            except StoreError as error:
+                log.info("what the server can do is not known: %s", error)
+            await trio.sleep(_SETTLING_S)
+        finally:
+            self._soon_is_over = True
+            await self.remove()
 
     async def remove_soon(self) -> None:
         try:

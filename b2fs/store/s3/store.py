@@ -17,8 +17,9 @@ from b2fs.core.types import Capabilities
 from b2fs.store.s3.caller import Caller
 from b2fs.store.s3.config import S3Config
 from b2fs.store.s3.credentials import Signer
-from b2fs.store.s3.entry import check_bucket, knock
+from b2fs.store.s3.entry import check_bucket, greeted, is_listing, knock
 from b2fs.store.s3.gate import Gate
+from b2fs.store.s3.greeting import Greeting
 from b2fs.store.s3.listings import Listings
 from b2fs.store.s3.multipart import Multipart
 from b2fs.store.s3.probe import EVERYTHING
@@ -30,9 +31,15 @@ from b2fs.store.s3.transport import Transport
 class S3Store(Listings, Multipart, Removals):
     """A bucket of an S3-compatible server.  See ObjectStore for what the methods promise."""
 
-    def __init__(self, config: S3Config, capabilities: Capabilities | None = None) -> None:
-        """capabilities, if given, are known for certain: the server is not tried out then."""
+    def __init__(
+        self, config: S3Config, capabilities: Capabilities | None = None, greeting: Greeting | None = None
+    ) -> None:
+        """capabilities, if given, are known for certain: the server is not tried out then.
+
+        greeting has the first questions, asked with the same config; the store takes its connections over.
+        """
         super().__init__(config, capabilities or Capabilities())
+        self.greeting = greeting
         self.gate = Gate(config.max_connections, config.max_buffered_bytes)
         self._known = capabilities
         self._transport: Transport | None = None
@@ -55,14 +62,21 @@ class S3Store(Listings, Multipart, Removals):
         """Connect, check that the bucket can be used, and find out what the server can do; what is left to do."""
         signer = Signer(self._config)
         await signer.prepare()
-        self._transport = Transport(self._config, signer)
+        self._transport = Transport(self._config, signer, self.greeting.connections if self.greeting else None)
         self._calls = Caller(self._transport, self.gate, signer, self._config.retry)
-        await knock(self._config)
-        if self._known is not None:
+        listed = await greeted(self.greeting.listed) if self.greeting else None
+        if listed is None or not is_listing(listed):
+            listed = None
+            await knock(self._config)
+        if self._known is None:
+            self._proof, behind = await find_out(self, self._config, listed)
+            return behind
+        if listed is None:
             await check_bucket(self, self._config)
-            return ()
-        self._proof, behind = await find_out(self, self._config)
-        return behind
+        return ()
+
+    async def wait_known(self) -> None:
+        await self._proof.wait_known()
 
     def without_limits(self) -> S3Store:
         """The same bucket on the same connections, with no call forbidden: for trying the server out."""

@@ -53,6 +53,12 @@ class Call:
     def body_bytes(self) -> int:
         return memoryview(self.body).nbytes
 
+    def sent_headers(self, host: str) -> tuple[tuple[str, str], ...]:
+        """The headers of a request that is not signed yet."""
+        if self.body_bytes or self.method in ("PUT", "POST"):
+            return (("Host", host), *self.headers, ("Content-Length", str(self.body_bytes)))
+        return (("Host", host), *self.headers)
+
 
 class Paths:
     """The paths of one bucket: `/bucket/key` in path addressing, `/key` in virtual."""

@@ -1,0 +1,74 @@
+"""The first questions to a server, asked before the event loop is loaded.
+
+Loading what a mount needs takes longer than the network does.  So a mount asks at once whether the bucket can be
+listed and whether it keeps versions, in threads, and loads meanwhile; the store finds the answers when it is entered.
+Only successes count: whatever else comes of it, the store asks again, in its own way, and says what is wrong.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from concurrent.futures import Future
+
+from b2fs.errors import B2fsError, StoreError
+from b2fs.store.s3.config import S3Config, check_credentials
+from b2fs.store.s3.faults import Response
+from b2fs.store.s3.nearby import StaticKeys, find_nearby
+from b2fs.store.s3.sigv4 import EMPTY_SHA256
+from b2fs.store.s3.sockets import Connections, Exchange, signed_question
+from b2fs.store.s3.wire import Call, Paths
+
+log = logging.getLogger(__name__)
+
+
+def list_one(config: S3Config) -> Call:
+    """The cheapest call that needs credentials, bucket and listing right, and explains itself."""
+    path = Paths(config.bucket, virtual=config.addressing == "virtual").bucket(list_type=2, max_keys=1)
+    return Call("ListObjectsV2", "GET", path, expected_bytes=512)
+
+
+def ask_versioning(config: S3Config) -> Call:
+    path = Paths(config.bucket, virtual=config.addressing == "virtual").bucket(versioning="")
+    return Call("GetBucketVersioning", "GET", path)
+
+
+class Greeting:
+    """Questions under way, and the connections that they were asked on."""
+
+    def __init__(self, config: S3Config, keys: StaticKeys) -> None:
+        """Raises ConfigError, for what the store will refuse as well."""
+        check_credentials(config, keys.access_key)
+        self.connections = Connections(config)
+        self._config = config
+        self._keys = keys
+        self.listed = self._asked(list_one(config))
+        #: None where it is known.
+        self.versioned = None if config.is_backblaze else self._asked(ask_versioning(config))
+
+    def _asked(self, call: Call) -> Future[Response | None]:
+        """The answer to come; None if it is no success."""
+        question = signed_question(self._config, self._keys.get_frozen_credentials(), call, EMPTY_SHA256, None)
+        exchange = Exchange(self.connections, question)
+        answer: Future[Response | None] = Future()
+
+        def run() -> None:
+            response = None
+            try:
+                response = exchange.run()
+            except StoreError as error:
+                log.debug("the first question came to nothing: %s", error)
+            finally:
+                answer.set_result(response if response is not None and 200 <= response.status < 300 else None)
+
+        threading.Thread(target=run, name="greeting", daemon=True).start()
+        return answer
+
+
+def greet(config: S3Config) -> Greeting | None:
+    """Begin to ask; None if that needs more than lies ready.  Blocks for no longer than reading a file takes."""
+    try:
+        keys = find_nearby(config.profile)
+        return None if keys is None else Greeting(config, keys)
+    except B2fsError:
+        return None
