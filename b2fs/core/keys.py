@@ -1,13 +1,15 @@
 """File names and key components, one to one.
 
-A file name is bytes without '/' and NUL; a key is UTF-8 text in which B2 allows no code point below 32 and no DEL.
-What a key cannot hold is written in the way rclone writes it, so that both programs show the same names: a control
-character becomes its picture (U+2400 + code, DEL U+2421), a byte that is not UTF-8 becomes QUOTE + two hex digits, and
-a name that really contains a picture or QUOTE has QUOTE put before it.  A component that cannot be a file name ("",
-".", "..") is shown as QUOTE + one of the digits below, which no other name maps to.
+A file name is bytes without '/' and NUL; a key is UTF-8 text in which B2 allows no code point below 32 and no DEL, and
+servers take a backslash for '/' or refuse it.  What a key cannot hold is written in the way rclone writes it, so that
+both programs show the same names: a control character becomes its picture (U+2400 + code, DEL U+2421), a backslash the
+wide one (U+FF3C), a byte that is not UTF-8 QUOTE + two hex digits, and a name that really contains one of these
+pictures or QUOTE has QUOTE put before it.  A component that cannot be a file name ("", ".", "..") is shown as QUOTE +
+one of the digits below, which no other name maps to.
 
-Other programs make keys that nothing here would: with control characters, longer than a name may be, or an object `a`
-beside a directory `a/`.  These have names of their own (`odd_name`), which only a look at the directory leads back.
+Other programs make keys that nothing here would: with control characters or backslashes, longer than a name may be, or
+an object `a` beside a directory `a/`.  These have names of their own (`odd_name`), which only a look at the directory
+leads back.
 """
 
 from __future__ import annotations
@@ -16,13 +18,15 @@ import re
 from hashlib import blake2b
 
 QUOTE = "\u201b"
-_PICTURES = "\u2400-\u241f\u2421"
+_BACKSLASH = "\uff3c"
+_PICTURES = f"\u2400-\u241f\u2421{_BACKSLASH}"
 #: Key limit of B2 and S3, in bytes of UTF-8.
 KEY_MAX = 1024
 NAME_MAX = 255
 
-_NEEDS_ESCAPE = re.compile(f"[\x00-\x1f\x7f{_PICTURES}{QUOTE}\udc80-\udcff]")
+_NEEDS_ESCAPE = re.compile(f"[\x00-\x1f\x7f\\\\{_PICTURES}{QUOTE}\udc80-\udcff]")
 _ESCAPED = re.compile(f"{QUOTE}([0-9A-F]{{2}}|[{_PICTURES}{QUOTE}])|([{_PICTURES}])")
+_PICTURED = {"\u2421": "\x7f", _BACKSLASH: "\\"}
 _ODD_COMPONENTS = {"": f"{QUOTE}0", ".": f"{QUOTE}1", "..": f"{QUOTE}2"}
 _ODD_NAMES = {name: component for component, name in _ODD_COMPONENTS.items()}
 #: What a name ends in whose object has a directory of the same name beside it.
@@ -34,7 +38,7 @@ _HASHED = re.compile(f"{QUOTE}~[0-9a-f]{{16}}".encode() + rb"\Z")
 def component_of(name: bytes) -> str:
     """The key component of a file name; reversible by name_of."""
     text = name.decode("utf-8", "surrogateescape")
-    if text.isascii() and text.isprintable():
+    if text.isascii() and text.isprintable() and "\\" not in text:
         return text
     if text in _ODD_NAMES:
         return _ODD_NAMES[text]
@@ -55,6 +59,8 @@ def _escape(match: re.Match[str]) -> str:
     code = ord(char)
     if code < 0x20:
         return chr(0x2400 + code)
+    if char == "\\":
+        return _BACKSLASH
     if code == 0x7F:
         return "\u2421"
     if 0xDC80 <= code <= 0xDCFF:
@@ -65,7 +71,7 @@ def _escape(match: re.Match[str]) -> str:
 def _unescape(match: re.Match[str]) -> str:
     quoted, picture = match[1], match[2]
     if picture:
-        return "\x7f" if picture == "\u2421" else chr(ord(picture) - 0x2400)
+        return _PICTURED.get(picture) or chr(ord(picture) - 0x2400)
     if len(quoted) == 1:
         return quoted
     return chr(0xDC00 + int(quoted, 16)) if int(quoted, 16) >= 0x80 else match[0]
@@ -76,6 +82,7 @@ def is_simple(component: str) -> bool:
     return (
         component.isascii()
         and component.isprintable()
+        and "\\" not in component
         and len(component) <= NAME_MAX
         and component not in _ODD_COMPONENTS
     )
@@ -84,7 +91,7 @@ def is_simple(component: str) -> bool:
 def is_plain(component: str) -> bool:
     """Whether the component's name is one that a file can have and leads back to it."""
     if component.isascii():
-        return component.isprintable() and len(component) <= NAME_MAX
+        return component.isprintable() and "\\" not in component and len(component) <= NAME_MAX
     name = name_of(component)
     return len(name) <= NAME_MAX and component_of(name) == component
 

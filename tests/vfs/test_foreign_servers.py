@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,60 @@ from tests.servers import Server
 from tests.vfs.bucket import ANYBODY, Mount, mount
 from tests.vfs.test_foreign_keys import remove_tree
 
+#: Names that look like something else to somebody on the way; SeaweedFS takes a backslash for a slash.
+NAMES = [
+    *(
+        "back\\slash",
+        "..\\up",
+        "a\\..\\b",
+        "\\",
+        "end\\",
+        "wide\uff3cslash",
+        f"quoted{Q}\uff3c",
+        "...",
+        "..x",
+        "x..",
+        "-",
+    ),
+    *(
+        "%2f",
+        "%5c",
+        "%",
+        "%25",
+        "%zz",
+        "+",
+        "a+b c",
+        " ",
+        " both ",
+        "two  blanks",
+        "?",
+        "a?b=c&d#e",
+        "#",
+        "&amp;",
+        "<a>",
+    ),
+    *(
+        "'single'",
+        '"double"',
+        "`",
+        "$(x)",
+        "*",
+        "[x]",
+        "{a,b}",
+        "~",
+        "^",
+        "|",
+        ";",
+        ":",
+        "a:b",
+        "@",
+        "=",
+        "!",
+        ",",
+        "$",
+    ),
+    *("e\u0301", "\u00e9", "\ufeff", "\ufffe", "\U0001f600", "\u200d", "\u2028", "\x7f", "\x01", "tab\t", "\udcff"),
+]
 #: SeaweedFS refuses `.` and `..`, takes `//` for `/`, and keeps no content in `a/`.
 KEYS = ["d/a", "d/a/b", f"d/raw{Q}b", "d/picture\u2400", "d/c\nb", "d/" + "n" * 300, "d/" + "é" * 200 + "/x", "d/plain"]
 
@@ -72,6 +127,22 @@ async def test_every_odd_key_that_boto3_has_put(seaweedfs: Server, bucket_name: 
         await remove_tree(mounted, "e")
         await mounted.drain()
     assert contents(seaweedfs, bucket_name) == {}
+
+
+async def test_every_name_is_there_on_a_cold_mount(seaweedfs: Server, bucket_name: str, tmp_path: Path) -> None:
+    names = {name.encode("utf-8", "surrogateescape") for name in NAMES}
+    async with mounted_at(seaweedfs, bucket_name, tmp_path / "one") as mounted:
+        await mounted.fs.mkdir(ROOT, b"d", 0o755, ANYBODY)
+        parent = (await mounted.find("d")).ino
+        for name in names:
+            opened, _ = await mounted.fs.create(parent, name, 0o644, os.O_WRONLY, ANYBODY)
+            await mounted.fs.write(opened.handle, 0, b"content of " + name)
+            await mounted.fs.release(opened.handle)
+        await mounted.drain()
+    async with mounted_at(seaweedfs, bucket_name, tmp_path / "two") as mounted:
+        assert {os.fsencode(path.removeprefix("d/")) for path in await mounted.walk("d")} == names
+        for path, content in (await files(mounted, "d")).items():
+            assert content == b"content of " + os.fsencode(path.removeprefix("d/"))
 
 
 async def test_a_path_that_is_too_long_for_a_key(seaweedfs: Server, bucket_name: str, tmp_path: Path) -> None:
