@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import itertools
 import time
@@ -9,7 +10,17 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from b2sdk.v2 import B2Api, Bucket, InMemoryAccountInfo, ReplicationConfiguration, ReplicationRule
+from b2sdk.v2 import (
+    B2Api,
+    Bucket,
+    EncryptionAlgorithm,
+    EncryptionKey,
+    EncryptionMode,
+    EncryptionSetting,
+    InMemoryAccountInfo,
+    ReplicationConfiguration,
+    ReplicationRule,
+)
 from b2sdk.v2.exception import BadRequest, Unauthorized
 
 from tests.server.harness import KEY_ID, SECRET, Server
@@ -68,6 +79,24 @@ def test_a_bucket_may_begin_with_replication(api: B2Api) -> None:
     assert reread(api, made).replication == SOURCE
 
 
+def test_files_for_elsewhere_are_pending(api: B2Api, bucket: Bucket) -> None:
+    assert bucket.upload_bytes(b"x", "a/early").replication_status is None
+    bucket.update(replication=SOURCE)
+    source = reread(api, bucket)
+    made = source.upload_bytes(b"x", "a/x")
+    assert made.replication_status is not None
+    assert made.replication_status.value == "PENDING"
+    assert api.get_file_info(made.id_).replication_status is made.replication_status
+    assert source.get_file_info_by_name("a/x").replication_status is made.replication_status
+    assert source.upload_bytes(b"x", "b/x").replication_status is None
+    secret = EncryptionSetting(EncryptionMode.SSE_C, EncryptionAlgorithm.AES256, EncryptionKey(b"k" * 32, "id"))
+    assert source.upload_bytes(b"x", "a/secret", encryption=secret).replication_status is None
+    assert source.hide_file("a/x").replication_status is None
+    stopped = dataclasses.replace(SOURCE.rules[0], is_enabled=False)
+    bucket.update(replication=ReplicationConfiguration(rules=[stopped], source_key_id=KEY_ID))
+    assert source.upload_bytes(b"x", "a/y").replication_status is None
+
+
 RULE: Any = {
     "eventTypes": ["b2:ObjectCreated:*"],
     "isEnabled": True,
@@ -82,6 +111,8 @@ def test_notification_rules_are_kept_and_shown(api: B2Api, bucket: Bucket) -> No
     shown = RULE | {"isSuspended": False, "suspensionReason": ""}
     assert bucket.set_notification_rules([RULE]) == [shown]
     assert bucket.get_notification_rules() == [shown]
+    for_all: Any = {name: value for name, value in RULE.items() if name != "objectNamePrefix"}
+    assert bucket.set_notification_rules([for_all]) == [shown | {"objectNamePrefix": ""}]
     assert bucket.set_notification_rules([]) == []
     assert bucket.get_notification_rules() == []
 

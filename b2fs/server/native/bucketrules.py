@@ -114,6 +114,8 @@ def set_notification_rules(call: NativeCall) -> Json:
 
 def _notification_rule(rule: Any, names: set[str]) -> Json:
     """A rule in the form of answers.  Raises bad_request."""
+    if isinstance(rule, dict):
+        rule = {"objectNamePrefix": ""} | rule
     _check_fields(rule, _NOTIFICATION_RULE, "notification rule")
     _check_name(rule["name"], names, "notification rule")
     events, target = rule["eventTypes"], rule["targetConfiguration"]

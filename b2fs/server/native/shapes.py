@@ -75,6 +75,23 @@ def _lock_json(key: ApplicationKey, bucket: BucketRow, retention: Retention | No
     }
 
 
+def _customer_encrypted(row: VersionRow) -> bool:
+    return row.attributes.encryption is not None and row.attributes.encryption.customer_key_md5 is not None
+
+
+def replication_status(bucket: BucketRow, row: VersionRow) -> str | None:
+    """ "pending" for a file that a rule of the bucket wants elsewhere: nothing is carried there.
+
+    Whether the file is older than the rule is not looked at.  SSE-C content is not for replication.
+    """
+    if bucket.replication_json is None or row.is_hide_marker or _customer_encrypted(row):
+        return None
+    source = json.loads(bucket.replication_json)["asReplicationSource"]
+    rules = source["replicationRules"] if source is not None else []
+    wanted = any(rule["isEnabled"] and row.key.startswith(rule["fileNamePrefix"]) for rule in rules)
+    return "pending" if wanted else None
+
+
 def file_json(key: ApplicationKey, bucket: BucketRow, row: VersionRow) -> Json:
     """A version or hide marker."""
     common: Json = {
@@ -83,7 +100,7 @@ def file_json(key: ApplicationKey, bucket: BucketRow, row: VersionRow) -> Json:
         "fileId": row.version_id,
         "fileName": row.key,
         "uploadTimestamp": row.modified_ms,
-        "replicationStatus": None,
+        "replicationStatus": replication_status(bucket, row),
     }
     if row.is_hide_marker:
         return common | {
@@ -97,7 +114,6 @@ def file_json(key: ApplicationKey, bucket: BucketRow, row: VersionRow) -> Json:
             "serverSideEncryption": encryption_json(None),
         }
     attributes = row.attributes
-    encrypted = attributes.encryption is not None and attributes.encryption.customer_key_md5 is not None
     return (
         common
         | {
@@ -105,7 +121,7 @@ def file_json(key: ApplicationKey, bucket: BucketRow, row: VersionRow) -> Json:
             "contentLength": row.size,
             # The older name, which clients of the first versions read.
             "size": row.size,
-            "contentMd5": None if "-" in row.etag or encrypted else row.etag,
+            "contentMd5": None if "-" in row.etag or _customer_encrypted(row) else row.etag,
             "contentSha1": attributes.extra.get(SHA1),
             "contentType": readable(attributes.headers.content_type or "application/octet-stream"),
             "fileInfo": {name: readable(value) for name, value in info_of(attributes).items()},

@@ -24,7 +24,7 @@ from b2fs.server.native.settings import (
     lock_from_headers,
     uploaded_ms_of,
 )
-from b2fs.server.native.shapes import SHA1, attributes_from, file_json, info_of
+from b2fs.server.native.shapes import SHA1, attributes_from, file_json, info_of, replication_status
 from b2fs.server.native.tokens import Token
 from b2fs.server.ops import conditions, encryption
 from b2fs.server.ops.objects import store_version
@@ -139,7 +139,7 @@ async def upload_part(call: NativeCall, token: Token, request: Request) -> Json:
 # --- downloads
 
 
-def _headers(row: VersionRow, params: Mapping[str, str]) -> list[tuple[str, str]]:
+def _headers(bucket: BucketRow, row: VersionRow, params: Mapping[str, str]) -> list[tuple[str, str]]:
     attributes = row.attributes
     found = [
         ("x-bz-file-name", quote(row.key, safe="/-_.~!$'()*;=:@")),
@@ -178,6 +178,9 @@ def _headers(row: VersionRow, params: Mapping[str, str]) -> list[tuple[str, str]
         found.append(("x-bz-file-retention-retain-until-timestamp", str(retention.until_ms)))
     if row.legal_hold is not None:
         found.append(("x-bz-file-legal-hold", "on" if row.legal_hold else "off"))
+    replication = replication_status(bucket, row)
+    if replication is not None:
+        found.append(("x-bz-replication-status", replication))
     return [*found, *shown.items()]
 
 
@@ -191,7 +194,7 @@ def download(engine: Engine, bucket: BucketRow, name: str, file_id: str | None, 
     try:
         check_source_key(row.attributes, customer)
         span = conditions.parse_range(request.headers.get("range"), row.size)
-        found = _headers(row, request.params)
+        found = _headers(bucket, row, request.params)
     except BaseException:
         reader.close()
         raise
