@@ -201,7 +201,7 @@ class _Source(io.RawIOBase):
         self._whole_flag = whole_flag
 
     def makefile(self, mode: str) -> io.BufferedReader:
-        return io.BufferedReader(self)
+        return _Lines(self)
 
     def readable(self) -> bool:
         return True
@@ -212,6 +212,19 @@ class _Source(io.RawIOBase):
             return self._socket.recv_into(target, 0, flags)
         except BlockingIOError as error:
             raise TimeoutError("no byte arrived in time") from error
+
+
+class _Lines(io.BufferedReader):
+    """http.client takes the end of the stream for the end of a head: what is cut there is no answer."""
+
+    _begun = False
+
+    def readline(self, size: int | None = -1, /) -> bytes:
+        line = super().readline(size)
+        if not line.endswith(b"\n") and (line or self._begun):
+            raise http.client.IncompleteRead(line)
+        self._begun = True
+        return line
 
 
 class Exchange:
