@@ -33,7 +33,7 @@ from b2fs.errors import (
     Unsupported,
 )
 from b2fs.store.s3 import RetryPolicy, S3Config, S3Store
-from b2fs.store.s3.faults import Response, error_of, retry_after_s
+from b2fs.store.s3.faults import MOST_RETRY_AFTER_S, Response, error_of, retry_after_s
 from b2fs.store.s3.transport import payload_hash, time_limit_s
 from b2fs.store.s3.wire import Call
 from tests.unit.s3_scripted import EMPTY_LISTING, Reply, Request, Script, ScriptedServer, error_reply
@@ -151,6 +151,13 @@ def test_retry_after_as_number_and_as_date() -> None:
     assert retry_after_s({"retry-after": formatdate(time.time() + 30, usegmt=True)}) == pytest.approx(30, abs=20)
     assert retry_after_s({"retry-after": formatdate(time.time() - 30, usegmt=True)}) == 0.0
     assert retry_after_s({"retry-after": "soon"}) is None
+    assert retry_after_s({"retry-after": "nan"}) == 0.0
+
+
+def test_nobody_waits_for_an_hour_because_one_answer_said_so() -> None:
+    """Reads wait too; and a date may be one of a clock that differs from ours."""
+    for value in ("3600", "inf", "1e300", formatdate(time.time() + 90_000, usegmt=True)):
+        assert retry_after_s({"retry-after": value}) == MOST_RETRY_AFTER_S
     assert retry_after_s({}) is None
 
 
@@ -229,7 +236,7 @@ async def test_a_retry_after_beyond_the_deadline_is_raised_with_its_length() -> 
         async with store_on(server, retry=policy) as store:
             with pytest.raises(SlowDown) as caught:
                 await store.get("a")
-            assert caught.value.retry_after_s == 3600
+            assert caught.value.retry_after_s == MOST_RETRY_AFTER_S
 
 
 async def test_an_endpoint_that_refuses_connections() -> None:

@@ -25,11 +25,13 @@ from b2fs.cache.writeback.transfer import Stored, Transfer
 from b2fs.cache.writeback.versions import OwnVersions
 from b2fs.cache.writeback.waiting import Waiting
 from b2fs.core.types import ObjectRef
-from b2fs.errors import B2fsError, NotFound, StoreError
+from b2fs.errors import B2fsError, NotFound, RetryableError, StoreError
 
 log = logging.getLogger(__name__)
 
 _REPLAN_S = 0.5
+#: So many tries after the first do not find what is to be copied before it is taken for gone: about 10 s.
+_LOST_AFTER = 3
 #: An upload of a file that is still written waits this long for its writer to pause, in seconds.
 _STREAM_PATIENCE_S = 1.0
 
@@ -140,7 +142,11 @@ class Storing:
         if isinstance(error, NotFound) and p.inode is inode and inode.base != base:
             self._settle_or_repeat(p, inode)  # what was not found is not what is wanted by now
         elif isinstance(error, NotFound) and p.inode is inode and inode.content is None and base is not None:
-            self._lost(p, inode, error)
+            if p.attempts < _LOST_AFTER:
+                # One answer may be a mistake, of a server that does not show yet what was stored a moment ago.
+                self._failed([p], RetryableError(f"its content is not found in the bucket: {error}"))
+            else:
+                self._lost(p, inode, error)
         elif error is not None and (p.inode is inode or self._transfer.owed(p.key) is inode):
             self._failed([p], error)
         else:

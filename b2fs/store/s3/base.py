@@ -8,9 +8,10 @@ from typing import TypeVar
 import trio
 
 from b2fs.core.types import Capabilities
-from b2fs.errors import CorruptBody, StoreError, Unsupported
+from b2fs.errors import CorruptBody, StoreError, Unavailable, Unsupported
 from b2fs.store.s3.caller import Caller
 from b2fs.store.s3.config import S3Config
+from b2fs.store.s3.faults import Response
 from b2fs.store.s3.proof import Proof
 from b2fs.store.s3.transport import HASH_INLINE_BYTES
 from b2fs.store.s3.wire import Paths
@@ -48,6 +49,15 @@ class S3Base:
     def _need(self, available: bool, what: str) -> None:
         if not available:
             raise Unsupported(f"{self._config.hostname} does not offer {what}")
+
+
+def check_is_answer(operation: str, response: Response) -> None:
+    """Raise Unavailable for a success that tells no ETag: a gateway's, that of a login page, but not the server's.
+
+    The call may have been carried out or not.
+    """
+    if not response.headers.get("etag", "").strip('"'):
+        raise Unavailable(f"{operation} was answered by something that is no S3 server")
 
 
 def check_goes_on(following: object, now: object) -> None:

@@ -32,6 +32,9 @@ from b2fs.errors import (
 )
 from b2fs.store.s3 import xmlio
 
+#: A Retry-After is believed up to here, in seconds: everybody waits for it, readers too, and B2 asks for seconds.
+MOST_RETRY_AFTER_S = 300.0
+
 _BY_CODE: Mapping[str, type[StoreError]] = {
     "NoSuchKey": NotFound,
     "NoSuchVersion": NotFound,
@@ -171,19 +174,19 @@ def error_of_crt(name: str, message: str) -> StoreError:
 
 
 def retry_after_s(headers: Mapping[str, str]) -> float | None:
-    """The Retry-After header in seconds from now (it is a number or a date), or None."""
+    """The Retry-After header in seconds from now (it is a number or a date), at most MOST_RETRY_AFTER_S, or None."""
     value = headers.get("retry-after")
     if value is None:
         return None
     try:
-        return max(0.0, float(value))
+        return min(max(0.0, float(value)), MOST_RETRY_AFTER_S)
     except ValueError:
         pass
     try:
         when = email.utils.parsedate_to_datetime(value)
     except ValueError:
         return None
-    return max(0.0, when.timestamp() - time.time())
+    return min(max(0.0, when.timestamp() - time.time()), MOST_RETRY_AFTER_S)
 
 
 def _kind_of_status(status: int, code: str, has_body: bool) -> type[StoreError]:

@@ -9,7 +9,7 @@ from b2fs.core.types import ObjectInfo, ObjectRef, PartInfo, UploadId, UploadInf
 from b2fs.errors import CorruptBody, InvalidRange, NoSuchUpload, NotFound
 from b2fs.store.protocol import Body
 from b2fs.store.s3 import xmlio
-from b2fs.store.s3.base import check_goes_on, hashed, parse
+from b2fs.store.s3.base import check_goes_on, check_is_answer, hashed, parse
 from b2fs.store.s3.caller import History
 from b2fs.store.s3.wire import Call, copy_source, md5_base64, metadata_headers, multipart_etag
 from b2fs.store.s3.writes import Writes
@@ -35,6 +35,7 @@ class Multipart(Writes):
         headers = (("Content-MD5", await hashed(lambda: md5_base64(body), size)),)
         path = self._paths.key(key, partNumber=number, uploadId=upload_id)
         response = await self.calls.call(Call("UploadPart", "PUT", path, headers, body))
+        check_is_answer("UploadPart", response)
         return PartInfo(number, xmlio.unquote_etag(response.headers.get("etag", "")), size)
 
     async def copy_part(

@@ -7,7 +7,7 @@ import hashlib
 
 from b2fs.core.types import ETag, ObjectInfo, VersionId
 from b2fs.errors import CorruptBody, InvalidRange, InvalidRequest, PreconditionFailed
-from b2fs.store.s3.base import S3Base, hashed
+from b2fs.store.s3.base import S3Base, check_is_answer, hashed
 from b2fs.store.s3.faults import Response
 from b2fs.store.s3.wire import Call, cut_range, info_of, is_md5
 
@@ -27,6 +27,7 @@ class Reads(S3Base):
     async def head(self, key: str, *, version_id: VersionId | None = None) -> ObjectInfo:
         path = self._paths.key(key, versionId=version_id)
         response = await self.calls.call(Call("HeadObject", "HEAD", path, has_body=False))
+        check_is_answer("HeadObject", response)
         return info_of(key, response)
 
     async def get(
@@ -62,6 +63,7 @@ class Reads(S3Base):
             if start:
                 raise
             return await self._get_empty(key, version_id)
+        check_is_answer("GetObject", response)
         info = info_of(key, response)
         if if_match is not None and info.ref.etag != if_match:
             # Only a server without conditional reads comes here; answer and ETag belong together all the same.

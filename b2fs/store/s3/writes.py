@@ -10,7 +10,7 @@ from b2fs.core.types import ETag, ObjectInfo, ObjectRef, UploadId
 from b2fs.errors import NotFound, PreconditionFailed, StoreError
 from b2fs.store.protocol import Body
 from b2fs.store.s3 import xmlio
-from b2fs.store.s3.base import hashed
+from b2fs.store.s3.base import check_is_answer, hashed
 from b2fs.store.s3.caller import History
 from b2fs.store.s3.faults import Response
 from b2fs.store.s3.reads import Reads
@@ -52,6 +52,7 @@ class Writes(Reads):
             if not history.repeated:
                 raise
             return await self._made_before(refusal, key, ETag(base64.b64decode(md5).hex()))
+        check_is_answer("PutObject", response)
         return self._written(key, response, ETag(""), size, metadata, content_type)
 
     async def copy(
