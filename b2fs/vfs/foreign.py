@@ -53,6 +53,9 @@ class ForeignAttributes:
     def __init__(self, core: Core) -> None:
         self._core = core
         self._seen: TTLCache[str, _Seen] = TTLCache(_DIRECTORIES, _BELIEVED_S, timer=trio.current_time)
+        #: How often a directory turned out to have objects that carry attributes, so that what was taken as plain
+        #: anywhere may not be.
+        self.turns = 0
 
     async def one(self, prefix: str, info: ObjectInfo) -> ObjectInfo | None:
         """One object of a directory: with metadata, or without if it is taken as plain; None if it is gone by now."""
@@ -194,6 +197,7 @@ class ForeignAttributes:
         for directory, branch in _upwards(prefix):
             seen = self._seen.setdefault(directory, _Seen())
             if carrying:
+                self.turns += not seen.carrying
                 seen.carrying = True
                 continue
             seen.plain += 1

@@ -31,8 +31,8 @@ class Scanner:
         self._core = core
         self._foreign = foreign
         self._names = namespace
-        #: By prefix: KnownAttributes.changes, and the rows of such files.
-        self._rows: LRUCache[str, tuple[int, dict[str, DirRow]]] = LRUCache(
+        #: By prefix: _state of it, and the rows of such files.
+        self._rows: LRUCache[str, tuple[tuple[int, int], dict[str, DirRow]]] = LRUCache(
             2 * _REMEMBERED, getsizeof=lambda remembered: len(remembered[1]) + 1
         )
 
@@ -174,13 +174,17 @@ class Scanner:
 
     def _known_rows(self, listing: Listing) -> dict[str, DirRow]:
         """The rows that were made before, by entry, if nothing was learnt about attributes since."""
-        changes, rows = self._rows.get(listing.prefix, (-1, {}))
-        return rows if changes == self._core.remote.known.changes else {}
+        state, rows = self._rows.get(listing.prefix, (None, {}))
+        return rows if state == self._state(listing.prefix) else {}
 
     def _remember(self, listing: Listing, rows: dict[str, DirRow]) -> None:
         self._rows.pop(listing.prefix, None)
         if len(rows) <= _REMEMBERED:
-            self._rows[listing.prefix] = self._core.remote.known.changes, rows
+            self._rows[listing.prefix] = self._state(listing.prefix), rows
+
+    def _state(self, prefix: str) -> tuple[int, int]:
+        """Another one once something was learnt that may make other rows of a directory's files."""
+        return self._core.remote.known.changes(prefix), self._foreign.turns
 
     def _row(self, directory: Inode, listing: Listing, entry: str, full: ObjectInfo | None) -> DirRow:
         """What a name is now; full: the listed version with its metadata, or None if it is taken as plain."""

@@ -90,6 +90,28 @@ def test_attributes_of_another_version_are_not_used(other: ObjectInfo) -> None:
     assert known.complete(other) is None
 
 
+def test_what_is_learnt_in_one_directory_changes_no_other() -> None:
+    known = KnownAttributes(10)
+    before = {prefix: known.changes(prefix) for prefix in ("", "d/", "e/", "d/e/")}
+    known.learn(_with_metadata(_info()))
+    assert {prefix for prefix, count in before.items() if known.changes(prefix) != count} == {"d/"}
+    learnt = known.changes("d/")
+    known.forget("d/f")
+    assert known.changes("d/") != learnt
+
+
+def test_a_change_is_noticed_also_when_there_are_many_directories(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("b2fs.cache.remote.known._DIRECTORIES", 3)
+    known = KnownAttributes(100)
+    for number in range(10):
+        before = known.changes("d/")
+        known.learn(_with_metadata(_info()))
+        assert known.changes("d/") != before
+        between = known.changes("d/")
+        known.learn(_with_metadata(_info(key=f"d{number}/f")))
+        assert known.changes("d/") >= between
+
+
 def test_an_upload_may_be_listed_with_a_slightly_earlier_time() -> None:
     known = KnownAttributes(10)
     known.learn(_with_metadata(_info(second=1000)), uploaded=True)

@@ -15,10 +15,13 @@ from typing import NamedTuple, Protocol
 from cachetools import LRUCache
 
 from b2fs.cache.remote.listing import NS
+from b2fs.core.keys import split_key
 from b2fs.core.types import ObjectInfo, ObjectRef, VersionId
 
 #: How far the time of an upload's answer may be from the one in listings, in seconds.
 UPLOAD_SLACK_S = 2
+#: Of so many directories it is remembered when something was learnt about their entries.
+_DIRECTORIES = 10_000
 #: What no header has: it would end the header, or is no character at all.
 _NO_HEADER = re.compile("[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
 
@@ -87,18 +90,35 @@ class KnownAttributes:
 
     def __init__(self, max_rows: int) -> None:
         self._rows: LRUCache[str, Row] = LRUCache(max_rows)
-        #: Counts what was learnt and forgotten, so that conclusions can be kept as long as nothing was.
-        self.changes = 0
+        #: Counts what was learnt and forgotten; the count of the last time in a directory, by prefix, as far as that is
+        #: remembered, and the highest of those that are not.
+        self._changes = 0
+        self._changed: dict[str, int] = {}
+        self._changed_before = 0
 
     def learn(self, info: ObjectInfo, *, uploaded: bool = False) -> Row:
         """Take what a HEAD, a GET or an upload told; metadata is not None."""
         row = self._rows[info.key] = row_of(info, uploaded=uploaded)
-        self.changes += 1
+        self._note_change(info.key)
         return row
 
     def put(self, key: str, row: Row) -> None:
         self._rows[key] = row
-        self.changes += 1
+        self._note_change(key)
+
+    def changes(self, prefix: str) -> int:
+        """A number that is another one once something was learnt or forgotten about a directory's own entries.
+
+        So conclusions can be kept as long as nothing was.
+        """
+        return self._changed.get(prefix, self._changed_before)
+
+    def _note_change(self, key: str) -> None:
+        if len(self._changed) >= _DIRECTORIES:
+            self._changed.clear()
+            self._changed_before = self._changes
+        self._changes += 1
+        self._changed[split_key(key)[0]] = self._changes
 
     def rows(self) -> dict[str, Row]:
         """All that is known, by key."""
@@ -122,7 +142,7 @@ class KnownAttributes:
 
     def forget(self, key: str) -> None:
         self._rows.pop(key, None)
-        self.changes += 1
+        self._note_change(key)
 
 
 class AttributeSource(Protocol):
