@@ -19,6 +19,7 @@ import json
 import os
 import sqlite3
 import struct
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -124,6 +125,7 @@ class Ledger:
 
     def __init__(self, path: str) -> None:
         self.path = path
+        _register_plain_types()
         self._db = sqlite3.connect(path, isolation_level=None, cached_statements=64)
         os.chmod(path, 0o600)
         # Small pages: a commit writes every page that it touches as a whole.  Counts for a new ledger only.
@@ -343,6 +345,16 @@ class Ledger:
             self.commit()
         finally:
             self._db.close()
+
+
+def _register_plain_types() -> None:
+    """Tell sqlite3 that None, bool and bytes need no adapting: else it searches for a way with each such value.
+
+    It knows the types of a whole process.  The adapters are C functions that hand on what they get.
+    """
+    sqlite3.register_adapter(type(None), deque[None](maxlen=0).append)
+    sqlite3.register_adapter(bool, int)
+    sqlite3.register_adapter(bytes, bytes)
 
 
 def _shrink(db: sqlite3.Connection) -> None:
