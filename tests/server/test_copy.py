@@ -24,6 +24,55 @@ def test_copy_keeps_content_and_metadata(s3: S3Client, bucket: str) -> None:
     assert got["VersionId"] == done["VersionId"]
 
 
+ALGORITHMS: tuple[Any, ...] = ("CRC32", "CRC32C", "CRC64NVME", "SHA1", "SHA256")
+
+
+@pytest.mark.parametrize("wanted", ALGORITHMS)
+def test_a_copy_may_ask_for_a_checksum(s3: S3Client, bucket: str, wanted: Any) -> None:
+    """Whichever the source has, also where the content is encrypted or was put together."""
+    body = bytes(range(256)) * 8192
+    key: Any = {"SSECustomerAlgorithm": "AES256", "SSECustomerKey": "k" * 32}
+    source_key: Any = {f"CopySource{name}": value for name, value in key.items()}
+    for name in ALGORITHMS:
+        s3.put_object(Bucket=bucket, Key=name, Body=body, ChecksumAlgorithm=name)
+    s3.put_object(Bucket=bucket, Key="secret", Body=body, **key)
+    member: Any = f"Checksum{wanted}"
+    sources: Any = s3.head_object(Bucket=bucket, Key=wanted, ChecksumMode="ENABLED")
+    cases: list[tuple[str, Any, Any]] = [(name, {}, {}) for name in ALGORITHMS]
+    for name, sent, needed in [*cases, ("secret", source_key, {}), ("secret", source_key | key, key)]:
+        answer = s3.copy_object(
+            Bucket=bucket, Key="copy", CopySource=f"{bucket}/{name}", ChecksumAlgorithm=wanted, **sent
+        )
+        done: Any = answer["CopyObjectResult"]
+        assert {field for field in done if field.startswith("Checksum")} == {member, "ChecksumType"}
+        assert (done[member], done["ChecksumType"]) == (sources[member], "FULL_OBJECT")
+        shown: Any = s3.get_object(Bucket=bucket, Key="copy", ChecksumMode="ENABLED", **needed)
+        assert (shown[member], shown["Body"].read()) == (sources[member], body)
+
+
+def test_a_composite_checksum_becomes_that_of_the_copy(s3: S3Client, bucket: str) -> None:
+    upload = s3.create_multipart_upload(Bucket=bucket, Key="k", ChecksumAlgorithm="SHA256")["UploadId"]
+    part = s3.upload_part(
+        Bucket=bucket, Key="k", UploadId=upload, PartNumber=1, Body=b"text", ChecksumAlgorithm="SHA256"
+    )
+    listed: Any = [{"PartNumber": 1, "ETag": part["ETag"], "ChecksumSHA256": part["ChecksumSHA256"]}]
+    s3.complete_multipart_upload(Bucket=bucket, Key="k", UploadId=upload, MultipartUpload={"Parts": listed})
+    kept = s3.copy_object(Bucket=bucket, Key="copy", CopySource=f"{bucket}/k")["CopyObjectResult"]
+    assert kept["ChecksumSHA256"].endswith("-1")
+    asked: Any = "SHA256"
+    made = s3.copy_object(Bucket=bucket, Key="copy", CopySource=f"{bucket}/k", ChecksumAlgorithm=asked)
+    assert made["CopyObjectResult"]["ChecksumSHA256"] == part["ChecksumSHA256"]
+
+
+def test_without_asking_a_copy_has_its_source_s_checksum(s3: S3Client, bucket: str) -> None:
+    put = s3.put_object(Bucket=bucket, Key="k", Body=b"text", ChecksumAlgorithm="SHA1")
+    done = s3.copy_object(Bucket=bucket, Key="copy", CopySource=f"{bucket}/k")["CopyObjectResult"]
+    assert done["ChecksumSHA1"] == put["ChecksumSHA1"]
+    wrong: Any = "MD17"
+    with refused(400, "InvalidRequest"):
+        s3.copy_object(Bucket=bucket, Key="copy", CopySource=f"{bucket}/k", ChecksumAlgorithm=wrong)
+
+
 def test_copy_replaces_metadata(s3: S3Client, bucket: str) -> None:
     s3.put_object(Bucket=bucket, Key="k", Body=b"text", Metadata={"x": "y"}, ContentType="text/plain")
     s3.copy_object(

@@ -6,7 +6,7 @@ import base64
 import binascii
 import hashlib
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from awscrt import checksums as crt
@@ -60,6 +60,14 @@ def digest_of(name: str, data: bytes) -> bytes:
     running = _MAKERS[name][1]()
     running.update(data)
     return running.digest()
+
+
+def text_of(name: str, pieces: Iterable[bytes]) -> str:
+    """The checksum, in base64, of a content that comes in pieces."""
+    running = _MAKERS[name][1]()
+    for piece in pieces:
+        running.update(piece)
+    return base64.b64encode(running.digest()).decode()
 
 
 def joined(name: str, parts: Sequence[tuple[bytes, int]]) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
-from b2fs.server.ops import buckets, cors, listing, locks, multipart, objects
+from b2fs.server.ops import buckets, copies, cors, listing, locks, multipart, objects
 from b2fs.server.ops.call import Call, Reply
 
 Handler = Callable[[Call], Reply]
@@ -31,7 +31,7 @@ QUICK: Final[Mapping[str, Handler]] = {
 THREADED: Final[Mapping[str, Handler]] = {
     "AbortMultipartUpload": multipart.abort_upload,
     "CompleteMultipartUpload": multipart.complete_upload,
-    "CopyObject": objects.copy_object,
+    "CopyObject": copies.copy_object,
     "CreateBucket": buckets.create_bucket,
     "CreateMultipartUpload": multipart.create_upload,
     "DeleteBucket": buckets.delete_bucket,

@@ -12,8 +12,9 @@ import trio
 from b2fs.errors import NoSuchUpload
 from b2fs.server.ops import conditions, encryption, headers, partsums
 from b2fs.server.ops.call import Call, Reply
+from b2fs.server.ops.copies import open_source
 from b2fs.server.ops.encryption import CustomerKey
-from b2fs.server.ops.objects import choose_encryption, open_source, version_values
+from b2fs.server.ops.objects import choose_encryption, version_values
 from b2fs.server.ops.parts import SIZES, encode_sizes
 from b2fs.server.ops.readers import VersionStream
 from b2fs.server.ops.uploads import MAX_PART_BYTES, receive_body
