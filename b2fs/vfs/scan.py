@@ -42,14 +42,13 @@ class Scanner:
         Directories and special files become inodes; of the other files only those are that have been ones before.
         The inodes are held for the caller, who finds them in `held`, so that none is dropped before its turn.
         """
-        self._hold(directory, listing, entries, held)
-        changed = self._changed(directory, listing, entries)
+        there, changed = self._take_there(directory, listing, entries, held)
         known, files = self._known_rows(listing), listing.files
-        rows = [known.get(entry) for entry in entries]
+        rows = [there.get(entry) or known.get(entry) for entry in entries]
         new = [
             entry
             for entry, row in zip(entries, rows, strict=True)
-            if row is None or row.row != files.get(entry) or entry in changed
+            if row is None or (entry not in there and row.row != files.get(entry)) or entry in changed
         ]
         if new:
             made = await self._make(directory, listing, new, changed)
@@ -139,21 +138,29 @@ class Scanner:
                     child.holds += 1
                     held.append(child)
 
-    def _changed(self, directory: Inode, listing: Listing, entries: Sequence[str]) -> set[str]:
-        """Under which names the bucket shows something else than what we have; the others are marked as seen."""
-        children = directory.children
+    def _take_there(
+        self, directory: Inode, listing: Listing, entries: Sequence[str], held: list[Inode]
+    ) -> tuple[dict[str, DirRow], set[str]]:
+        """Hold what there is of inodes under these names, and mark those as seen that the bucket shows as we have them.
+
+        The rows of these, and under which names the bucket shows something else than what we have.
+        """
+        there: dict[str, DirRow] = {}
         changed: set[str] = set()
-        if not children:
-            return changed
-        for entry in entries:
-            child = children.get(self._name(directory, listing, entry))
+        children = directory.children
+        for entry in entries if children else ():
+            name = self._name(directory, listing, entry)
+            child = children.get(name) if children is not None else None
             if child is None:
                 continue
+            child.holds += 1
+            held.append(child)
             if child.pending or self._same(child, listing, entry):
                 child.validated_at = max(child.validated_at, listing.seen_at_of(entry))
+                there[entry] = DirRow(name, entry)
             elif self.is_shown(directory, listing, entry) and not self._names.is_local(child):
                 changed.add(entry)
-        return changed
+        return there, changed
 
     async def _make(
         self, directory: Inode, listing: Listing, entries: Sequence[str], changed: set[str]
