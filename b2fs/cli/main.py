@@ -35,6 +35,17 @@ class _LazyGroup(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click does; and `b2fs URL DIR -o remount,...` is what mount.fuse(8) says."""
+        if "://" in args[0]:
+            from b2fs.cli.mount_helper import is_remount, mount_command
+
+            if is_remount(args[1:]):
+                return mount_command.name, mount_command, args
+        return super().resolve_command(ctx, args)
+
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         place = _COMMANDS.get(cmd_name)
         if place is None:

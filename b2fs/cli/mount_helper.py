@@ -3,20 +3,23 @@
     mount.b2fs  SPEC DIR [-sfnv] [-N NAMESPACE] [-o OPTIONS] [-t TYPE]
     umount.b2fs DIR [-nlfvr] [-N NAMESPACE] [-t TYPE]
 
-Both belong as links into /sbin, the second one as umount.fuse.b2fs, which is the type that the kernel shows.
+Both belong as links into /sbin, the second one as umount.fuse.b2fs, which is the type that the kernel shows.  What is
+remounted is of that type: without a link mount(8) asks mount.fuse(8), which calls `b2fs SPEC DIR -o ...,remount,...`.
 """
 
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
+from collections.abc import Iterable
 from typing import NoReturn
 
 import click
 
 from b2fs.cli.main import exit_status
 from b2fs.cli.mount import checked_settings, mount_in_background
-from b2fs.config.mount_options import raw_from_options
+from b2fs.config.mount_options import raw_from_options, split_options
 from b2fs.config.settings import raw_from_environment
 from b2fs.daemon.exits import EXIT_USAGE
 
@@ -37,9 +40,21 @@ def mount_command(
     url: str, mountpoint: str, lists: tuple[str, ...], sloppy: bool, fake: bool, unused: bool, unused_value: str | None
 ) -> int:
     """Mount a bucket; the helper of mount -t b2fs."""
+    if is_remount(lists):
+        return _remount(mountpoint, lists)
     raw = {**raw_from_environment(os.environ), **raw_from_options(list(lists), sloppy=sloppy)}
     settings = checked_settings(url, mountpoint, raw)
     return 0 if fake else mount_in_background(settings)
+
+
+def is_remount(lists: Iterable[str]) -> bool:
+    """Whether the mount that is there is to get other flags."""
+    return any("remount" in split_options(text) for text in lists)
+
+
+def _remount(mountpoint: str, lists: Iterable[str]) -> int:
+    """The flags are the kernel's own (`ro`, `nosuid`, ...): mount(8) sets them, without asking a helper; its status."""
+    return subprocess.run(["mount", "-i", "-o", ",".join(lists), "--", mountpoint], check=False).returncode
 
 
 @click.command("umount.b2fs")

@@ -216,6 +216,20 @@ def test_devices_and_set_id_bits_count_if_asked_for(place: Path, options: str) -
         assert shown.stdout == "65534\n"
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may change the flags of a mount")
+def test_a_mount_becomes_read_only_and_back(place: Path) -> None:
+    """As mount(8) has it done through mount.fuse(8)."""
+    mountpoint = place / "mnt"
+    assert mount(place).returncode == EXIT_OK
+    done = run_b2fs(f"file://{place}/store/photos", mountpoint, "-o", "ro,relatime,remount,user_id=0,dev,suid")
+    assert done.returncode == EXIT_OK, done.stderr
+    with pytest.raises(OSError, match="Read-only"):
+        (mountpoint / "f").write_text("")
+    assert run_b2fs(f"file://{place}/store/photos", mountpoint, "-o", "rw,remount").returncode == EXIT_OK
+    (mountpoint / "f").write_text("")
+    refused(run_b2fs(f"file://{place}/store/photos", mountpoint, "-o", "rw"), EXIT_USAGE, "No such command")
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
 def test_others_enter_what_root_mounts_unless_that_is_closed(place: Path) -> None:
     def readable(path: Path) -> bool:
