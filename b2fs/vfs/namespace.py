@@ -11,11 +11,13 @@ from __future__ import annotations
 import errno
 import logging
 import stat
+from contextlib import suppress
 from dataclasses import replace
 
 import trio
 
 from b2fs.cache.inode import Inode
+from b2fs.cache.parallel import for_each, open_flat_nursery
 from b2fs.cache.remote import Found
 from b2fs.cache.remote.listing import NS
 from b2fs.core import attrs
@@ -23,10 +25,14 @@ from b2fs.core.keys import NAME_MAX, component_of, split_key
 from b2fs.core.types import ObjectInfo
 from b2fs.errors import FsError, NotFound, StoreError
 from b2fs.vfs.core import RESERVED, Core
+from b2fs.vfs.entering import Entering
 from b2fs.vfs.foreign import ForeignAttributes
 from b2fs.vfs.oddnames import MARK, OddNames, marker_content
 
 log = logging.getLogger(__name__)
+
+#: Questions about the attributes of directories that are asked ahead, at a time.
+_CARRIERS_IN_FLIGHT = 16
 
 
 class Namespace:
@@ -36,6 +42,7 @@ class Namespace:
         self._core = core
         self._foreign = foreign
         self.odd = OddNames(core)
+        self._entering = Entering(core.remote)
 
     # ---- one name -----------------------------------------------------------------------------------------------
 
@@ -105,8 +112,7 @@ class Namespace:
                     await self._recheck_directory(child)
                 return await self.shown(child)
             if is_dir:
-                await self._core.remote.enter(key + "/")
-                fresh: ObjectInfo | None = await self.directory_info(key + "/")
+                fresh: ObjectInfo | None = await self._enter(key + "/")
             elif info is not None:
                 fresh = await self._foreign.one(parent.prefix, info)
                 if fresh is None:
@@ -278,9 +284,40 @@ class Namespace:
                 info = await core.store.head(key)
                 core.remote.learned(info)
                 return info
-            info = await self._side_info(key)
+            return self._with_marker(key, await self._side_info(key))
         except NotFound:
             return None
+
+    async def _enter(self, key: str) -> ObjectInfo | None:
+        """As directory_info, of a directory that a program enters: its names come along with its attributes."""
+        core = self._core
+        await core.store.wait_known()
+        siblings = [] if core.remote.marker(key)[0] else self._entering.begin(key)
+        if core.store.capabilities.marker_metadata:
+            await core.remote.enter(key, siblings)
+            marked = [directory for directory in siblings if core.remote.marker(directory)[1] is not None]
+            await for_each((key, *marked), self._ask_carrier, _CARRIERS_IN_FLIGHT)
+            return await self.directory_info(key)
+        # Of whose marker something is known, the listing may tell all.
+        unknown = [directory for directory in (key, *siblings) if core.remote.known.row(directory) is None]
+        async with open_flat_nursery() as nursery:
+            nursery.start_soon(for_each, unknown, self._ask_beside, _CARRIERS_IN_FLIGHT)
+            await core.remote.enter(key, siblings)
+        return await self.directory_info(key)
+
+    async def _ask_carrier(self, key: str) -> None:
+        """Learn what carries a directory's attributes, for a question to come, which tells what fails."""
+        with suppress(StoreError):
+            await self.directory_info(key)
+
+    async def _ask_beside(self, key: str) -> None:
+        """The same, of what is beside the directory, while its marker is not known."""
+        with suppress(StoreError):
+            await self._side_info(key)
+
+    def _with_marker(self, key: str, info: ObjectInfo | None) -> ObjectInfo | None:
+        """What was found beside a directory, under the version of its marker."""
+        core = self._core
         if info is None:
             return None
         _, marker = core.remote.marker(key)

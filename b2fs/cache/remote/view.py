@@ -193,9 +193,19 @@ class RemoteView:
         if not self._store.capabilities.marker_metadata:
             await self.sides.load()
 
-    async def enter(self, prefix: str) -> None:
-        """Find out about a directory's marker, and its first names along with it: who enters it needs them next."""
-        if not self.marker(prefix)[0]:
+    async def enter(self, prefix: str, siblings: Collection[str] = ()) -> None:
+        """Find out about a directory's marker, and its first names along with it: who enters it needs them next.
+
+        siblings are directories beside it that will probably be entered as well.
+        """
+        if self.marker(prefix)[0]:
+            return
+        unknown = [sibling for sibling in siblings if not self.marker(sibling)[0]]
+        if not unknown:
+            await self._begin(prefix)
+            return
+        async with open_flat_nursery() as nursery:
+            nursery.start_soon(self.walks.fill, split_key(prefix)[0], unknown)
             await self._begin(prefix)
 
     def marker(self, prefix: str) -> tuple[bool, ObjectInfo | None]:

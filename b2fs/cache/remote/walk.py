@@ -50,6 +50,8 @@ class Walk:
         self.loading: trio.Event | None = None
         #: Our own changes since the page on its way was asked for.
         self._patches: list[tuple[str, Patch]] = []
+        #: The directories in which we made them, ever.
+        self.changed: set[str] = set()
         now = trio.current_time()
         #: By prefix.
         self._open = {prefix: _Open(Listing(prefix, now), False) for prefix in _between(root, start)}
@@ -93,6 +95,7 @@ class Walk:
         entry = self._open.get(prefix)
         if entry is not None:
             patch(entry.listing)
+        self.changed.add(prefix)
         if self.loading is not None:
             self._patches.append((prefix, patch))
 

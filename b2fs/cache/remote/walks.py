@@ -154,6 +154,24 @@ class Walks:
                 found += [info] if info is not None else []
         return found[:2]
 
+    async def fill(self, prefix: str, directories: Collection[str]) -> None:
+        """List what is below a prefix flat, one page, for directories in it that will be entered one by one.
+
+        Where the page is all there is, those of them that it does not show are empty.
+        """
+        walk = Walk(prefix, prefix, self._skipped)
+        self._walks.append(walk)
+        asked_at = trio.current_time()
+        try:
+            await self._advance(walk)
+        except StoreError as error:
+            log.debug("directories are listed one by one: %s", error)
+            return
+        if walk.done and walk in self._walks:
+            for directory in directories:
+                if directory not in walk.changed and self._known.peek(directory) is None:
+                    self._known.keep(Listing(directory, asked_at))
+
     async def survey(self, prefix: str, unknown: Collection[str], left: Callable[[], Collection[str]]) -> None:
         """List what is below a prefix flat, as long as each page tells of many of the unknown keys.
 
