@@ -108,11 +108,15 @@ RULE: Any = {
 
 def test_notification_rules_are_kept_and_shown(api: B2Api, bucket: Bucket) -> None:
     assert bucket.get_notification_rules() == []
-    shown = RULE | {"isSuspended": False, "suspensionReason": ""}
+    target = RULE["targetConfiguration"] | {"customHeaders": None, "hmacSha256SigningSecret": None}
+    shown = RULE | {"isSuspended": False, "suspensionReason": "", "targetConfiguration": target}
     assert bucket.set_notification_rules([RULE]) == [shown]
     assert bucket.get_notification_rules() == [shown]
     for_all: Any = {name: value for name, value in RULE.items() if name != "objectNamePrefix"}
     assert bucket.set_notification_rules([for_all]) == [shown | {"objectNamePrefix": ""}]
+    target = target | {"customHeaders": [{"name": "X-Y", "value": "z"}], "hmacSha256SigningSecret": "a1" * 16}
+    signed: Any = RULE | {"targetConfiguration": target}
+    assert bucket.set_notification_rules([signed]) == [shown | signed]
     assert bucket.set_notification_rules([]) == []
     assert bucket.get_notification_rules() == []
 
@@ -127,6 +131,8 @@ def test_notification_rules_are_kept_and_shown(api: B2Api, bucket: Bucket) -> No
         [RULE | {"isEnabled": "yes"}],
         [RULE | {"targetConfiguration": {"targetType": "webhook", "url": "http://example.com"}}],
         [RULE | {"targetConfiguration": {"targetType": "queue", "url": "https://example.com"}}],
+        [RULE | {"targetConfiguration": RULE["targetConfiguration"] | {"hmacSha256SigningSecret": "short"}}],
+        [RULE | {"targetConfiguration": RULE["targetConfiguration"] | {"customHeaders": ["X-Y: z"]}}],
         ["rule"],
     ],
 )

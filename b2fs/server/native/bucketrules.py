@@ -12,6 +12,8 @@ from b2fs.server.native.errors import bad_request
 from b2fs.store.embedded.rows import BucketChanges, BucketRow
 
 _NAME: Final = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+_SIGNING_SECRET: Final = re.compile(r"[a-zA-Z0-9]{32}")
+_TARGET: Final = ("targetType", "url", "customHeaders", "hmacSha256SigningSecret")
 _MAX_PRIORITY: Final = (1 << 31) - 1
 #: Fields of a rule, and the type that each must have.
 _REPLICATION_RULE: Final[Mapping[str, type]] = {
@@ -118,11 +120,21 @@ def _notification_rule(rule: Any, names: set[str]) -> Json:
         rule = {"objectNamePrefix": ""} | rule
     _check_fields(rule, _NOTIFICATION_RULE, "notification rule")
     _check_name(rule["name"], names, "notification rule")
-    events, target = rule["eventTypes"], rule["targetConfiguration"]
+    events = rule["eventTypes"]
     if not events or not all(isinstance(event, str) and event.startswith("b2:") for event in events):
         raise bad_request("eventTypes of a notification rule must name events, as b2:ObjectCreated:*")
-    url = target.get("url")
-    if target.get("targetType") != "webhook" or not isinstance(url, str) or not url.startswith("https://"):
-        raise bad_request("the target of a notification rule must be a webhook with an https URL")
-    fields = {name: rule[name] for name in _NOTIFICATION_RULE}
+    fields = {name: rule[name] for name in _NOTIFICATION_RULE} | {"targetConfiguration": _target(rule)}
     return fields | {"isSuspended": False, "suspensionReason": ""}
+
+
+def _target(rule: Json) -> Json:
+    """Where a rule's notifications would go, with what was not given as null.  Raises bad_request."""
+    target = {name: rule["targetConfiguration"].get(name) for name in _TARGET}
+    url, custom, secret = target["url"], target["customHeaders"], target["hmacSha256SigningSecret"]
+    if target["targetType"] != "webhook" or not isinstance(url, str) or not url.startswith("https://"):
+        raise bad_request("the target of a notification rule must be a webhook with an https URL")
+    if secret is not None and not (isinstance(secret, str) and _SIGNING_SECRET.fullmatch(secret)):
+        raise bad_request("hmacSha256SigningSecret must have 32 letters and digits")
+    if custom is not None and not (isinstance(custom, list) and all(isinstance(header, dict) for header in custom)):
+        raise bad_request("customHeaders must be a list of objects with name and value")
+    return target
