@@ -124,6 +124,8 @@ def test_bad_sources(s3: S3Client, other: S3Client, bucket: str) -> None:
     bad: Any = "SOMETIMES"
     with refused(400, "InvalidArgument"):
         s3.copy_object(Bucket=bucket, Key="c", CopySource=f"{bucket}/k", MetadataDirective=bad)
+    with refused(400, "InvalidArgument"):
+        s3.copy_object(Bucket=bucket, Key="c", CopySource=f"{bucket}/k", TaggingDirective=bad)
     other.create_bucket(Bucket=f"{bucket}-other")
     with refused(403, "AccessDenied"):
         other.copy_object(Bucket=f"{bucket}-other", Key="c", CopySource=f"{bucket}/k")

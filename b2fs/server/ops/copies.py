@@ -55,11 +55,14 @@ def open_source(call: Call) -> tuple[BucketRow, VersionRow, ContentReader]:
 
 
 def _copy_directive(call: Call) -> bool:
-    """Whether the copy gets new metadata."""
-    directive = call.params.get("MetadataDirective", "COPY")
-    if directive not in ("COPY", "REPLACE"):
-        raise S3Error("InvalidArgument", "Unknown metadata directive.")
-    return bool(directive == "REPLACE")
+    """Whether the copy gets new metadata.  There are no tags that could be copied or replaced.
+
+    Raises InvalidArgument.
+    """
+    for name in ("Metadata", "Tagging"):
+        if call.params.get(f"{name}Directive", "COPY") not in ("COPY", "REPLACE"):
+            raise S3Error("InvalidArgument", f"Unknown {name.lower()} directive.")
+    return bool(call.params.get("MetadataDirective") == "REPLACE")
 
 
 def _check_self_copy(call: Call, source_bucket: BucketRow, row: VersionRow, *, changes: bool) -> None:
