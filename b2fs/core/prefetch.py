@@ -7,7 +7,8 @@ cache, network) is the caller's business.
 A file may be read by several programs at once and the kernel reorders the requests of one program, so a Prefetcher
 follows several *runs*.  A run is a stretch that is being read forwards; it counts as sequential when at least half of
 its bytes were asked for.  Only sequential runs fetch ahead: a window that starts small, for a fast first byte, and
-doubles each time it is used up.  Everything else gets small exact ranges.
+doubles each time it is used up.  A first read at the start that asks for as much as a small file has counts as one,
+with half a window: it saves a round trip.  Everything else gets small exact ranges.
 
 Ranges lie on a grid: `grain_bytes` for small ranges, `block_bytes` for windows; only the end of the object may be off
 the grid.  What is planned never overlaps what is held (present or on its way).
@@ -193,7 +194,8 @@ class Prefetcher:
     def _ahead(self, run: _Run, high: int, held: Extents, window_limit: int) -> tuple[Range, ...]:
         """Ranges behind `high` to start now; empty most of the time, as windows grow in large steps."""
         config = self._config
-        if run.back or not run.sequential:
+        bold = run.reads == 1 and run.start == 0 and run.seen >= config.first_bytes
+        if run.back or not (run.sequential or bold):
             run.window = 0
             return ()
         frontier = max(run.frontier, run.end, high)
@@ -202,6 +204,8 @@ class Prefetcher:
         cap = min(config.window_bytes, window_limit)
         # Two small reads in a row may be chance: what was read bounds what is guessed.
         window = min(run.window or config.start_window_bytes, _EVIDENCE * run.seen, cap)
+        if bold:
+            window = min(window, config.start_window_bytes // 2)
         run.window = run.window or config.start_window_bytes
         unit = self._unit(window)
         horizon = run.end + window

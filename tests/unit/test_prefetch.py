@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from itertools import pairwise
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -174,7 +175,7 @@ def test_small_objects_come_whole() -> None:
 
 def test_a_refused_window_is_planned_again() -> None:
     prefetcher, held = Prefetcher(100 * MIB, PrefetchConfig()), Extents()
-    held.update(prefetcher.plan(0, MIB, held, 64 * MIB).demand)
+    held.update(prefetcher.plan(0, MIB, held, 0).demand)
     plan = prefetcher.plan(MIB, 2 * MIB, held, 64 * MIB)
     held.update(plan.demand)
     assert plan.ahead[0][0] == 2 * MIB
@@ -182,6 +183,18 @@ def test_a_refused_window_is_planned_again() -> None:
     again = prefetcher.plan(2 * MIB, 3 * MIB, held, 64 * MIB)
     assert {low for low, _ in (*again.demand, *again.ahead)} >= {2 * MIB}
     assert again.ahead
+
+
+def test_a_first_read_of_much_fetches_ahead_at_once() -> None:
+    config = PrefetchConfig()
+    plan = Prefetcher(100 * MIB, config).plan(0, MIB, Extents(), 64 * MIB)
+    assert plan.demand == ((0, MIB),)
+    assert [plan.ahead[0][0], plan.ahead[-1][1]] == [MIB, MIB + config.start_window_bytes // 2]
+
+
+@pytest.mark.parametrize(("start", "end"), [(0, MIB - 1), (0, 128 * KIB), (MIB, 2 * MIB), (50 * MIB, 51 * MIB)])
+def test_another_first_read_fetches_nothing_ahead(start: int, end: int) -> None:
+    assert Prefetcher(100 * MIB, PrefetchConfig()).plan(start, end, Extents(), 64 * MIB).ahead == ()
 
 
 def test_no_room_means_no_guesses() -> None:

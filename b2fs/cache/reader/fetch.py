@@ -230,6 +230,9 @@ class Fetcher:
         """Carry out one flight from start to landing; never raises but when cancelled from outside."""
         try:
             with flight.scope, trio.fail_after(self._config.timeout_s):
+                if flight.ahead:
+                    # Tasks begin in any order, and what a program waits for goes first.
+                    await trio.lowlevel.checkpoint()
                 if not flight.reserved:
                     await self.memory.reserve(flight.size)
                     flight.reserved = flight.size
