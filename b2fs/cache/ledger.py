@@ -26,10 +26,11 @@ from dataclasses import dataclass
 
 from b2fs.cache.content import DirtyFiles, LocalContent, sync_directory
 from b2fs.cache.inode import Inode
+from b2fs.cache.machine import boot_id
 from b2fs.core.extents import Extents
 from b2fs.core.types import ETag, InodeId, ObjectRef, PartInfo, UploadId, VersionId
 
-_SCHEMA_VERSION = 3
+_SCHEMA_VERSION = 4
 #: Format 1, from which every later one is made by steps.
 _SCHEMA = """
 CREATE TABLE inode(
@@ -72,13 +73,20 @@ DROP TABLE upload_1;
 """
 #: What is put from here carries a digest that is made with this.
 _TO_3 = "CREATE TABLE writer(identity BLOB NOT NULL); INSERT INTO writer VALUES(randomblob(16));"
-_STEPS = (_SCHEMA, _TO_2, _TO_3)
+#: The machine has not been started anew since: what is in the page cache is still there.
+_TO_4 = "CREATE TABLE boot(id TEXT); INSERT INTO boot VALUES(NULL);"
+_STEPS = (_SCHEMA, _TO_2, _TO_3, _TO_4)
 #: A database with more free pages than this, and fewer others than that, is written anew.
 _FREE_PAGES = 8 << 10
 _FEW_PAGES = 2 << 10
 _RANGE = struct.Struct("<QQ")
 _NO_CONTENT = None
 _COMPLETE = b""
+#: As _COMPLETE, of a dirty file that was synced to the disk at least once.
+_COMPLETE_SYNCED = b"\1"
+#: As _COMPLETE, of one that was not synced and that the base has, too.
+_COMPLETE_STORED = b"\2"
+_ALL_COMPLETE = (_COMPLETE, _COMPLETE_SYNCED, _COMPLETE_STORED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,9 +273,19 @@ class Ledger:
     def load_inodes(self, files: DirtyFiles) -> Iterator[Inode]:
         """Every dirty inode with its content as the dirty file shows it; none whose content was lost in a power cut."""
         present = set(files.existing())
+        started_anew = self._boot() not in (None, boot_id())
         for row in self._db.execute("SELECT * FROM inode"):
-            if (inode := _load_inode(row, files, present)) is not None:
+            if (inode := _load_inode(row, files, present, started_anew=started_anew)) is not None:
                 yield inode
+
+    def taken_up(self) -> None:
+        """What was left is taken up: note the present start of the machine."""
+        if self._boot() != (now := boot_id()):
+            self._write("UPDATE boot SET id=?", [(now,)])
+
+    def _boot(self) -> str | None:
+        (boot,) = self._db.execute("SELECT id FROM boot").fetchone()
+        return boot if isinstance(boot, str) else None
 
     def load_entries(self) -> list[EntryRow]:
         rows = self._db.execute("SELECT * FROM entry ORDER BY key").fetchall()
@@ -385,15 +403,18 @@ def _inode_row(inode: Inode) -> tuple[object, ...]:
         extra,
         inode.attrs_known,
         *((base.key, base.version_id, base.etag, base.size) if base else (None, None, None, None)),
-        _pack_local(inode.content),
+        _pack_local(inode),
     )
 
 
-def _load_inode(row: tuple[object, ...], files: DirtyFiles, present: set[InodeId]) -> Inode | None:
+def _load_inode(
+    row: tuple[object, ...], files: DirtyFiles, present: set[InodeId], *, started_anew: bool
+) -> Inode | None:
     """The inode of a row; None if its content is lost.
 
-    A power cut may leave a row and not the file that was beside it.  Then the base counts, as if it had not been
-    changed; only what never had more than attributes is as the row has it.
+    A power cut may leave a row and not the file that was beside it, or only the beginning of a file that was never
+    synced.  Then the base counts, as if it had not been changed; only what never had more than attributes is as the row
+    has it.
     """
     ino, mode, uid, gid, rdev, size, atime, mtime, ctime, target, extra, known, *rest = row
     base_key, base_version, base_etag, base_size, local = rest
@@ -411,7 +432,8 @@ def _load_inode(row: tuple[object, ...], files: DirtyFiles, present: set[InodeId
         inode.xattrs = {bytes.fromhex(n): bytes.fromhex(v) for n, v in table.items()}
     if isinstance(base_key, str):
         inode.base = _ref(base_key, base_version, base_etag, base_size)
-    if inode.ino in present and inode.is_regular and (isinstance(local, bytes) or inode.base is None):
+    torn = started_anew and inode.ino in present and _is_torn(inode, files, local)
+    if inode.ino in present and not torn and inode.is_regular and (isinstance(local, bytes) or inode.base is None):
         inode.content = _load_content(inode, files, local if isinstance(local, bytes) else _COMPLETE)
     elif isinstance(local, bytes):
         if inode.base is None and inode.size:
@@ -420,11 +442,20 @@ def _load_inode(row: tuple[object, ...], files: DirtyFiles, present: set[InodeId
     return inode
 
 
+def _is_torn(inode: Inode, files: DirtyFiles, local: object) -> bool:
+    """Whether the machine may have lost a part of a dirty file that was never synced, as far as can be told."""
+    if local == _COMPLETE_STORED:
+        return True  # the base has it all
+    return local == _COMPLETE and os.stat(files.path(inode.ino)).st_size < inode.size
+
+
 def _load_content(inode: Inode, files: DirtyFiles, local: bytes) -> LocalContent:
     """The content as the dirty file has it: writes are acknowledged by the file, not by the ledger."""
     found = os.stat(files.path(inode.ino))
     content = LocalContent(files, inode.ino, found.st_size)
-    if local != _COMPLETE:
+    if local == _COMPLETE_SYNCED:
+        content.synced_seq = 0
+    elif local not in _ALL_COMPLETE:
         content.complete = False
         content.base_limit = min(struct.unpack_from("<Q", local)[0], found.st_size)
         content.local = Extents(_RANGE.iter_unpack(local[8:]))
@@ -439,11 +470,15 @@ def _load_content(inode: Inode, files: DirtyFiles, local: bytes) -> LocalContent
     return content
 
 
-def _pack_local(content: LocalContent | None) -> bytes | None:
+def _pack_local(inode: Inode) -> bytes | None:
+    content = inode.content
     if content is None:
         return _NO_CONTENT
     if content.complete:
-        return _COMPLETE
+        stored = inode.base is not None and inode.base_content_seq == inode.content_seq
+        if stored and content.synced_seq != inode.content_seq:
+            return _COMPLETE_STORED
+        return _COMPLETE if content.synced_seq < 0 else _COMPLETE_SYNCED
     return struct.pack("<Q", content.base_limit) + b"".join(_RANGE.pack(*extent) for extent in content.local)
 
 

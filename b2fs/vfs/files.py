@@ -249,6 +249,7 @@ class Files:
                 assert base is not None
                 content.fill(a, await self._core.reader.fetch_range(base, a, b))
         content.claim_held()
+        await self._core.engine.local.content(inode)
         if inode.links and inode.pending:
             self._core.ledger.save_inode(inode)
 
@@ -278,8 +279,9 @@ class Files:
                 raise
         # What the journal and the local file would bring back after a power cut must not be older than what is stored.
         if inode.pending:
-            self._core.ledger.save_inode(inode)  # a row that says that there is a local file
             await engine.local.content(inode)
+        if inode.pending:
+            self._core.ledger.save_inode(inode)  # a row that says that there is a local file, and what it is worth
         await engine.local.journal()
 
     async def sync_names(self, directory: Inode) -> None:

@@ -39,6 +39,7 @@ class Recovery:
         for row in sorted(rows, key=lambda row: (not row.key.endswith("/"), row.key)):
             self._restore_entry(row, inodes)
         self._restore_uploads()
+        core.ledger.taken_up()
         core.ledger.commit()
         if rows:
             log.warning("%d changes from before are not in the bucket yet; they are being stored", len(rows))

@@ -7,6 +7,7 @@ not begun, and brings exactly that into the bucket.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +24,7 @@ from tests.writeback.harness import Mount, Place
 Tree = dict[str, bytes | None]
 Step = tuple[Callable[[Mount], Awaitable[object]], Tree]
 
-_CALLS = ("pwrite", "ftruncate", "unlink", "rename", "open")
+_CALLS = ("pwrite", "ftruncate", "link", "unlink", "rename", "open")
 
 
 @dataclass
@@ -38,7 +39,8 @@ class Points:
     busy: bool = False
 
     def take(self) -> None:
-        if self.place.cache.exists() and not self.busy:
+        here = threading.current_thread() is threading.main_thread()  # what others sync changes nothing
+        if here and self.place.cache.exists() and not self.busy:
             twin = self.place.left_behind(self.directory / f"point{len(self.taken)}")
             self.taken.append((self.completed, twin))
 
