@@ -1,18 +1,16 @@
-"""The `b2fs` program: its commands, and one place where errors become sentences and exit statuses."""
+"""The `b2fs` program: its commands."""
 
 from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable
 from typing import NoReturn
 
 import click
 
 from b2fs import __version__
-from b2fs.cli.console import complain
-from b2fs.daemon.exits import EXIT_FAILED, EXIT_USAGE
-from b2fs.errors import B2fsError, ConfigError
+from b2fs.cli.statuses import exit_status
+from b2fs.daemon.exits import EXIT_USAGE
 
 #: Where each command is; loaded when it is asked for, since a mount should not wait for what `serve` needs.
 _COMMANDS = {
@@ -69,25 +67,3 @@ def cli(context: click.Context) -> None:
 def main() -> NoReturn:
     """Run and exit: 0 done, 1 failed, 2 wrong use, 3 data is left to be uploaded."""
     sys.exit(exit_status(lambda: cli.main(prog_name="b2fs", standalone_mode=False)))
-
-
-def exit_status(run: Callable[[], object]) -> int:
-    """What `run` returns, or the status of the error that it raised, which is told on stderr."""
-    try:
-        result = run()
-    except click.exceptions.Exit as error:
-        return error.exit_code
-    except click.ClickException as error:
-        context = getattr(error, "ctx", None)  # that of the command which was used wrongly
-        complain(error.format_message() + (f" See: {context.command_path} --help" if context is not None else ""))
-        return EXIT_USAGE
-    except (click.Abort, KeyboardInterrupt):
-        complain("interrupted")
-        return 130
-    except ConfigError as error:
-        complain(str(error))
-        return EXIT_USAGE
-    except B2fsError as error:
-        complain(str(error))
-        return EXIT_FAILED
-    return result if isinstance(result, int) else 0

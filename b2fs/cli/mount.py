@@ -20,7 +20,7 @@ from b2fs.cli.console import DrainDisplay, complain, say
 from b2fs.config.mount_options import raw_from_options
 from b2fs.config.settings import OPTIONS, MountSettings, build_settings, raw_from_environment
 from b2fs.daemon.background import in_background
-from b2fs.daemon.exits import EXIT_FAILED, EXIT_LEFT, EXIT_OK
+from b2fs.daemon.exits import EXIT_FAILED, EXIT_LEFT, EXIT_OK, STOPPED_EARLY
 from b2fs.daemon.mounts import check_fuse, check_mountpoint, clear_dead_mount
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def _serve_background(settings: MountSettings, ready_fd: int) -> int:
 def report_outcome(outcome: Outcome | None) -> int:
     """Say what is left, if anything, or that nothing was mounted; the exit status."""
     if outcome is None:
-        complain("stopped before the bucket was mounted")
+        complain(STOPPED_EARLY)
         return EXIT_FAILED
     if outcome.left_files == 0 and not outcome.reason:
         return EXIT_OK

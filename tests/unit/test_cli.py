@@ -16,7 +16,8 @@ from b2fs import __version__
 from b2fs.cli import mount as mount_module
 from b2fs.cli import mount_helper
 from b2fs.cli.console import DrainDisplay, show_status
-from b2fs.cli.main import cli, exit_status
+from b2fs.cli.main import cli
+from b2fs.cli.statuses import exit_status
 from b2fs.config.settings import MountSettings
 from b2fs.daemon import client
 from b2fs.daemon.exits import EXIT_FAILED, EXIT_OK, EXIT_USAGE
