@@ -25,6 +25,8 @@ _KEEP_SIZE, _PUNCH_HOLE = 1, 2  # of fallocate(2)
 #: Up to this size a file is taken to need its size on the disk; of larger ones the disk is asked.
 _SMALL_BYTES = 1 << 20
 _BLOCK = 4096
+#: So many files are made in advance.
+_SPARE = 64
 
 
 class DirtyFiles:
@@ -47,6 +49,10 @@ class DirtyFiles:
         self.doomed: dict[InodeId, None] = {}
         self.on_doomed: Callable[[], None] | None = None
         self._open: OrderedDict[InodeId, int] = OrderedDict()
+        #: Descriptors of empty files that have no name yet, made in advance by `stock`; on_low is told when to call it.
+        self._spare: list[int] = []
+        self._stocks = True
+        self.on_low: Callable[[], None] = lambda: None
         #: Every content that has a file here.
         self.contents: dict[InodeId, LocalContent] = {}
 
@@ -77,12 +83,41 @@ class DirtyFiles:
             return fd
         if ino in self.doomed:
             self.bury([ino])  # the number is another file's by now
-        fd = os.open(self.path(ino), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        self._open[ino] = fd
+        fd = self._open[ino] = self._open_or_make(self.path(ino))
         if len(self._open) > self._max_open:
             _, oldest = self._open.popitem(last=False)
             os.close(oldest)
         return fd
+
+    def _open_or_make(self, path: str) -> int:
+        if self._stocks and len(self._spare) <= _SPARE // 2:
+            self.on_low()
+        if self._spare:
+            try:
+                return os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            except FileNotFoundError:
+                fd = self._spare.pop()
+            try:
+                # src_dir_fd counts for nothing here, but has linkat(2) called, which alone follows the link in /proc.
+                os.link(f"/proc/self/fd/{fd}", path, src_dir_fd=0, follow_symlinks=True)
+            except OSError:
+                os.close(fd)  # no /proc, say
+                self._stocks = False
+            else:
+                return fd
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+    def stock(self) -> None:
+        """Make files in advance that only need a name; to be called in another thread.
+
+        Where many files were removed lately, ext4 takes up to half a millisecond for each that is made.  A disk or a
+        filesystem that refuses it changes nothing: then each file is made when it is needed.
+        """
+        try:
+            while self._stocks and len(self._spare) < _SPARE:
+                self._spare.append(os.open(self.directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600))
+        except OSError as error:
+            self._stocks = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE)
 
     def remove(self, ino: InodeId) -> None:
         """Remove the file of an inode that is gone, when the journal is written."""
@@ -135,6 +170,8 @@ class DirtyFiles:
         while self._open:
             _, fd = self._open.popitem()
             os.close(fd)
+        while self._spare:
+            os.close(self._spare.pop())
 
 
 class LocalContent:

@@ -53,6 +53,8 @@ class Files:
         self._siblings = Siblings(core)
         self._retired: list[Inode] = []
         self._retire_wake = trio.Event()
+        self._low = trio.Event()
+        core.files.on_low = lambda: self._low.set()
 
     # ---- reading ------------------------------------------------------------------------------------------------
 
@@ -323,6 +325,13 @@ class Files:
                     self._retired += kept
                     await trio.sleep(_RETIRE_AGAIN_S)
                 await trio.to_thread.run_sync(self._keep, jobs)
+
+    async def stock(self) -> None:
+        """Have files for local bytes ready while programs make new ones, until cancelled."""
+        while True:
+            await self._low.wait()
+            self._low = trio.Event()
+            await trio.to_thread.run_sync(self._core.files.stock)
 
     def _take_contents(self, batch: list[Inode]) -> tuple[list[_Job], list[Inode]]:
         """_take_content of each; and the inodes that keep theirs, as the journal cannot be written now."""

@@ -441,6 +441,7 @@ class B2Filesystem(Listener):
             await nursery.start(self._core.reader.run)
             task_status.started()
             nursery.start_soon(self._files.run)
+            nursery.start_soon(self._files.stock)
             nursery.start_soon(self._core.remote.run)
             if self._core.config.look_ahead:
                 nursery.start_soon(self._core.remote.look_ahead, self._core.root.prefix)

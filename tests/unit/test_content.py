@@ -120,3 +120,39 @@ def test_what_fitted_of_a_refused_write_is_taken_back(files: DirtyFiles, monkeyp
     content.truncate(8)
     assert content.read_local(0, 8) == b"good\0\0\0\0"
     files.close()
+
+
+def test_files_that_were_made_in_advance_are_like_all_others(files: DirtyFiles) -> None:
+    low: list[bool] = []
+    files.on_low = lambda: low.append(True)
+    content = LocalContent(files, InodeId(7))
+    content.write(0, b"made when it was needed")
+    assert low
+    files.stock()
+    assert files.existing() == [7]
+    for number in range(100, 180):  # more than are made in advance
+        LocalContent(files, InodeId(number)).write(0, b"%d" % number)
+    assert sorted(files.existing()) == [7, *range(100, 180)]
+    for number in range(100, 180):
+        assert Path(files.path(InodeId(number))).read_bytes() == b"%d" % number
+        assert os.stat(files.path(InodeId(number))).st_mode & 0o777 == 0o600
+    files.close()
+    files.stock()
+    assert content.read_local(0, 4) == b"made"  # opened again, not made anew
+    files.close()
+
+
+def test_a_filesystem_without_nameless_files_is_used_all_the_same(
+    files: DirtyFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_args: object, **_kwargs: object) -> None:
+        raise OSError(errno.EOPNOTSUPP, "no links")
+
+    files.stock()
+    monkeypatch.setattr("b2fs.cache.content.os.link", refuse)
+    content = LocalContent(files, InodeId(7))
+    content.write(0, b"bytes")
+    monkeypatch.undo()
+    assert content.read_local(0, 5) == b"bytes"
+    assert files.existing() == [7]
+    files.close()

@@ -21,7 +21,7 @@ from b2fs.cache import content, ledger
 from tests.writeback.harness import Place
 
 _PAGE = 4096
-_RECORDED = ("open", "unlink", "rename", "fsync")
+_RECORDED = ("open", "link", "unlink", "rename", "fsync")
 _WAL = "ledger.db-wal"
 
 
@@ -151,6 +151,12 @@ class _WatchedOs:
             if flags & os.O_CREAT:
                 self._disk.opened(path)
         return fd
+
+    def _link(self, source: str, path: str, *, src_dir_fd: int, follow_symlinks: bool) -> None:
+        with self._disk.lock:
+            os.link(source, path, src_dir_fd=src_dir_fd, follow_symlinks=follow_symlinks)
+            self._disk.opened(path)
+        self._look()
 
     def _unlink(self, path: str) -> None:
         with self._disk.lock:
