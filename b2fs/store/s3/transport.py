@@ -39,7 +39,7 @@ _CONNECT_FOR_BYTES = 2 << 20
 _COPY_BYTES_PER_S = 20e6
 _LONG_COPY_BYTES = 256 << 20
 #: Small requests that may be under way, and the bodies that they may have, before the CRT is worth its loading.
-_FEW = 8
+_FEW = 16
 _SMALL_BYTES = 1 << 20
 
 
