@@ -40,6 +40,8 @@ _COPY_BYTES_PER_S = 20e6
 _LONG_COPY_BYTES = 256 << 20
 #: Small requests that may be under way, and the bodies that they may have, before the CRT is worth its loading.
 _FEW = 16
+#: After so many small requests in all a mount is at work, and the CRT's are cheaper.
+_FIRST = 200
 _SMALL_BYTES = 1 << 20
 
 
@@ -52,7 +54,7 @@ class Transport:
         self._signer = signer
         self._host = config.host_header
         self._connections = connections or Connections(config)
-        self._small_under_way = 0
+        self._small_under_way = self._small_sent = 0
         self._runtime: Runtime | None = None
         self._loading = trio.Lock()
 
@@ -90,10 +92,12 @@ class Transport:
     def _is_small(self, call: Call) -> bool:
         """Whether a call need not wait for the CRT."""
         small = max(call.body_bytes, call.expected_bytes, call.copied_bytes) <= _SMALL_BYTES
-        return small and self._runtime is None and self._small_under_way < _FEW and self._connections.verify
+        few = self._small_under_way < _FEW and self._small_sent < _FIRST
+        return small and few and self._runtime is None and self._connections.verify
 
     async def _send_small(self, call: Call) -> Response:
         self._small_under_way += 1
+        self._small_sent += 1
         try:
             return await self._send_on_socket(call, None)
         finally:
