@@ -70,7 +70,7 @@ class Core:
     dormant: Dormant = field(init=False)
 
     def __post_init__(self) -> None:
-        self.dormant = Dormant(self)
+        self.dormant = Dormant(self.inodes, self.root, self.remote, self.config.defaults, self.drop_if_unused)
 
     def has_name(self, inode: Inode) -> bool:
         """Whether a name leads to the inode; the root needs none."""

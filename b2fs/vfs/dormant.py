@@ -12,18 +12,16 @@ INVARIANT: no number is both in `Core.inodes` and here; no name has both an Inod
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
 
 from b2fs.cache.inode import Inode
+from b2fs.cache.remote import RemoteView
 from b2fs.cache.remote.listing import unpack
 from b2fs.core import attrs
+from b2fs.core.attrs import Defaults
 from b2fs.core.keys import name_of
 from b2fs.core.types import InodeId
 from b2fs.vfs.numbers import stable_number
-
-if TYPE_CHECKING:
-    from b2fs.vfs.core import Core
 
 
 class Sleeper:
@@ -46,8 +44,20 @@ class Sleeper:
 class Dormant:
     """See the module."""
 
-    def __init__(self, core: Core) -> None:
-        self._core = core
+    def __init__(
+        self,
+        inodes: dict[InodeId, Inode],
+        root: Inode,
+        remote: RemoteView,
+        defaults: Defaults,
+        drop_if_unused: Callable[[Inode], None],
+    ) -> None:
+        """inodes: those that are awake, where who wakes up is added.  drop_if_unused: told of who lost a sleeper."""
+        self._inodes = inodes
+        self._root = root
+        self._remote = remote
+        self._defaults = defaults
+        self._drop_if_unused = drop_if_unused
         self._sleepers: dict[InodeId, Sleeper] = {}
 
     def __contains__(self, ino: InodeId) -> bool:
@@ -55,6 +65,9 @@ class Dormant:
 
     def __len__(self) -> int:
         return len(self._sleepers)
+
+    def _has_name(self, directory: Inode) -> bool:
+        return bool(directory.links) or directory is self._root
 
     # ---- what the kernel holds ----------------------------------------------------------------------------------
 
@@ -65,7 +78,7 @@ class Dormant:
         """
         sleeper = self._sleepers.get(ino)
         if sleeper is None:
-            return ino not in self._core.inodes
+            return ino not in self._inodes
         if sleeper.parent is not parent or sleeper.component != component:
             return False
         if sleeper.row == row:
@@ -105,13 +118,13 @@ class Dormant:
         sleeper = self._sleepers.pop(ino, None)
         if sleeper is None:
             return None
-        core, parent = self._core, sleeper.parent
+        parent = sleeper.parent
         inode = self._make(ino, sleeper)
         inode.holds = sleeper.holds
-        core.inodes[ino] = inode
+        self._inodes[ino] = inode
         inode.links = []
         name = name_of(sleeper.component)
-        if parent is None or parent.children is None or name in parent.children or not self._core.has_name(parent):
+        if parent is None or parent.children is None or name in parent.children or not self._has_name(parent):
             inode.detached = True
         else:
             inode.link(parent, name)
@@ -133,15 +146,15 @@ class Dormant:
         found = self._find(parent, name)
         if found is not None and not self._is_valid(found[1]):
             # The answer comes with those for its siblings, where a directory is not too long.
-            await self._core.remote.find(parent.prefix, found[1].component)
+            await self._remote.find(parent.prefix, found[1].component)
             found = self._find(parent, name)
         return found[0] if found is not None and self._is_valid(found[1]) else None
 
     def _is_valid(self, sleeper: Sleeper) -> bool:
-        return self._core.remote.ttl_left(self._validated_at(sleeper)) > 0
+        return self._remote.ttl_left(self._validated_at(sleeper)) > 0
 
     def _find(self, parent: Inode, name: bytes) -> tuple[InodeId, Sleeper] | None:
-        if not parent.sleepers or not self._core.has_name(parent):
+        if not parent.sleepers or not self._has_name(parent):
             return None
         component = parent.component(name)
         ino = stable_number(parent.prefix + component)
@@ -151,12 +164,12 @@ class Dormant:
         return ino, sleeper
 
     def _make(self, ino: InodeId, sleeper: Sleeper) -> Inode:
-        core, parent = self._core, sleeper.parent
+        parent = sleeper.parent
         key = sleeper.component if parent is None else parent.prefix + sleeper.component
         info = unpack(key, sleeper.row)
-        known = core.remote.head_nowait(info)
+        known = self._remote.head_nowait(info)
         metadata = (known.metadata if known is not None else None) or {}
-        posix = attrs.decode(metadata, is_dir=False, modified_ns=info.modified_ns, defaults=core.config.defaults)
+        posix = attrs.decode(metadata, is_dir=False, modified_ns=info.modified_ns, defaults=self._defaults)
         inode = Inode(ino, posix.mode)
         inode.adopt(posix)
         if known is not None:
@@ -173,7 +186,7 @@ class Dormant:
         """When the bucket was last seen to show this version under this name, as far as that is remembered."""
         if sleeper.parent is None:
             return float("-inf")
-        listing = self._core.remote.last(sleeper.parent.prefix)
+        listing = self._remote.last(sleeper.parent.prefix)
         if listing is None or listing.files.get(sleeper.component) != sleeper.row:
             return float("-inf")
         return listing.seen_at_of(sleeper.component)
@@ -208,13 +221,13 @@ class Dormant:
     def _left(self, parent: Inode | None) -> None:
         if parent is not None:
             parent.sleepers -= 1
-            self._core.drop_if_unused(parent)
+            self._drop_if_unused(parent)
 
     def check_invariants(self) -> None:
         """For tests."""
         for ino, sleeper in self._sleepers.items():
             assert sleeper.holds > 0
-            assert ino not in self._core.inodes
+            assert ino not in self._inodes
             if sleeper.parent is not None:
                 assert ino == stable_number(sleeper.parent.prefix + sleeper.component)
                 assert name_of(sleeper.component) not in (sleeper.parent.children or {})
