@@ -19,7 +19,7 @@ import trio.testing
 from b2fs.core.types import Capabilities, ETag, ObjectRef, VersionId
 from b2fs.errors import StoreError, TimedOut, Unavailable, Unsupported
 from b2fs.store.s3 import S3Config, S3Store, entry
-from b2fs.store.s3 import proof as proof_module
+from b2fs.store.s3 import finding as finding_module
 from b2fs.store.s3.greeting import Greeting, greet
 from b2fs.store.s3.memory import CapabilityFile
 from b2fs.store.s3.probe import EVERYTHING, Trial
@@ -294,7 +294,7 @@ async def test_a_server_never_met_is_tried_out_behind_the_first_calls(seaweedfs:
 async def test_what_cannot_be_found_out_now_is_found_out_later(
     seaweedfs: Server, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(proof_module, "_SETTLING_S", 0.0)
+    monkeypatch.setattr(finding_module, "SETTLING_S", 0.0)
     faults = iter([Unavailable("not now"), Unavailable("nor now")])
     run = Trial.run
 

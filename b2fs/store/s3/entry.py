@@ -12,7 +12,6 @@ import socket
 import ssl
 from concurrent.futures import Future
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 import trio
 
@@ -27,12 +26,10 @@ from b2fs.errors import (
     Unavailable,
     Unsupported,
 )
+from b2fs.store.s3.caller import Caller
 from b2fs.store.s3.config import RetryPolicy, S3Config
 from b2fs.store.s3.faults import Response
 from b2fs.store.s3.greeting import list_one
-
-if TYPE_CHECKING:
-    from b2fs.store.s3.store import S3Store
 
 #: Pauses between tries to connect, in seconds: a server that is just being started gets a moment.
 _KNOCK_PAUSES_S = (0.3, 0.7)
@@ -126,7 +123,7 @@ def _reason(error: OSError, config: S3Config) -> str:
     return str(cause)
 
 
-async def check_bucket(store: S3Store, config: S3Config) -> Response:
+async def check_bucket(calls: Caller, config: S3Config) -> Response:
     """List one key.
 
     Raises a StoreError with a sentence for the user.  The answer tells which server it is.
@@ -134,7 +131,7 @@ async def check_bucket(store: S3Store, config: S3Config) -> Response:
     name = f"bucket {config.bucket!r} at {config.url}"
     try:
         with trio.move_on_after(PATIENCE_S):
-            response = await store.calls.call(list_one(config), tries=_TRIES)
+            response = await calls.call(list_one(config), tries=_TRIES)
             if is_listing(response):
                 return response
             raise StoreError(f"{config.url} does not look like an S3 endpoint: its listings are something else")

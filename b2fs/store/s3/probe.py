@@ -12,7 +12,7 @@ import dataclasses
 import re
 import secrets
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
+from concurrent.futures import Future
 
 import trio
 
@@ -26,13 +26,16 @@ from b2fs.errors import (
     StoreError,
     Unsupported,
 )
+from b2fs.store.protocol import ObjectStore
+from b2fs.store.s3.caller import Caller
 from b2fs.store.s3.config import S3Config
 from b2fs.store.s3.entry import greeted
+from b2fs.store.s3.faults import Response
 from b2fs.store.s3.greeting import ask_versioning
 from b2fs.store.s3.wire import Call, Paths
 
-if TYPE_CHECKING:
-    from b2fs.store.s3.store import S3Store
+#: The answer of a question that was asked before, or None if it was not, or came to nothing.
+Early = Future[Response | None] | None
 
 #: What a store allows itself while it is being probed.
 EVERYTHING = Capabilities(conditional_put=True)
@@ -54,7 +57,7 @@ _CLEANUP_TIMEOUT_S = 20.0
 _META = {"probe": "1"}
 
 
-async def known_capabilities(store: S3Store, config: S3Config) -> Capabilities:
+async def known_capabilities(calls: Caller, config: S3Config, early: Early) -> Capabilities:
     """What can be known without trying: of Backblaze and Amazon, and the least of a bucket that may only be read.
 
     Raises RetryableError if the server cannot be asked now.
@@ -62,17 +65,19 @@ async def known_capabilities(store: S3Store, config: S3Config) -> Capabilities:
     if config.is_backblaze:
         return _B2
     if config.is_amazon:
-        return dataclasses.replace(_AMAZON, versioning=await is_versioned(store, config))
-    return dataclasses.replace(_LEAST, versioning=await is_versioned(store, config))
+        return dataclasses.replace(_AMAZON, versioning=await is_versioned(calls, config, early))
+    return dataclasses.replace(_LEAST, versioning=await is_versioned(calls, config, early))
 
 
-async def is_versioned(store: S3Store, config: S3Config) -> bool:
-    """Whether the bucket keeps versions now: it can be switched on and off, so this is asked every time."""
-    early = store.greeting.versioned if store.greeting is not None else None
+async def is_versioned(calls: Caller, config: S3Config, early: Early) -> bool:
+    """Whether the bucket keeps versions now: it can be switched on and off, so this is asked every time.
+
+    early is the answer to come, where it was asked before.
+    """
     response = None if early is None else await greeted(early)
     if response is None:
         try:
-            response = await store.calls.call(ask_versioning(config))
+            response = await calls.call(ask_versioning(config))
         except (Unsupported, NotFound, AccessDenied):
             return False
     return _ENABLED.search(response.body) is not None
@@ -81,9 +86,10 @@ async def is_versioned(store: S3Store, config: S3Config) -> bool:
 class Trial:
     """Tries a server out under one random prefix and remembers what to remove."""
 
-    def __init__(self, store: S3Store, config: S3Config, versioning: bool) -> None:
-        """store must allow everything (`EVERYTHING`): what is forbidden there cannot be tried."""
+    def __init__(self, store: ObjectStore, calls: Caller, config: S3Config, versioning: bool) -> None:
+        """store must allow everything (`EVERYTHING`): what is forbidden there cannot be tried.  calls are its calls."""
         self._store = store
+        self._calls = calls
         self._paths = Paths(config.bucket, virtual=config.addressing == "virtual")
         self._versioning = versioning
         self._prefix = f".b2fs/probe-{secrets.token_hex(8)}"
@@ -145,7 +151,7 @@ class Trial:
         for operation, method in (("GetObject", "GET"), ("HeadObject", "HEAD")):
             headers = (("If-Match", f'"{_OTHER_ETAG}"'),)
             try:
-                await self._store.calls.call(Call(operation, method, path, headers, has_body=method == "GET"))
+                await self._calls.call(Call(operation, method, path, headers, has_body=method == "GET"))
             except PreconditionFailed:
                 continue
             return False

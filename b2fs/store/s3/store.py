@@ -18,12 +18,12 @@ from b2fs.store.s3.caller import Caller
 from b2fs.store.s3.config import S3Config
 from b2fs.store.s3.credentials import Signer
 from b2fs.store.s3.entry import check_bucket, greeted, is_listing, knock
+from b2fs.store.s3.finding import Task, find_out
 from b2fs.store.s3.gate import Gate
 from b2fs.store.s3.greeting import Greeting
 from b2fs.store.s3.listings import Listings
 from b2fs.store.s3.multipart import Multipart
 from b2fs.store.s3.probe import EVERYTHING
-from b2fs.store.s3.proof import Task, find_out
 from b2fs.store.s3.removals import Removals
 from b2fs.store.s3.transport import Transport
 
@@ -39,7 +39,7 @@ class S3Store(Listings, Multipart, Removals):
         greeting has the first questions, asked with the same config; the store takes its connections over.
         """
         super().__init__(config, capabilities or Capabilities())
-        self.greeting = greeting
+        self._greeting = greeting
         self.gate = Gate(config.max_connections, config.max_buffered_bytes)
         self._known = capabilities
         self._transport: Transport | None = None
@@ -62,17 +62,18 @@ class S3Store(Listings, Multipart, Removals):
         """Connect, check that the bucket can be used, and find out what the server can do; what is left to do."""
         signer = Signer(self._config)
         await signer.prepare()
-        self._transport = Transport(self._config, signer, self.greeting.connections if self.greeting else None)
+        self._transport = Transport(self._config, signer, self._greeting.connections if self._greeting else None)
         self._calls = Caller(self._transport, self.gate, signer, self._config.retry)
-        listed = await greeted(self.greeting.listed) if self.greeting else None
+        listed = await greeted(self._greeting.listed) if self._greeting else None
         if listed is None or not is_listing(listed):
             listed = None
             await knock(self._config)
         if self._known is None:
-            self._proof, behind = await find_out(self, self._config, listed)
+            early = self._greeting.versioned if self._greeting else None
+            self._proof, behind = await find_out(self.calls, self.without_limits(), self._config, listed, early)
             return behind
         if listed is None:
-            await check_bucket(self, self._config)
+            await check_bucket(self.calls, self._config)
         return ()
 
     async def wait_known(self) -> None:
