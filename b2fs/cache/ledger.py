@@ -15,20 +15,26 @@ All methods are quick and synchronous and belong to one thread; only `checkpoint
 from __future__ import annotations
 
 import errno
-import json
 import os
 import sqlite3
-import struct
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 
-from b2fs.cache.content import DirtyFiles, LocalContent, sync_directory
+from b2fs.cache.content import DirtyFiles, sync_directory
 from b2fs.cache.inode import Inode
+from b2fs.cache.ledger_rows import (
+    EntryRow,
+    PartRow,
+    Remote,
+    UploadRow,
+    entry_row,
+    inode_row,
+    load_inode,
+    object_ref,
+)
 from b2fs.cache.machine import boot_id
-from b2fs.core.extents import Extents
-from b2fs.core.types import ETag, InodeId, ObjectRef, PartInfo, UploadId, VersionId
+from b2fs.core.types import ETag, InodeId, PartInfo, UploadId
+from b2fs.store.sqlite import register_plain_types
 
 _SCHEMA_VERSION = 4
 #: Format 1, from which every later one is made by steps.
@@ -79,49 +85,6 @@ _STEPS = (_SCHEMA, _TO_2, _TO_3, _TO_4)
 #: A database with more free pages than this, and fewer others than that, is written anew.
 _FREE_PAGES = 8 << 10
 _FEW_PAGES = 2 << 10
-_RANGE = struct.Struct("<QQ")
-_NO_CONTENT = None
-_COMPLETE = b""
-#: As _COMPLETE, of a dirty file that was synced to the disk at least once.
-_COMPLETE_SYNCED = b"\1"
-#: As _COMPLETE, of one that was not synced and that the base has, too.
-_COMPLETE_STORED = b"\2"
-_ALL_COMPLETE = (_COMPLETE, _COMPLETE_SYNCED, _COMPLETE_STORED)
-
-
-@dataclass(frozen=True, slots=True)
-class Remote:
-    """What the bucket holds under a key, as far as we know: ref None means nothing."""
-
-    known: bool
-    ref: ObjectRef | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class EntryRow:
-    key: str
-    ino: InodeId | None
-    remote: Remote
-
-
-@dataclass(frozen=True, slots=True)
-class PartRow:
-    """An acknowledged part; away: its bytes may have left the dirty file."""
-
-    number: int
-    etag: ETag
-    size: int
-    away: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class UploadRow:
-    """A multipart upload of ours, and the inode whose content it brings; ino None: it is to be aborted."""
-
-    upload_id: UploadId
-    key: str
-    ino: InodeId | None
-    parts: tuple[PartRow, ...] = ()
 
 
 class LedgerError(Exception):
@@ -133,7 +96,7 @@ class Ledger:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        _register_plain_types()
+        register_plain_types()
         self._db = sqlite3.connect(path, isolation_level=None, cached_statements=64)
         os.chmod(path, 0o600)
         # Small pages: a commit writes every page that it touches as a whole.  Counts for a new ledger only.
@@ -220,16 +183,16 @@ class Ledger:
         return bool(self._unwritten)
 
     def save_inode(self, inode: Inode) -> None:
-        self._write("INSERT OR REPLACE INTO inode VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)", [_inode_row(inode)])
+        self._write("INSERT OR REPLACE INTO inode VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)", [inode_row(inode)])
 
     def delete_inode(self, ino: InodeId) -> None:
         self._write("DELETE FROM inode WHERE ino=?", [(ino,)])
 
     def save_entry(self, key: str, ino: InodeId | None, remote: Remote) -> None:
-        self._write(_SAVE_ENTRY, [_entry_row(key, ino, remote)])
+        self._write(_SAVE_ENTRY, [entry_row(key, ino, remote)])
 
     def save_entries(self, rows: Iterable[EntryRow]) -> None:
-        self._write(_SAVE_ENTRY, [_entry_row(r.key, r.ino, r.remote) for r in rows])
+        self._write(_SAVE_ENTRY, [entry_row(r.key, r.ino, r.remote) for r in rows])
 
     def delete_entry(self, key: str) -> None:
         self._write("DELETE FROM entry WHERE key=?", [(key,)])
@@ -275,7 +238,7 @@ class Ledger:
         present = set(files.existing())
         started_anew = self._boot() not in (None, boot_id())
         for row in self._db.execute("SELECT * FROM inode"):
-            if (inode := _load_inode(row, files, present, started_anew=started_anew)) is not None:
+            if (inode := load_inode(row, files, present, started_anew=started_anew)) is not None:
                 yield inode
 
     def taken_up(self) -> None:
@@ -290,7 +253,7 @@ class Ledger:
     def load_entries(self) -> list[EntryRow]:
         rows = self._db.execute("SELECT * FROM entry ORDER BY key").fetchall()
         return [
-            EntryRow(key, ino, Remote(bool(known), _ref(key, version, etag, size)))
+            EntryRow(key, ino, Remote(bool(known), object_ref(key, version, etag, size)))
             for key, ino, known, version, etag, size in rows
         ]
 
@@ -365,129 +328,9 @@ class Ledger:
             self._db.close()
 
 
-def _register_plain_types() -> None:
-    """Tell sqlite3 that None, bool and bytes need no adapting: else it searches for a way with each such value.
-
-    It knows the types of a whole process.  The adapters are C functions that hand on what they get.
-    """
-    sqlite3.register_adapter(type(None), deque[None](maxlen=0).append)
-    sqlite3.register_adapter(bool, int)
-    sqlite3.register_adapter(bytes, bytes)
-
-
 def _shrink(db: sqlite3.Connection) -> None:
     """Write a database anew that is mostly free pages: what is left is little, so writers wait for a moment only."""
     (free,), (pages,) = (db.execute(f"PRAGMA {name}").fetchone() for name in ("freelist_count", "page_count"))
     if free > _FREE_PAGES and pages - free < _FEW_PAGES:
         with suppress(sqlite3.OperationalError):  # somebody writes, or the disk is full: another time
             db.execute("VACUUM")
-
-
-def _inode_row(inode: Inode) -> tuple[object, ...]:
-    base = inode.base
-    extra = None
-    if inode.xattrs or inode.link_id is not None or inode.foreign_metadata or inode.content_type is not None:
-        xattrs = {name.hex(): value.hex() for name, value in inode.xattrs.items()}
-        extra = json.dumps([xattrs, inode.link_id, inode.foreign_metadata, inode.content_type]).encode()
-    return (
-        inode.ino,
-        inode.mode,
-        inode.uid,
-        inode.gid,
-        inode.rdev,
-        inode.size,
-        inode.atime_ns,
-        inode.mtime_ns,
-        inode.ctime_ns,
-        inode.target,
-        extra,
-        inode.attrs_known,
-        *((base.key, base.version_id, base.etag, base.size) if base else (None, None, None, None)),
-        _pack_local(inode),
-    )
-
-
-def _load_inode(
-    row: tuple[object, ...], files: DirtyFiles, present: set[InodeId], *, started_anew: bool
-) -> Inode | None:
-    """The inode of a row; None if its content is lost.
-
-    A power cut may leave a row and not the file that was beside it, or only the beginning of a file that was never
-    synced.  Then the base counts, as if it had not been changed; only what never had more than attributes is as the row
-    has it.
-    """
-    ino, mode, uid, gid, rdev, size, atime, mtime, ctime, target, extra, known, *rest = row
-    base_key, base_version, base_etag, base_size, local = rest
-    inode = Inode(InodeId(ino), mode)  # type: ignore[arg-type]  # columns are untyped; the schema says INTEGER
-    for name, value in zip(
-        ("uid", "gid", "rdev", "size", "atime_ns", "mtime_ns", "ctime_ns"),
-        (uid, gid, rdev, size, atime, mtime, ctime),
-        strict=True,
-    ):
-        setattr(inode, name, value)
-    inode.target = target if isinstance(target, bytes) else None
-    inode.attrs_known = bool(known)
-    if isinstance(extra, bytes):
-        table, inode.link_id, inode.foreign_metadata, inode.content_type = json.loads(extra)
-        inode.xattrs = {bytes.fromhex(n): bytes.fromhex(v) for n, v in table.items()}
-    if isinstance(base_key, str):
-        inode.base = _ref(base_key, base_version, base_etag, base_size)
-    torn = started_anew and inode.ino in present and _is_torn(inode, files, local)
-    if inode.ino in present and not torn and inode.is_regular and (isinstance(local, bytes) or inode.base is None):
-        inode.content = _load_content(inode, files, local if isinstance(local, bytes) else _COMPLETE)
-    elif isinstance(local, bytes):
-        if inode.base is None and inode.size:
-            return None
-        inode.size = inode.base.size if inode.base is not None else 0
-    return inode
-
-
-def _is_torn(inode: Inode, files: DirtyFiles, local: object) -> bool:
-    """Whether the machine may have lost a part of a dirty file that was never synced, as far as can be told."""
-    if local == _COMPLETE_STORED:
-        return True  # the base has it all
-    return local == _COMPLETE and os.stat(files.path(inode.ino)).st_size < inode.size
-
-
-def _load_content(inode: Inode, files: DirtyFiles, local: bytes) -> LocalContent:
-    """The content as the dirty file has it: writes are acknowledged by the file, not by the ledger."""
-    found = os.stat(files.path(inode.ino))
-    content = LocalContent(files, inode.ino, found.st_size)
-    if local == _COMPLETE_SYNCED:
-        content.synced_seq = 0
-    elif local not in _ALL_COMPLETE:
-        content.complete = False
-        content.base_limit = min(struct.unpack_from("<Q", local)[0], found.st_size)
-        content.local = Extents(_RANGE.iter_unpack(local[8:]))
-        # Killed between changing the file and committing that: behind the base all bytes are local, behind the end
-        # none.
-        content.local.add(content.base_limit, found.st_size)
-        content.local.remove(found.st_size, max(found.st_size, content.local.end))
-        content.held = content.local.copy()
-    inode.size = found.st_size
-    if found.st_mtime_ns > inode.ctime_ns:
-        inode.mtime_ns = inode.ctime_ns = found.st_mtime_ns
-    return content
-
-
-def _pack_local(inode: Inode) -> bytes | None:
-    content = inode.content
-    if content is None:
-        return _NO_CONTENT
-    if content.complete:
-        stored = inode.base is not None and inode.base_content_seq == inode.content_seq
-        if stored and content.synced_seq != inode.content_seq:
-            return _COMPLETE_STORED
-        return _COMPLETE if content.synced_seq < 0 else _COMPLETE_SYNCED
-    return struct.pack("<Q", content.base_limit) + b"".join(_RANGE.pack(*extent) for extent in content.local)
-
-
-def _entry_row(key: str, ino: InodeId | None, remote: Remote) -> tuple[object, ...]:
-    ref = remote.ref
-    return (key, ino, remote.known, *((ref.version_id, ref.etag, ref.size) if ref else (None, None, None)))
-
-
-def _ref(key: object, version: object, etag: object, size: object) -> ObjectRef | None:
-    if not isinstance(key, str) or not isinstance(etag, str) or not isinstance(size, int):
-        return None
-    return ObjectRef(key, VersionId(version) if isinstance(version, str) else None, ETag(etag), size)

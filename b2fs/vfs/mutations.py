@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from b2fs.cache.inode import Inode
-from b2fs.cache.ledger import Remote
+from b2fs.cache.ledger_rows import Remote
 from b2fs.core.keys import NAME_MAX, component_of
 from b2fs.core.longkeys import fits, is_long
 from b2fs.core.types import Caller

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from b2fs.cache.inode import Inode
-from b2fs.cache.ledger import EntryRow, Remote, UploadRow
+from b2fs.cache.ledger_rows import EntryRow, Remote, UploadRow
 from b2fs.core.types import InodeId
 from b2fs.vfs.core import Core
 from b2fs.vfs.namespace import Namespace

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import trio
 
 from b2fs.cache.inode import Inode
-from b2fs.cache.ledger import Remote
+from b2fs.cache.ledger_rows import Remote
 from b2fs.cache.parallel import for_each
 from b2fs.core.keys import odd_name
 from b2fs.core.types import Caller, ObjectInfo

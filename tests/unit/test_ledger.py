@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from b2fs.cache.content import DirtyFiles, LocalContent
 from b2fs.cache.inode import Inode
-from b2fs.cache.ledger import EntryRow, Ledger, LedgerError, PartRow, Remote, UploadRow
+from b2fs.cache.ledger import Ledger, LedgerError
+from b2fs.cache.ledger_rows import EntryRow, PartRow, Remote, UploadRow
 from b2fs.core.types import ETag, InodeId, ObjectRef, PartInfo, UploadId, VersionId
 
 ONE = InodeId(1)

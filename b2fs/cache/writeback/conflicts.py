@@ -16,7 +16,7 @@ from enum import Enum
 
 import trio
 
-from b2fs.cache.ledger import Remote
+from b2fs.cache.ledger_rows import Remote
 from b2fs.cache.writeback.pending import Pending
 from b2fs.cache.writeback.writer import Writer
 from b2fs.core.attrs import WRITER

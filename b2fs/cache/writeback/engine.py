@@ -17,7 +17,8 @@ from collections.abc import Awaitable, Callable, Iterable
 import trio
 
 from b2fs.cache.inode import Inode
-from b2fs.cache.ledger import EntryRow, Ledger, Remote
+from b2fs.cache.ledger import Ledger
+from b2fs.cache.ledger_rows import EntryRow, Remote
 from b2fs.cache.localsync import LocalSync
 from b2fs.cache.remote import RemoteView
 from b2fs.cache.status import WriteBackStatus

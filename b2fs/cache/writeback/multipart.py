@@ -16,7 +16,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 import trio
 
 from b2fs.cache.inode import Inode
-from b2fs.cache.ledger import Ledger, PartRow, UploadRow
+from b2fs.cache.ledger import Ledger
+from b2fs.cache.ledger_rows import PartRow, UploadRow
 from b2fs.cache.parallel import open_flat_nursery
 from b2fs.cache.writeback.budget import ByteBudget
 from b2fs.cache.writeback.plans import Plan, PlanChanged, StreamPlan, UploadLost

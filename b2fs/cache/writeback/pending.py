@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import trio
 
 from b2fs.cache.inode import Inode
-from b2fs.cache.ledger import Remote
+from b2fs.cache.ledger_rows import Remote
 from b2fs.core.types import VersionId
 from b2fs.errors import B2fsError
 

@@ -11,7 +11,8 @@ from collections.abc import Awaitable, Callable
 import trio
 
 from b2fs.cache.inode import Inode
-from b2fs.cache.ledger import Ledger, Remote
+from b2fs.cache.ledger import Ledger
+from b2fs.cache.ledger_rows import Remote
 from b2fs.cache.remote import RemoteView
 from b2fs.cache.writeback.config import WriteBackConfig
 from b2fs.cache.writeback.conflicts import ConflictGuard

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 import trio
 
 from b2fs.cache.inode import Inode
-from b2fs.cache.ledger import Remote
+from b2fs.cache.ledger_rows import Remote
 from b2fs.cache.writeback.pending import Pending
 from b2fs.core.keys import split_key
 from b2fs.core.types import VersionId

@@ -15,7 +15,8 @@ from typing import Protocol
 import trio
 
 from b2fs.cache.inode import Inode
-from b2fs.cache.ledger import Ledger, UploadRow
+from b2fs.cache.ledger import Ledger
+from b2fs.cache.ledger_rows import UploadRow
 from b2fs.cache.remote.links import LinkNames
 from b2fs.cache.writeback.aborts import Aborts
 from b2fs.cache.writeback.budget import ByteBudget

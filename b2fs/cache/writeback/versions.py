@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import trio
 
-from b2fs.cache.ledger import Remote
+from b2fs.cache.ledger_rows import Remote
 from b2fs.cache.writeback.config import WriteBackConfig
 from b2fs.cache.writeback.pending import Pending
 from b2fs.core.types import ObjectRef, VersionId

@@ -22,6 +22,7 @@ from typing import Any, Final, TypeVar
 from b2fs.errors import CapExceeded, StoreError, Unavailable
 from b2fs.store.embedded.errors import DamagedStore, InvalidKey
 from b2fs.store.embedded.schema import migrate
+from b2fs.store.sqlite import register_plain_types
 
 T = TypeVar("T")
 
@@ -134,6 +135,7 @@ class Database:
         return self.submit(change).result()
 
     def _connect(self, *, writer: bool) -> sqlite3.Connection:
+        register_plain_types()
         connection = sqlite3.connect(
             self._path,
             timeout=self._busy_timeout_s,
