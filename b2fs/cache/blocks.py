@@ -114,13 +114,18 @@ class BlockCache:
         self._cache = _open(config)
         self._guard = _Guard(config.directory, self.stats)
         self._write_lock = threading.Lock()
+        #: Held while the index is closed, and by `sweep` while it reads it: nobody waits for the thread that sweeps.
+        self._closing = threading.Lock()
+        self._closed = False
         # Keys read since the last flush and when; guarded by the GIL (single dict operations).
         self._touched: dict[str, float] = {}
 
     def close(self) -> None:
-        """Write the access times and close this thread's connection; other threads close theirs when they end."""
+        """Write the access times and close the index.  Only `sweep` may still be running in another thread."""
         self._flush_touches()
-        self._cache.close()
+        with self._closing:
+            self._closed = True
+            self._cache.close()
 
     # --- reading
 
@@ -220,7 +225,11 @@ class BlockCache:
     def sweep(self) -> int:
         """Remove files that no row owns (left by a crash between file and row); return how many.  Slow: walks all."""
         with self._guard:
-            return self._sweep(self._cache.file_names())
+            with self._closing:
+                if self._closed:
+                    return 0
+                owned = self._cache.file_names()
+            return self._sweep(owned)
         return 0
 
     def _sweep(self, owned: set[str]) -> int:

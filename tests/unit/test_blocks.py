@@ -377,6 +377,36 @@ def test_sweep_removes_only_files_without_a_row(directory: Path) -> None:
     cache.close()
 
 
+def test_closing_waits_for_a_sweep_that_reads_the_index(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Nobody waits for the thread that sweeps: SQLite ended the process when its connection was closed meanwhile.
+    cache, order = _open(directory), list[str]()
+    began, go_on = threading.Event(), threading.Event()
+    names, close = cache._cache.file_names, cache._cache.close
+
+    def slow_names() -> set[str]:
+        began.set()
+        assert go_on.wait(30)
+        order.append("read")
+        return names()
+
+    def noted_close() -> None:
+        order.append("closed")
+        close()
+
+    monkeypatch.setattr(cache._cache, "file_names", slow_names)
+    monkeypatch.setattr(cache._cache, "close", noted_close)
+    sweeping, closing = threading.Thread(target=cache.sweep), threading.Thread(target=cache.close)
+    sweeping.start()
+    assert began.wait(30)
+    closing.start()
+    closing.join(0.2)  # what does not wait is done by then
+    go_on.set()
+    sweeping.join()
+    closing.join()
+    assert order == ["read", "closed"]
+    assert cache.sweep() == 0
+
+
 def test_many_threads(cache: BlockCache) -> None:
     contents = {f"k{number}": os.urandom(number * 997 + 1) for number in range(60)}
     wrong: list[str] = []
