@@ -349,6 +349,19 @@ async def test_a_damaged_body_is_fetched_again() -> None:
             assert (await store.get("a"))[1] == HELLO
 
 
+async def test_a_damaged_listing_is_asked_for_again() -> None:
+    page = b"<ListVersionsResult><IsTruncated>false</IsTruncated></ListVersionsResult>"
+    twice = 2 * (b'<?xml version="1.0"?>' + page)
+    with scripted(Reply(200, {}, twice), Reply(200, {}, page)) as server:
+        async with store_on(server) as store:
+            assert not (await store.list_versions("")).versions
+            assert server.count("GET") == 2
+    with scripted(Reply(200, {}, twice)) as server:
+        async with store_on(server) as store:
+            with pytest.raises(CorruptBody):
+                await store.list_versions("")
+
+
 @pytest.mark.parametrize(
     ("headers", "body"),
     [
