@@ -16,7 +16,7 @@ from typing import Any
 
 import diskcache
 
-from b2fs.store.pread import pread
+from b2fs.store.disk import pread
 
 _RAW, _BINARY = 1, 2  # diskcache's modes: value in the row, value in a file
 Buffer = bytes | memoryview

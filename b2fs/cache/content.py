@@ -19,7 +19,7 @@ from functools import partial
 
 from b2fs.core.extents import Extents
 from b2fs.core.types import InodeId
-from b2fs.store.pread import pread
+from b2fs.store.disk import pread, sync_directory
 
 _KEEP_SIZE, _PUNCH_HOLE = 1, 2  # of fallocate(2)
 #: Up to this size a file is taken to need its size on the disk; of larger ones the disk is asked.
@@ -371,15 +371,6 @@ class LocalContent:
         self.local = Extents()
         self.held = Extents()
         self.base_limit = 0
-
-
-def sync_directory(path: str) -> None:
-    """Make the names in a directory survive a power cut.  Raises OSError."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _pwrite_all(fd: int, data: bytes | memoryview, offset: int) -> int:

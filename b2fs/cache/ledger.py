@@ -20,7 +20,7 @@ import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 
-from b2fs.cache.content import DirtyFiles, sync_directory
+from b2fs.cache.content import DirtyFiles
 from b2fs.cache.inode import Inode
 from b2fs.cache.ledger_rows import (
     EntryRow,
@@ -34,6 +34,7 @@ from b2fs.cache.ledger_rows import (
 )
 from b2fs.cache.machine import boot_id
 from b2fs.core.types import ETag, InodeId, PartInfo, UploadId
+from b2fs.store.disk import sync_directory
 from b2fs.store.sqlite import register_plain_types
 
 _SCHEMA_VERSION = 4

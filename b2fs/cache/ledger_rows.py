@@ -6,6 +6,7 @@ import json
 import os
 import struct
 from dataclasses import dataclass
+from typing import Any
 
 from b2fs.cache.content import DirtyFiles, LocalContent
 from b2fs.cache.inode import Inode
@@ -81,9 +82,7 @@ def inode_row(inode: Inode) -> tuple[object, ...]:
     )
 
 
-def load_inode(
-    row: tuple[object, ...], files: DirtyFiles, present: set[InodeId], *, started_anew: bool
-) -> Inode | None:
+def load_inode(row: tuple[Any, ...], files: DirtyFiles, present: set[InodeId], *, started_anew: bool) -> Inode | None:
     """The inode of a row; None if its content is lost.
 
     A power cut may leave a row and not the file that was beside it, or only the beginning of a file that was never
@@ -92,7 +91,7 @@ def load_inode(
     """
     ino, mode, uid, gid, rdev, size, atime, mtime, ctime, target, extra, known, *rest = row
     base_key, base_version, base_etag, base_size, local = rest
-    inode = Inode(InodeId(ino), mode)  # type: ignore[arg-type]  # columns are untyped; the schema says INTEGER
+    inode = Inode(InodeId(ino), mode)
     for name, value in zip(
         ("uid", "gid", "rdev", "size", "atime_ns", "mtime_ns", "ctime_ns"),
         (uid, gid, rdev, size, atime, mtime, ctime),

@@ -295,20 +295,24 @@ async def test_what_cannot_be_found_out_now_is_found_out_later(
     seaweedfs: Server, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(finding_module, "SETTLING_S", 0.0)
-    faults = iter([Unavailable("not now"), Unavailable("nor now")])
-    run = Trial.run
+    faults = [Unavailable("nor now"), Unavailable("not now")]
+    run, all_failed = Trial.run, trio.Event()
 
     async def failing(self: Trial) -> Capabilities:
         await trio.lowlevel.checkpoint()
-        if fault := next(faults, None):
-            raise fault
-        return await run(self)
+        if not faults:
+            return await run(self)
+        fault = faults.pop()
+        if not faults:
+            all_failed.set()
+        raise fault
 
     monkeypatch.setattr(Trial, "run", failing)
     async with S3Store(S3Config(bucket, seaweedfs.endpoint, prove_behind=True)) as store:
         with pytest.raises(Unavailable, match="not now"):
             await store.wait_known()
-        await trio.sleep(0.3)  # the background tries once, and leaves the rest to those who need to know
+        with trio.fail_after(30):
+            await all_failed.wait()  # the background tries once, and leaves the rest to those who need to know
         await store.wait_known()
         assert not store.capabilities.marker_metadata
     assert seaweedfs.client().list_objects_v2(Bucket=bucket)["KeyCount"] == 0

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from b2fs.cache import content, ledger
+from b2fs.store import disk as shared_disk
 from tests.writeback.harness import Place
 
 _PAGE = 4096
@@ -182,7 +183,7 @@ def powered(cache: Path, patch: pytest.MonkeyPatch, look: Callable[[], None]) ->
     disk = Disk(cache)
     watched = _WatchedOs(disk, look)
     with patch.context() as within:
-        for module in (content, ledger):
+        for module in (content, ledger, shared_disk):
             within.setattr(module, "os", watched)
         yield disk
 

@@ -32,7 +32,7 @@ from b2fs.core.longkeys import PATH_NAME, encode_path, is_long
 from b2fs.core.parts import plan_copy, plan_update
 from b2fs.core.types import ObjectInfo, ObjectRef
 from b2fs.errors import InvalidRequest, NoSuchUpload, NotFound, PreconditionFailed
-from b2fs.store.pread import pread
+from b2fs.store.disk import pread
 from b2fs.store.protocol import Body, ObjectStore
 
 #: Reads up to this size are done in place: a thread hop would cost more.

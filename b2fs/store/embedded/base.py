@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self, TypeVar
 
+from b2fs.store.disk import sync_directory
 from b2fs.store.embedded import versions
 from b2fs.store.embedded.content import (
     Body,
@@ -19,7 +20,7 @@ from b2fs.store.embedded.content import (
     Extent,
     load_extents,
 )
-from b2fs.store.embedded.database import Database, Transaction, sync_directory
+from b2fs.store.embedded.database import Database, Transaction
 from b2fs.store.embedded.errors import DamagedStore, EntityTooLarge
 from b2fs.store.embedded.rows import (
     VersionRow,

@@ -22,10 +22,10 @@ from typing import Final, NamedTuple
 
 from b2fs.core.slabs import SLABS
 from b2fs.errors import CapExceeded, Unavailable
-from b2fs.store.embedded.database import Transaction, sync_directory
+from b2fs.store.disk import pread, sync_directory
+from b2fs.store.embedded.database import Transaction
 from b2fs.store.embedded.errors import DamagedStore
 from b2fs.store.embedded.schema import KIND_COMPOSED, KIND_FILE, KIND_INLINE
-from b2fs.store.pread import pread
 
 Body = bytes | bytearray | memoryview
 

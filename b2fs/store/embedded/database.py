@@ -10,7 +10,6 @@ INVARIANT: a future is done only after the transaction of its change is committe
 from __future__ import annotations
 
 import collections
-import os
 import queue
 import sqlite3
 import threading
@@ -280,12 +279,3 @@ def _translate(error: sqlite3.Error | UnicodeEncodeError) -> StoreError:
     if primary in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_SCHEMA):
         return DamagedStore(f"the database of the store is damaged: {error}")
     return Unavailable(f"the database of the store failed: {error}")
-
-
-def sync_directory(path: str) -> None:
-    """Make the names in a directory durable."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
