@@ -45,8 +45,9 @@ class DirtyFiles:
         self._before_removal = before_removal
         self._max_open = max_open
         self._retired = 0
-        #: Files to remove as soon as the journal is written.
-        self.doomed: dict[InodeId, None] = {}
+        #: Files to remove as soon as the journal is written, with a number that no later one of the same inode has.
+        self.doomed: dict[InodeId, int] = {}
+        self._dooms = 0
         self.on_doomed: Callable[[], None] | None = None
         self._open: OrderedDict[InodeId, int] = OrderedDict()
         #: Descriptors of empty files that have no name yet, made in advance by `stock`; on_low is told when to call it.
@@ -82,7 +83,7 @@ class DirtyFiles:
             self._open.move_to_end(ino)
             return fd
         if ino in self.doomed:
-            self.bury([ino])  # the number is another file's by now
+            self.bury([(ino, self.doomed[ino])])  # the number is another file's by now
         fd = self._open[ino] = self._open_or_make(self.path(ino))
         if len(self._open) > self._max_open:
             _, oldest = self._open.popitem(last=False)
@@ -125,18 +126,19 @@ class DirtyFiles:
         fd = self._open.pop(ino, None)
         if fd is not None:
             os.close(fd)
-        self.doomed[ino] = None
+        self._dooms += 1
+        self.doomed[ino] = self._dooms
         if self.on_doomed is not None:
             self.on_doomed()
             return
         with contextlib.suppress(OSError):
             self._before_removal()
-            self.bury(list(self.doomed))
+            self.bury(list(self.doomed.items()))
 
-    def bury(self, doomed: Iterable[InodeId]) -> None:
+    def bury(self, doomed: Iterable[tuple[InodeId, int]]) -> None:
         """Remove those of these files that are to go still; the journal knows that nobody needs them."""
-        for ino in doomed:
-            if ino in self.doomed:
+        for ino, number in doomed:
+            if self.doomed.get(ino) == number:
                 del self.doomed[ino]
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(self.path(ino))

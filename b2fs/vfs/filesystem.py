@@ -472,7 +472,7 @@ async def open_filesystem(
     finally:
         try:
             core.ledger.close()
-            core.files.bury(list(core.files.doomed))  # its log is in the database now, on the disk
+            core.files.bury(list(core.files.doomed.items()))  # its log is in the database now, on the disk
         finally:
             core.files.close()
             core.blocks.close()

@@ -102,6 +102,20 @@ def test_what_made_a_file_superfluous_is_made_durable_before_it_goes(tmp_path: P
     dirty.close()
 
 
+def test_a_file_that_is_superfluous_for_another_reason_waits_for_that_to_be_durable(files: DirtyFiles) -> None:
+    files.on_doomed = lambda: None
+    LocalContent(files, ONE).write(0, b"first")
+    files.remove(ONE)
+    before = list(files.doomed.items())  # the journal is being synced for these
+    LocalContent(files, ONE).write(0, b"second")
+    files.remove(ONE)
+    files.bury(before)
+    assert Path(files.path(ONE)).read_bytes() == b"second"
+    files.bury(list(files.doomed.items()))
+    assert files.existing() == []
+    files.close()
+
+
 def test_what_fitted_of_a_refused_write_is_taken_back(files: DirtyFiles, monkeypatch: pytest.MonkeyPatch) -> None:
     content = LocalContent(files, ONE)
     content.write(0, b"good")
