@@ -68,6 +68,14 @@ def test_the_master_key_is_refused_on_backblaze_only() -> None:
     check_credentials(S3Config("bucket", "https://example.com"), MASTER_KEY_ID)
 
 
+@pytest.mark.parametrize("text", ["key\r", "key\n", "two words", "schl\u00fcssel", "\ufeffkey", "zero\u200bwidth"])
+def test_a_key_that_was_copied_wrongly_is_refused_and_not_repeated(text: str) -> None:
+    for key_id, secret in ((text, "secret"), ("key", text)):
+        with pytest.raises(ConfigError, match="see how it was copied") as caught:
+            check_credentials(S3Config("bucket", "https://example.com"), key_id, secret)
+        assert text not in str(caught.value)
+
+
 def test_numbers_that_make_no_sense() -> None:
     with pytest.raises(ConfigError):
         S3Config("bucket", max_connections=0)

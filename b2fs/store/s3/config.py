@@ -21,6 +21,8 @@ _REGION = re.compile(r"^[a-z0-9][a-z0-9-]*$")
 _BUCKET = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{1,254}$")
 # An account ID, which is also the master key's ID, is 12 hex digits; application keys have 25 (B2: S3-compatible API).
 _B2_MASTER_KEY_ID = re.compile(r"^[0-9a-f]{12}$")
+#: What keys are made of, and headers can carry.
+_KEY = re.compile(r"[!-~]+")
 
 MIN_CRT_MEMORY_BYTES = 256 << 20
 """The CRT refuses a smaller limit.  It is a ceiling, nothing is set aside."""
@@ -164,8 +166,17 @@ def b2_endpoint(region: str) -> str:
     return f"https://s3.{region}.backblazeb2.com"
 
 
-def check_credentials(config: S3Config, key_id: str) -> None:
-    """Raise ConfigError for B2's master key, which the S3 API refuses with a misleading message."""
+def check_credentials(config: S3Config, key_id: str, secret: str | None = None) -> None:
+    """Raise ConfigError for what servers refuse with a misleading message.
+
+    That is B2's master key, and a key that was copied with a blank or the end of its line.
+    """
+    for text, what in ((key_id, "access key ID"), (secret, "secret access key")):
+        if text and not _KEY.fullmatch(text):
+            raise ConfigError(
+                f"the {what} has a blank, the end of a line or another character in it that no key has: "
+                "see how it was copied"
+            )
     if config.is_backblaze and _B2_MASTER_KEY_ID.match(key_id):
         raise ConfigError(
             "this is the ID of the B2 master key, which does not work with the S3-compatible API: "

@@ -39,7 +39,7 @@ def find_credentials(config: S3Config) -> Credentials:
     nearby = find_nearby(config.profile)
     if nearby is None:
         return _find_with_botocore(config)
-    check_credentials(config, nearby.access_key)
+    check_credentials(config, nearby.access_key, nearby.secret_key)
     return nearby
 
 
@@ -53,7 +53,7 @@ def _find_with_botocore(config: S3Config) -> Credentials:
         raise ConfigError(f"cannot load credentials: {error}") from error
     if found is None:
         raise BadCredentials("no credentials found: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or name a profile")
-    check_credentials(config, found.access_key)
+    check_credentials(config, found.access_key, found.secret_key)
     return found
 
 
