@@ -48,7 +48,7 @@ def warm(path: str) -> int:
             if reply.is_last:
                 break
             display.update(reply.warm)
-    status = _finish(reply, _so_far(reply.warm))
+    status = _finish(reply, f"{path}: ", _so_far(reply.warm))
     if status == EXIT_OK:
         click.echo(f"{_summary(reply.warm)} in the cache, {show_size(reply.warm.bytes_fetched)} of it fetched now.")
     if reply.warm.changed:
@@ -57,10 +57,10 @@ def warm(path: str) -> int:
     return status
 
 
-def _finish(reply: Reply, so_far: str = "") -> int:
+def _finish(reply: Reply, what: str = "", so_far: str = "") -> int:
     if reply.kind == "done":
         return EXIT_OK
-    complain(f"{reply.message or 'the daemon ended'}{so_far}")
+    complain(f"{what}{reply.message or 'the daemon ended'}{so_far}")
     return EXIT_FAILED
 
 

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Mapping
 from logging.handlers import RotatingFileHandler
 
+from b2fs.errors import ConfigError
+
 #: Variables whose values never reach a log.
 SECRET_VARIABLES = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "B2_APPLICATION_KEY")
 _MAX_LOG_BYTES = 10 << 20
@@ -41,6 +43,7 @@ def configure_logging(level: str, file: str | None, environ: Mapping[str, str]) 
     """Send the log to `file` (made 0600, rotated once at 10 MiB) or to stderr; replaces an earlier configuration.
 
     Under systemd ($JOURNAL_STREAM) lines carry a priority and no time, since the journal adds its own.
+    Raises ConfigError when the file cannot be written.
     """
     secrets = tuple(environ[name] for name in SECRET_VARIABLES if len(environ.get(name, "")) >= 8)
     journal = file is None and "JOURNAL_STREAM" in environ
@@ -48,7 +51,10 @@ def configure_logging(level: str, file: str | None, environ: Mapping[str, str]) 
     if file is None:
         handler = logging.StreamHandler(sys.stderr)
     else:
-        os.close(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600))
+        try:
+            os.close(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600))
+        except OSError as error:
+            raise ConfigError(f"The log file {file} cannot be written: {error.strerror}") from error
         handler = RotatingFileHandler(file, maxBytes=_MAX_LOG_BYTES, backupCount=1)
     handler.setFormatter(_Redacting(_PLAIN if journal else _TIMED, secrets, priority=journal))
     root = logging.getLogger()

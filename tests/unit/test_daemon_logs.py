@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from b2fs.daemon.logs import configure_logging
+from b2fs.errors import ConfigError
 
 SECRETS = {"AWS_SECRET_ACCESS_KEY": "geheim/geheim+geheim", "AWS_SESSION_TOKEN": "token-token-token"}
 
@@ -36,6 +37,12 @@ def test_the_file_is_private_and_holds_no_secret(tmp_path: Path) -> None:
     assert "sent [secret]" in text
     assert "ValueError: signed with [secret]" in text
     assert file.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_file_that_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:
+    for file in (tmp_path / "missing" / "log", tmp_path):
+        with pytest.raises(ConfigError, match=f"^The log file {file} cannot be written: [NI]"):
+            configure_logging("info", str(file), {})
 
 
 def test_under_systemd_every_line_has_a_priority_and_no_time(capsys: pytest.CaptureFixture[str]) -> None:
