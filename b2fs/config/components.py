@@ -24,6 +24,8 @@ _USUAL_UMASK = 0o022
 #: How long fsync waits for the bucket, in seconds; and on a line that is held back, as long as this many bytes take.
 _DURABLE_S = 300.0
 _DURABLE_BYTES = 1 << 30
+#: Of the cache, what one file may take of which programs wanted only pieces: it pushes out others.
+_COMPLETE_SHARE = 4
 
 
 def embedded_config(settings: MountSettings, location: FileLocation) -> EmbeddedConfig:
@@ -77,7 +79,10 @@ def vfs_config(settings: MountSettings, directory: Path) -> VfsConfig:
             dirty_bytes=settings.cache_size,
             durable_timeout_s=_DURABLE_S + (_DURABLE_BYTES / up if up else 0),
         ),
-        reader=_reader_config(settings.memory_limit // 2, down),
+        reader=replace(
+            _reader_config(settings.memory_limit // 2, down),
+            complete_bytes=settings.cache_size // _COMPLETE_SHARE if settings.random_reads == "whole" else 0,
+        ),
         defaults=Defaults(
             uid=os.getuid() if settings.uid is None else settings.uid,
             gid=os.getgid() if settings.gid is None else settings.gid,

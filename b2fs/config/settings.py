@@ -33,6 +33,7 @@ from b2fs.errors import ConfigError
 FsyncLevel = Literal["bucket", "local"]
 Conflict = Literal["ours-on-top", "keep-both"]
 ForeignAttrs = Literal["sample", "head"]
+RandomReads = Literal["exact", "whole"]
 
 #: Less would not hold the parts of one large file in flight.
 MIN_MEMORY_BYTES = 64 << 20
@@ -72,6 +73,7 @@ class MountSettings:
     sync_on_close: bool = False
     conflict: Conflict = "ours-on-top"
     memory_limit: int = 256 << 20
+    random_reads: RandomReads = "exact"
     #: Bytes a second up and down; 0 is no bound.
     bwlimit: tuple[int, int] | None = None
     metadata_ttl: float = 60.0
@@ -172,6 +174,13 @@ OPTIONS: tuple[Option, ...] = (
         "Memory for reading ahead and for uploads together (default: 256M, at least 64M).",
         parse_size,
         render_size,
+    ),
+    Option(
+        "random_reads",
+        "exact|whole",
+        "What reading pieces here and there in a large file fetches: those pieces (default), or, once it pays, the "
+        "whole file beside them, if it has at most a quarter of --cache-size.",
+        _choice("exact", "whole"),
     ),
     Option(
         "bwlimit",

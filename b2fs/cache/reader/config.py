@@ -20,6 +20,8 @@ class ReaderConfig:
     warm_parallel: int = 64
     #: A read that has no answer by then fails with TimedOut.
     timeout_s: float = 60.0
+    #: Contents up to this size are fetched whole, beside programs that read random pieces of them (see completion).
+    complete_bytes: int = 0
     #: Threads that read from the block cache at the same time.
     disk_threads: int = 4
 
@@ -55,11 +57,14 @@ class ReaderStats:
     fetches: int = 0
     #: Read from the block cache.
     disk_bytes: int = 0
-    #: Fetched from the store, and let go from memory without having been read.
+    #: Fetched from the store, and let go from memory without having been read; of `completed_bytes`, not read when the
+    #: content was closed.
     wasted_bytes: int = 0
     #: The same, of what `warm` fetched.
     wasted_warm_bytes: int = 0
     warmed_bytes: int = 0
+    #: Fetched beside programs that read random pieces.
+    completed_bytes: int = 0
     #: Not kept on disk, as the disk did not keep up.
     uncached_bytes: int = 0
     #: Requests that failed and were made again, and those that failed for good.

@@ -88,10 +88,26 @@ class Flight:
         return self.end - self.start
 
 
+class Rest:
+    """What is known and done about the rest of an open content of which random pieces are read (see completion)."""
+
+    __slots__ = ("given_up", "scope", "under_way", "unread", "waited_s")
+
+    def __init__(self) -> None:
+        #: How long programs have waited for pieces, all together.
+        self.waited_s = 0.0
+        #: Of what is being fetched, while it is.
+        self.scope: trio.CancelScope | None = None
+        self.under_way = Extents()
+        #: What was fetched and not read since.
+        self.unread = Extents()
+        self.given_up = False
+
+
 class Content:
     """See the module's text."""
 
-    __slots__ = ("_home", "flights", "held", "infos", "key", "on_disk", "pieces", "size", "streams")
+    __slots__ = ("_home", "flights", "held", "infos", "key", "on_disk", "pieces", "rest", "size", "streams")
 
     def __init__(self, home: dict[str, Content], key: str, size: int) -> None:
         self._home = home
@@ -105,6 +121,7 @@ class Content:
         #: What answers told of the versions that hold this content.
         self.infos: dict[VersionId | None, ObjectInfo] = {}
         self.streams = 0
+        self.rest: Rest | None = None
 
     def leave(self) -> None:
         """Go out of the register if nothing needs this content any more."""
@@ -115,6 +132,11 @@ class Content:
         """Add what the block cache was found to have; somebody else may have asked, or written, meanwhile."""
         found.update(self.on_disk or ())
         self.on_disk = found
+
+    def note_read(self, start: int, end: int) -> None:
+        """A program was given [start, end)."""
+        if self.rest is not None:
+            self.rest.unread.remove(start, end)
 
     def piece_at(self, position: int) -> Piece | None:
         index = bisect_right(self.pieces, position, key=_start) - 1

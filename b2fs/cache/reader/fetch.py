@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from typing import Protocol, TypeVar
 
@@ -21,6 +21,7 @@ from b2fs.cache.blocks import BlockCache
 from b2fs.cache.reader.config import ReaderConfig, ReaderStats
 from b2fs.cache.reader.content import Content, Contents, Flight, Piece
 from b2fs.cache.reader.memory import Memory
+from b2fs.core.completion import LineRate
 from b2fs.core.extents import Extents
 from b2fs.core.prefetch import Range
 from b2fs.core.types import Capabilities, ETag, ObjectInfo, ObjectRef, VersionId
@@ -36,6 +37,8 @@ _QUICK_DISK_BYTES_S = 64e6
 #: The sweep would compete with the first reads for the interpreter.
 _SWEEP_DELAY_S = 60
 _WRITE_BATCH_PIECES = 256
+#: What takes a line longer than the round trip does.
+_LARGE_RANGE_BYTES = 1 << 20
 #: Up to this size a copy is cheaper than keeping a large piece alive by a view.
 _COPY_BYTES = 64 << 10
 
@@ -67,6 +70,8 @@ class Fetcher:
         self.stats = ReaderStats()
         self.contents = Contents()
         self.memory = Memory(config, self.stats)
+        #: How quick the store is with large ranges.
+        self.line = LineRate()
         self._nursery: trio.Nursery | None = None
         self._disk_limit = trio.CapacityLimiter(config.disk_threads)
         self._warm_limit = trio.CapacityLimiter(config.warm_parallel)
@@ -104,6 +109,10 @@ class Fetcher:
                 flights.append(flight)
         return flights
 
+    def start_soon(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Have work done beside the fetches, until it ends or `run` does."""
+        self._running().start_soon(work)
+
     def launch_warm(self, refs: Iterable[ObjectRef]) -> list[Flight]:
         """Start fetching whole small objects ahead, as far as the budget allows."""
         nursery = self._running()
@@ -125,12 +134,17 @@ class Fetcher:
         return flights
 
     def drop_guesses(self, content: Content) -> None:
-        """Nobody reads this content any more: end its read-ahead, and let its pieces go first."""
+        """Nobody reads this content any more: end what is fetched ahead of it, and let its pieces go first."""
         for flight in list(content.flights):
             if flight.ahead and not flight.waiters:
                 flight.scope.cancel()
         for piece in content.pieces:
             self.memory.retire(piece)
+        rest, content.rest = content.rest, None
+        if rest is not None:
+            self.stats.wasted_bytes += rest.unread.total
+            if rest.scope is not None:
+                rest.scope.cancel()
 
     # --- collecting
 
@@ -161,6 +175,7 @@ class Fetcher:
             self.memory.served(piece, stop - position)
             position = stop
         self.stats.served_bytes += end - start
+        content.note_read(start, end)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     async def _arrival(
@@ -332,7 +347,7 @@ class Fetcher:
         version, if_match = self._pin(content, ref)
         self.stats.fetches += 1
         try:
-            info, data = await self._store.get(ref.key, version_id=version, start=start, end=end, if_match=if_match)
+            info, data = await self._ask(ref.key, version, start, end, if_match)
         except InvalidRange as error:
             raise PreconditionFailed(f"{ref.key} is not what it was: it became shorter.") from error
         if info.ref.size != ref.size and ref.etag and info.ref.etag == ref.etag:
@@ -344,6 +359,21 @@ class Fetcher:
         content.infos.setdefault(ref.version_id, info)
         self.stats.fetched_bytes += len(data)
         return data
+
+    async def _ask(
+        self, key: str, version: VersionId | None, start: int, end: int, if_match: ETag | None
+    ) -> tuple[ObjectInfo, Buffer]:
+        """One GET; what large ones take tells how quick the line is."""
+        if end - start < _LARGE_RANGE_BYTES:
+            return await self._store.get(key, version_id=version, start=start, end=end, if_match=if_match)
+        arrived = 0
+        self.line.began(trio.current_time())
+        try:
+            info, data = await self._store.get(key, version_id=version, start=start, end=end, if_match=if_match)
+            arrived = len(data)
+            return info, data
+        finally:
+            self.line.ended(trio.current_time(), arrived)
 
     def _pin(self, content: Content, ref: ObjectRef) -> tuple[VersionId | None, ETag | None]:
         """The version ID to ask for, or the ETag to demand; a version learned from an answer outlives a replacement."""

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import trio
 
 from b2fs.cache.blocks import BlockCache
+from b2fs.cache.reader.completion import Completer
 from b2fs.cache.reader.config import ReaderConfig, ReaderStats
 from b2fs.cache.reader.fetch import Fetcher, RangeStore
 from b2fs.cache.reader.stock import Stocking
@@ -32,6 +33,9 @@ class Reader:
         self._config = config or ReaderConfig()
         self._blocks = blocks
         self._fetcher = Fetcher(store, blocks, self._config)
+        self._completer: Completer | None = None
+        if blocks is not None and self._config.complete_bytes:
+            self._completer = Completer(self._fetcher, blocks, self._config)
         self._active: OrderedDict[Stream, float] = OrderedDict()  # streams that fetch ahead: when they last did
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -55,7 +59,7 @@ class Reader:
 
     def open(self, ref: ObjectRef, *, hint: SiblingHint | None = None) -> Stream:
         """Open one immutable content.  hint names files that are fetched along when this one is read from its start."""
-        return Stream(self._fetcher, self._config, ref, hint, self._share)
+        return Stream(self._fetcher, self._config, ref, hint, self._share, self._completer)
 
     async def fetch_range(self, ref: ObjectRef, start: int, end: int) -> bytes:
         """Return [start, end) of a content, through the cache but without read-ahead.

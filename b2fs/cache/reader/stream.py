@@ -6,8 +6,10 @@ from collections.abc import Callable
 
 import trio
 
+from b2fs.cache.reader.completion import Completer
 from b2fs.cache.reader.config import ReaderConfig
 from b2fs.cache.reader.fetch import Fetcher, cut
+from b2fs.core.extents import Extents
 from b2fs.core.prefetch import Prefetcher, Range
 from b2fs.core.siblings import SiblingHint
 from b2fs.core.types import ObjectInfo, ObjectRef
@@ -24,12 +26,14 @@ class Stream:
         ref: ObjectRef,
         hint: SiblingHint | None,
         share: Callable[[Stream], int],
+        completer: Completer | None = None,
     ) -> None:
         self.ref = ref
         self._fetcher = fetcher
         self._memory = fetcher.memory
         self._config = config
         self._share = share
+        self._completer = completer
         self._prefetcher = Prefetcher(ref.size, config.prefetch)
         self._content = fetcher.contents.get(ref)
         self._content.streams += 1
@@ -67,6 +71,7 @@ class Stream:
                 self._memory.served(piece, high - low)
             data = b"".join(parts)
         self._fetcher.stats.served_bytes += end - start
+        content.note_read(start, end)
         ahead = self._prefetcher.advance(start, end, content.held, self._window_limit)
         if ahead or self._hint is not None:
             self._go_ahead(start, ahead)
@@ -108,7 +113,12 @@ class Stream:
         mine = self._fetcher.launch(content, self.ref, plan.demand, ahead=False)
         if plan.ahead or self._hint is not None:
             self._go_ahead(start, plan.ahead)
-        return await self._fetcher.collect(content, self.ref, start, end, mine)
+        if self._completer is None or self._prefetcher.sequential or (content.on_disk or Extents()).covers(start, end):
+            return await self._fetcher.collect(content, self.ref, start, end, mine)
+        began = trio.current_time()
+        data = await self._fetcher.collect(content, self.ref, start, end, mine)
+        self._completer.waited(content, self.ref, trio.current_time() - began)
+        return data
 
     def _go_ahead(self, start: int, ranges: tuple[Range, ...]) -> None:
         if self._hint is not None and start == 0:
