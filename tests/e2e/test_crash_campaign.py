@@ -41,6 +41,7 @@ from tests.e2e.sites import LONG, RESERVED, Bucket, Site, long_only, new_site
 from tests.e2e.wire import Wire
 from tests.faultproxy import WRITES, Way
 from tests.server.harness import KEY_ID, REGION, SECRET
+from tests.server.harness import Server as ServeServer
 from tests.servers import Server, boto3_client
 
 if TYPE_CHECKING:
@@ -288,6 +289,14 @@ def test_kills_at_random_instants_before_b2fs_serve(wire: Wire) -> None:
         run_campaign(site, lambda: boto3_client(wire.proxy.upstream, KEY_ID, SECRET, REGION))
 
 
+@long_only
+@pytest.mark.timeout(TIMEOUT_S)
+def test_kills_at_random_instants_on_an_embedded_bucket(served: ServeServer, wire: Wire) -> None:
+    """The other client comes through a server of the same directory."""
+    with new_site(lambda _: Bucket(f"file://{served.directory}/store/{wire.bucket}", (), {}, wire.contents)) as site:
+        run_campaign(site, lambda: boto3_client(wire.proxy.upstream, KEY_ID, SECRET, REGION), wire.bucket)
+
+
 class Slow:
     """The server takes its time, and carries out what it was asked for whether or not the client is still alive."""
 
@@ -311,11 +320,11 @@ def test_kills_at_random_instants_before_a_slow_server(wire: Wire) -> None:
         run_campaign(site, lambda: boto3_client(wire.proxy.upstream, KEY_ID, SECRET, REGION))
 
 
-def run_campaign(site: Site, connect: Callable[[], S3Client]) -> None:
+def run_campaign(site: Site, connect: Callable[[], S3Client], bucket: str | None = None) -> None:
     chance = random.Random(SEED)
     site.troubled = True  # the log says that changes from before are being stored
     log = site.directory / "campaign.log"
-    onlooker = Onlooker(connect, site.bucket.url.removeprefix("s3://"))
+    onlooker = Onlooker(connect, bucket or site.bucket.url.removeprefix("s3://"))
     with onlooker.looking():
         for _ in range(RUNS):
             site.mount()

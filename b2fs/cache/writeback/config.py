@@ -49,6 +49,10 @@ class WriteBackConfig:
     #: Own versions that were superseded within this time are removed, later ones are history to keep.
     supersede_s: float = 60.0
     conflict: ConflictPolicy = ConflictPolicy.OURS_ON_TOP
+    #: A look for what others made under new names follows so long after the last of a burst, and another one not sooner
+    #: than so long after it.
+    look_quiet_s: float = 2.0
+    look_rest_s: float = 60.0
     #: What dirty files may need on the disk: near it, what the bucket has is dropped here and writers are slowed.
     dirty_bytes: int = 8 << 30
     #: A write that finds no room fails with ENOSPC when nothing has left the disk for so long.

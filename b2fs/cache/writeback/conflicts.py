@@ -3,6 +3,9 @@
 Before a version that we know is replaced, the bucket is asked whether it is still the current one.  If somebody else
 has put another one on top, it stays in the bucket as a version, the log and the status say so, and with `keep-both`
 it is also copied to a name of its own beside ours.  What we ourselves put a moment ago is not asked for again.
+
+Of a key under which nothing is known to be nobody is asked: it is put on the condition that nothing is there, where
+the server minds that, and `newnames` looks behind all others.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from enum import Enum
 
 import trio
 
+from b2fs.cache.inode import Inode
 from b2fs.cache.ledger_rows import Remote
 from b2fs.cache.writeback.pending import Pending
 from b2fs.cache.writeback.writer import Writer
@@ -64,10 +68,32 @@ class ConflictGuard:
             return
         if not p.remote.known and await self._is_ours(p, info):
             return
-        await self._keep(current)
-        self.count += 1
-        log.warning("%s was changed by somebody else; both versions are kept, ours on top", p.key)
+        await self.keep(current)
         p.remote = Remote(True, current)
+        p.layered = True
+
+    @staticmethod
+    def believes_free(p: Pending, inode: Inode) -> bool:
+        """Whether as far as we know nothing is under the key, so that what is found there is somebody else's.
+
+        Of a hard-linked file not every name was looked at: what is there may be the file itself.  Directories are the
+        same whoever makes them.
+        """
+        if p.remote.ref is not None or p.inode is not inode or inode.is_dir:
+            return False
+        return p.remote.known or inode.link_id is None
+
+    async def taken(self, p: Pending) -> None:
+        """Something is under a key that we believed to be free.  Raises StoreError."""
+        try:
+            info = await self._store.head(p.key)
+        except NotFound:
+            p.remote = Remote(True, None)
+            return
+        if not await self._is_ours(p, info):
+            await self.keep(info.ref)
+        p.remote = Remote(True, info.ref)
+        p.layered = True
 
     async def is_covered(self, p: Pending) -> bool:
         """Whether the version that we made is hidden now, or below another one of ours; p.remote is what is there."""
@@ -77,7 +103,7 @@ class ConflictGuard:
             p.remote = Remote(True, None)
             return True
         ref = p.remote.ref
-        if ref is None or _same(ref, info.ref) or not self._writer.made(p.key, info.metadata):
+        if ref is None or _same(ref, info.ref) or not self.is_signed(info):
             return False
         p.remote = Remote(True, info.ref)
         return True
@@ -87,16 +113,26 @@ class ConflictGuard:
         marker = current.key.endswith("/") and not current.size
         return marker and not self._store.capabilities.marker_metadata
 
+    def is_signed(self, info: ObjectInfo) -> bool:
+        """Whether a version, of which its metadata is known, says that we have made it."""
+        return self._writer.made(info.key, info.metadata)
+
     async def _is_ours(self, p: Pending, info: ObjectInfo) -> bool:
         """Whether we made this version, when the answer to that was lost, or a crash came before it."""
-        if self._writer.made(p.key, info.metadata):
+        if self.is_signed(info):
             return True
         if info.metadata is not None and WRITER in info.metadata and p.inode is not None and p.inode.attrs_known:
             return False  # another b2fs made it, or another program has changed the attributes of one of ours
         return await _has_its_content(p, info.ref)
 
-    async def _keep(self, other: ObjectRef) -> None:
-        """See that the other version survives: by itself where there are versions, else as a copy."""
+    async def keep(self, other: ObjectRef) -> None:
+        """See that somebody else's version, which ours replaces, survives, and tell of it.  Raises StoreError."""
+        await self._save(other)
+        self.count += 1
+        log.warning("%s was changed by somebody else; both versions are kept, ours on top", other.key)
+
+    async def _save(self, other: ObjectRef) -> None:
+        """The other version survives by itself where there are versions, else as a copy."""
         if self._policy is ConflictPolicy.KEEP_BOTH or not self._store.capabilities.versioning:
             key = conflict_key(other.key, socket.gethostname(), time.gmtime())
             if self._store.capabilities.copy:

@@ -26,6 +26,7 @@ from b2fs.cache.writeback.config import WriteBackConfig
 from b2fs.cache.writeback.conflicts import ConflictGuard
 from b2fs.cache.writeback.keeper import LedgerKeeper
 from b2fs.cache.writeback.listener import Listener
+from b2fs.cache.writeback.newnames import NewNames
 from b2fs.cache.writeback.pace import IDLE_S
 from b2fs.cache.writeback.pending import Pending
 from b2fs.cache.writeback.report import status
@@ -50,7 +51,7 @@ _LONG_S = 3600.0
 _DROPS = 100
 #: How often somebody who waits until uploads are done looks, in seconds.
 _CALM_S = 0.1
-#: At its end a drain waits so long for aborts of uploads, in seconds.
+#: At its end a drain waits so long for aborts of uploads, and for a look at new names, in seconds.
 _ABORTS_S = 5.0
 
 
@@ -74,6 +75,7 @@ class Engine:
         self._pending = PendingTable(self._freed)
         self._versions = OwnVersions(store, config, self._is_needed)
         self._conflicts = ConflictGuard(store, config.conflict, transfer.writer)
+        self._new_names = NewNames(store, self._conflicts, config)
         self._schedule = Schedule(self._pending, self._versions, config)
         self.waiting = Waiting(self._pending, self._schedule.make_urgent, config.durable_timeout_s)
         self._storing = Storing(
@@ -85,6 +87,7 @@ class Engine:
             self._schedule,
             self._versions,
             self._conflicts,
+            self._new_names,
             self.waiting,
         )
         self.local = local
@@ -241,6 +244,9 @@ class Engine:
         # What cannot be aborted soon is left to the next mount.
         with trio.move_on_after(_ABORTS_S):
             await self._transfer.aborts.wait_done()
+        if self._schedule.hurrying:
+            with trio.move_on_after(_ABORTS_S):
+                await self._new_names.finish()
 
     async def wait_calm(self, at_most_s: float, rest_s: float = 0.0) -> None:
         """Return when for rest_s programs have paused and no upload was under way or due, or after at_most_s."""
@@ -319,6 +325,7 @@ class Engine:
             nursery.start_soon(LedgerKeeper(self._ledger, self.pace).run)
             nursery.start_soon(self.local.run)
             nursery.start_soon(self._transfer.aborts.run)
+            nursery.start_soon(self._new_names.run)
             task_status.started()
             while True:
                 await self._wait_due()

@@ -20,6 +20,7 @@ from b2fs.cache.ledger import Ledger
 from b2fs.cache.ledger_rows import PartRow, UploadRow
 from b2fs.cache.parallel import open_flat_nursery
 from b2fs.cache.writeback.budget import ByteBudget
+from b2fs.cache.writeback.claim import Claim
 from b2fs.cache.writeback.plans import Plan, PlanChanged, StreamPlan, UploadLost
 from b2fs.core import parts as plans
 from b2fs.core.extents import Extents
@@ -68,6 +69,8 @@ class MultipartUpload:
         self._end = plan.size
         self.late = Extents()
         self._completing = False
+        #: Nothing is known to be under the key, which is to be looked at before the end.
+        self.claim: Claim | None = None
         #: The attributes that the object will carry (None: not known any more), and the inode's seq of that time.
         self.seq = -1
         self.metadata: Mapping[str, str] | None = None
@@ -185,6 +188,9 @@ class MultipartUpload:
                 self._unsynced = False
                 self._ledger.commit()
                 await trio.to_thread.run_sync(self._ledger.sync)
+            elif self.claim is not None:
+                claim, self.claim = self.claim, None
+                await claim.look(self._store)
             else:
                 # No await since the check, so this is one content that the file had at this moment.
                 return await self._complete(parts)

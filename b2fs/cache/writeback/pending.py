@@ -39,7 +39,7 @@ class Pending:
     newest: VersionId | None = None
     newest_at: float = 0.0
     superseded: list[VersionId] = field(default_factory=list)
-    #: Other versions that we made for this entry stay below the newest: without it they would be seen again.
+    #: Other versions stay below the newest, of ours or of others: without it they would be seen again.
     layered: bool = False
     #: Cancelled when a multipart upload under way is for something that the key should not hold any more.
     cancel_upload: trio.CancelScope = field(default_factory=trio.CancelScope)

@@ -14,9 +14,11 @@ from b2fs.cache.inode import Inode
 from b2fs.cache.ledger import Ledger
 from b2fs.cache.ledger_rows import Remote
 from b2fs.cache.remote import RemoteView
+from b2fs.cache.writeback.claim import Claim, NameTaken
 from b2fs.cache.writeback.config import WriteBackConfig
 from b2fs.cache.writeback.conflicts import ConflictGuard
 from b2fs.cache.writeback.listener import Listener
+from b2fs.cache.writeback.newnames import NewNames
 from b2fs.cache.writeback.pending import Pending
 from b2fs.cache.writeback.plans import PlanChanged
 from b2fs.cache.writeback.retry import Retries, passes
@@ -26,7 +28,7 @@ from b2fs.cache.writeback.transfer import Stored, Transfer
 from b2fs.cache.writeback.versions import OwnVersions
 from b2fs.cache.writeback.waiting import Waiting
 from b2fs.core.types import ObjectRef
-from b2fs.errors import B2fsError, NotFound, RetryableError, StoreError
+from b2fs.errors import B2fsError, InvalidRequest, NotFound, RetryableError, StoreError
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +52,7 @@ class Storing:
         schedule: Schedule,
         versions: OwnVersions,
         conflicts: ConflictGuard,
+        new_names: NewNames,
         waiting: Waiting,
     ) -> None:
         self._ledger = ledger
@@ -60,6 +63,7 @@ class Storing:
         self._schedule = schedule
         self._versions = versions
         self._conflicts = conflicts
+        self._new_names = new_names
         self._waiting = waiting
         self._retries = Retries(config)
         self.listener = Listener()
@@ -137,8 +141,10 @@ class Storing:
     def _follow(self, p: Pending, inode: Inode, base: ObjectRef | None, error: B2fsError | OSError | None) -> None:
         """What follows from the outcome of a try that began with this base."""
         if error is not None:
-            # A call that failed may have made its version all the same: from now on we do not know what is there.
-            p.remote = Remote(False, p.remote.ref)
+            if not isinstance(error, InvalidRequest):
+                # A call that failed may have made its version all the same: from now on we do not know what is there.
+                p.remote = Remote(False, p.remote.ref)
+                p.layered = True
             self._journal(p)
         if isinstance(error, NotFound) and p.inode is inode and inode.base != base:
             self._settle_or_repeat(p, inode)  # what was not found is not what is wanted by now
@@ -181,7 +187,7 @@ class Storing:
             await self._transfer.sources.pin(self._pending, p.key)
             await self._conflicts.check(p, self._versions.seconds_ago(p.key))
             self._begin(p)
-            stored = await self._transfer.store(inode, p.key)
+            stored = await self._put_first(p, inode)
             seq = stored.seq
             self._stored(p, inode, stored, content_seq)
         else:
@@ -190,6 +196,22 @@ class Storing:
         if p.inode is inode:
             # Only now: what is tied with an older version of ours is not durable before that one is gone.
             p.stored_seq = seq
+
+    async def _put_first(self, p: Pending, inode: Inode) -> Stored:
+        """Store the inode under the key, and see to it that what somebody else has just put there is not lost."""
+        if not self._conflicts.believes_free(p, inode):
+            stored = await self._transfer.store(inode, p.key)
+            self._new_names.stored_again(stored.info.ref)
+            return stored
+        claim = Claim(p.key)
+        try:
+            stored = await self._transfer.store(inode, p.key, claim)
+        except NameTaken:
+            await self._conflicts.taken(p)
+            return await self._transfer.store(inode, p.key)
+        if not claim.proved:
+            self._new_names.stored(stored.info.ref)
+        return stored
 
     def _begin(self, p: Pending) -> None:
         """Journal that what the bucket holds is unknown: after a kill the server may carry the request out late.
@@ -279,10 +301,12 @@ class Storing:
                 p.running = False
         self._retries.succeeded()
         for p in batch:
-            if p.key in failed:
-                self._failed([p], failed[p.key])
-            else:
+            refusal = failed.get(p.key)
+            # What a server refuses as malformed is not there, unless we have seen it there.
+            if refusal is None or (isinstance(refusal, InvalidRequest) and p.remote.ref is None):
                 self._removed(p)
+            else:
+                self._failed([p], refusal)
 
     def _removed(self, p: Pending) -> None:
         p.remote = Remote(True, None)

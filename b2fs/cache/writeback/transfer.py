@@ -20,6 +20,7 @@ from b2fs.cache.ledger_rows import UploadRow
 from b2fs.cache.remote.links import LinkNames
 from b2fs.cache.writeback.aborts import Aborts
 from b2fs.cache.writeback.budget import ByteBudget
+from b2fs.cache.writeback.claim import Claim, NameTaken
 from b2fs.cache.writeback.config import WriteBackConfig
 from b2fs.cache.writeback.multipart import MultipartUpload
 from b2fs.cache.writeback.pace import Pace
@@ -93,10 +94,11 @@ class Transfer:
 
     # ---- one key ------------------------------------------------------------------------------------------------
 
-    async def store(self, inode: Inode, key: str) -> Stored:
+    async def store(self, inode: Inode, key: str, claim: Claim | None = None) -> Stored:
         """Make key hold the inode as it is at some moment during the call.
 
-        The answer's info carries the metadata that the object was given.  Raises StoreError, OSError of the local disk.
+        The answer's info carries the metadata that the object was given.  claim: nothing is known to be there.
+        Raises NameTaken if it is not so, StoreError, OSError of the local disk.
         """
         seq = inode.seq
         upload, content = inode.upload, inode.content
@@ -104,7 +106,7 @@ class Transfer:
             raise UploadLost(f"{key}: some of it is only in an unfinished upload under another name")
         if upload is not None and not upload.away and not self._needs_parts(inode):
             self.forget(upload)  # the file was cut short since it was begun, say
-        info = await self._bring(inode, key)
+        info = await self._bring(inode, key, claim)
         upload = inode.upload
         if upload is None:
             return Stored(info, seq)
@@ -119,7 +121,7 @@ class Transfer:
         changed = content is not None and inode.base_content_seq != inode.content_seq
         return changed and content is not None and content.size > self._config.put_max_bytes
 
-    async def _bring(self, inode: Inode, key: str) -> ObjectInfo:
+    async def _bring(self, inode: Inode, key: str, claim: Claim | None) -> ObjectInfo:
         if inode.is_dir:
             return await self._store_directory(inode, key)
         await self._name_link(inode, key)
@@ -127,14 +129,14 @@ class Transfer:
         content = inode.content
         if content is None or (inode.base_content_seq == inode.content_seq and content.size > _RESEND_BYTES):
             if inode.base is not None:
-                return await self._copy(inode, inode.base, key, metadata)
-            return await self._put(key, inode.target or b"", metadata or {}, self._content_type(inode, key))
+                return await self._copy(inode, inode.base, key, metadata, claim)
+            return await self._put(key, inode.target or b"", metadata or {}, self._content_type(inode, key), claim)
         assert metadata is not None
         if content.size <= self._config.put_max_bytes and not content.away:
             async with self._budget.share(content.size):
                 body = await self.snapshot(inode)
-                return await self._put(key, body, self.metadata(inode), self._content_type(inode, key))
-        return await self._multipart(inode, key)
+                return await self._put(key, body, self.metadata(inode), self._content_type(inode, key), claim)
+        return await self._multipart(inode, key, claim)
 
     async def _name_link(self, inode: Inode, key: str) -> None:
         """A hard-linked file: its other names must lead to this one, from the moment at which it is there."""
@@ -156,9 +158,19 @@ class Transfer:
     def _content_type(self, inode: Inode, key: str) -> str:
         return inode.content_type or mimetypes.guess_type(key)[0] or attrs.DEFAULT_TYPE
 
-    async def _put(self, key: str, body: Body, metadata: Mapping[str, str], content_type: str) -> ObjectInfo:
+    async def _put(
+        self, key: str, body: Body, metadata: Mapping[str, str], content_type: str, claim: Claim | None = None
+    ) -> ObjectInfo:
         signed = self.writer.sign(key, metadata)
-        info = await self._store.put(key, body, metadata=signed, content_type=content_type)
+        first = claim is not None and self._store.capabilities.conditional_put
+        try:
+            info = await self._store.put(key, body, metadata=signed, content_type=content_type, if_none_match=first)
+        except PreconditionFailed as error:
+            if not first:
+                raise
+            raise NameTaken(f"{key}: {error}") from error
+        if claim is not None:
+            claim.proved = first
         self._count(len(body))
         return replace(info, metadata=metadata, content_type=content_type)
 
@@ -214,23 +226,30 @@ class Transfer:
 
     # ---- copies -------------------------------------------------------------------------------------------------
 
-    async def _copy(self, inode: Inode, source: ObjectRef, key: str, metadata: Mapping[str, str] | None) -> ObjectInfo:
+    async def _copy(
+        self, inode: Inode, source: ObjectRef, key: str, metadata: Mapping[str, str] | None, claim: Claim | None
+    ) -> ObjectInfo:
         try:
-            return await self._copy_from(inode, source, key, metadata)
+            return await self._copy_from(inode, source, key, metadata, claim)
         except (NotFound, PreconditionFailed):
             if source.version_id is not None:
                 raise
             # Only a listing had named the source, and it was replaced or removed since.
-            return await self._copy_from(inode, await self.sources.find(inode), key, metadata)
+            return await self._copy_from(inode, await self.sources.find(inode), key, metadata, claim)
 
     async def _copy_from(
-        self, inode: Inode, source: ObjectRef, key: str, metadata: Mapping[str, str] | None
+        self,
+        inode: Inode,
+        source: ObjectRef,
+        key: str,
+        metadata: Mapping[str, str] | None,
+        claim: Claim | None = None,
     ) -> ObjectInfo:
         caps = self._store.capabilities
         if not caps.copy or (source.size > caps.max_put_bytes and not caps.part_copy):
-            return await self._resend(inode, source, key)
+            return await self._resend(inode, source, key, claim)
         if source.size > caps.max_put_bytes:
-            return await self._copy_parts(inode, source, key)
+            return await self._copy_parts(inode, source, key, claim)
         if metadata is None:
             return await self._store.copy(source, key)
         content_type = self._content_type(inode, key)
@@ -238,13 +257,13 @@ class Transfer:
         info = await self._store.copy(source, key, metadata=signed, content_type=content_type)
         return replace(info, metadata=metadata, content_type=content_type)
 
-    async def _copy_parts(self, inode: Inode, source: ObjectRef, key: str) -> ObjectInfo:
+    async def _copy_parts(self, inode: Inode, source: ObjectRef, key: str, claim: Claim | None) -> ObjectInfo:
         info = await self._store.head(source.key, version_id=source.version_id)
         metadata = self.metadata(inode) if inode.attrs_known else dict(info.metadata or {})
         upload = self._upload(inode, key, FixedPlan(plan_copy(source.size)))
-        return await self._run(upload, metadata, info.content_type)
+        return await self._run(upload, metadata, info.content_type, claim)
 
-    async def _resend(self, inode: Inode, source: ObjectRef, key: str) -> ObjectInfo:
+    async def _resend(self, inode: Inode, source: ObjectRef, key: str, claim: Claim | None = None) -> ObjectInfo:
         """For servers that cannot copy: through here, range by range."""
         info = await self._store.head(source.key, version_id=source.version_id)
         metadata = self.metadata(inode) if inode.attrs_known else dict(info.metadata or {})
@@ -252,19 +271,18 @@ class Transfer:
         if source.size <= self._config.put_max_bytes:
             async with self._budget.share(source.size):
                 body = await self._reader.fetch_range(source, 0, source.size) if source.size else b""
-                return await self._put(key, body, metadata, content_type)
-        return await self._run(self._upload(inode, key, StreamPlan()), metadata, content_type)
+                return await self._put(key, body, metadata, content_type, claim)
+        return await self._run(self._upload(inode, key, StreamPlan()), metadata, content_type, claim)
 
     # ---- parts --------------------------------------------------------------------------------------------------
 
-    async def _multipart(self, inode: Inode, key: str) -> ObjectInfo:
+    async def _multipart(self, inode: Inode, key: str, claim: Claim | None) -> ObjectInfo:
         upload = inode.upload
         if upload is not None and upload.key == key:
             # Most of it went up while the file was being written, or before the last failure.
-            return await self._finish(upload)
-        return await self._run(
-            self._upload(inode, key, self._plan(inode)), self.metadata(inode), self._content_type(inode, key)
-        )
+            return await self._finish(upload, claim)
+        upload = self._upload(inode, key, self._plan(inode))
+        return await self._run(upload, self.metadata(inode), self._content_type(inode, key), claim)
 
     def _plan(self, inode: Inode) -> Plan:
         content = inode.content
@@ -327,9 +345,11 @@ class Transfer:
         if upload.upload_id is not None:
             self.aborts.add(upload.upload_id, upload.key)
 
-    async def _run(self, upload: MultipartUpload, metadata: Mapping[str, str], content_type: str | None) -> ObjectInfo:
+    async def _run(
+        self, upload: MultipartUpload, metadata: Mapping[str, str], content_type: str | None, claim: Claim | None
+    ) -> ObjectInfo:
         await self._start(upload, metadata, content_type)
-        return await self._finish(upload)
+        return await self._finish(upload, claim)
 
     async def _start(self, upload: MultipartUpload, metadata: Mapping[str, str], content_type: str | None) -> None:
         try:
@@ -338,11 +358,12 @@ class Transfer:
             self.forget(upload)
             raise
 
-    async def _finish(self, upload: MultipartUpload) -> ObjectInfo:
+    async def _finish(self, upload: MultipartUpload, claim: Claim | None) -> ObjectInfo:
         """The object of an upload, whose `completed` is to follow without an await.
 
         After a failure another try, or another mount, goes on with it where that is possible.
         """
+        upload.claim = claim
         try:
             info = await upload.finish()
         except NoSuchUpload as error:

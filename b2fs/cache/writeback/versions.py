@@ -16,7 +16,7 @@ from b2fs.cache.ledger_rows import Remote
 from b2fs.cache.writeback.config import WriteBackConfig
 from b2fs.cache.writeback.pending import Pending
 from b2fs.core.types import ObjectRef, VersionId
-from b2fs.errors import AccessDenied, StoreError, Unavailable
+from b2fs.errors import AccessDenied, InvalidRequest, StoreError, Unavailable
 from b2fs.store.protocol import ObjectStore
 
 log = logging.getLogger(__name__)
@@ -160,7 +160,7 @@ class OwnVersions:
             targets.extend((side, None) for side in side_keys(p.key))
         failed: dict[str, StoreError] = {}
         for i in range(0, len(targets), REMOVE_BATCH):
-            answers = await self._store.delete_many(targets[i : i + REMOVE_BATCH])
+            answers = await self._delete(targets[i : i + REMOVE_BATCH])
             for (key, version), answer in zip(targets[i : i + REMOVE_BATCH], answers, strict=True):
                 if isinstance(answer, AccessDenied) and version is not None:
                     # They are to be hidden instead, but not within a second of what we put.
@@ -171,6 +171,15 @@ class OwnVersions:
                 elif version is None:
                     self.answered(key, None)
         return failed
+
+    async def _delete(self, targets: list[tuple[str, VersionId | None]]) -> list[VersionId | StoreError | None]:
+        """As delete_many; a server that refuses all because of one is asked for each."""
+        try:
+            return await self._store.delete_many(targets)
+        except InvalidRequest as error:
+            if len(targets) == 1:
+                return [error]
+        return [answer for target in targets for answer in await self._delete([target])]
 
     def _may_not_delete(self, error: AccessDenied) -> None:
         """Object Lock, or a key without deleteFiles: from now on fsyncs keep the second and removals hide."""
