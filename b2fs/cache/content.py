@@ -310,6 +310,14 @@ class LocalContent:
         if self.local.covers(0, self.base_limit):
             self._become_complete()
 
+    def can_rest_on(self, base_size: int) -> bool:
+        """Whether that would free space, if a version of base_size bytes holds the content and all of that is here."""
+        return self.complete and not self.away and self.size == base_size > _SMALL_BYTES
+
+    def spare_bytes(self) -> int:
+        """How many bytes are here although the base has them."""
+        return sum(end - start for start, end in self.spare())
+
     def spare(self) -> list[tuple[int, int]]:
         """Ranges that are here although the base has them."""
         if self.complete:

@@ -17,6 +17,7 @@ from b2fs.cache.remote import RemoteConfig, RemoteView
 from b2fs.cache.writeback.engine import Engine
 from b2fs.cache.writeback.room import Room
 from b2fs.cache.writeback.transfer import Transfer
+from b2fs.core.types import InodeId
 from b2fs.store.protocol import ObjectStore
 from b2fs.vfs.api import ROOT, KernelNotifier
 from b2fs.vfs.config import VfsConfig
@@ -34,14 +35,16 @@ def build_core(bucket: ObjectStore, config: VfsConfig, notifier: KernelNotifier)
     remote = RemoteView(store, RemoteConfig(ttl_s=config.ttl_s, reserved=f"{config.prefix}.b2fs/"))
     transfer = Transfer(store, ledger, reader, config.writeback, f"{config.prefix}.b2fs/", remote.links)
     engine = Engine(store, ledger, LocalSync(ledger, files), remote, transfer, config.writeback)
-    room = Room(files, ledger, transfer, engine, config.writeback, blocks.yield_disk)
+    inodes: dict[InodeId, Inode] = {}
+    room = Room(files, ledger, transfer, engine, config.writeback, inodes, blocks.yield_disk)
     root = Inode(ROOT, stat.S_IFDIR | config.defaults.dir_mode)
     root.uid, root.gid = config.defaults.uid, config.defaults.gid
     root.prefix_cache = config.prefix
     root.holds = 1
     usage = Usage(store, engine, config.prefix, config.quota, config.statfs_bytes)
-    core = Core(config, store, ledger, files, remote, transfer, engine, room, reader, blocks, notifier, root, usage)
-    core.inodes[ROOT] = root
+    parts = (store, ledger, files, remote, transfer, engine, room, reader, blocks, notifier)
+    core = Core(config, *parts, root, usage, inodes)
+    inodes[ROOT] = root
     if config.attr_index:
         index = AttrIndexConfig(config.prefix, f"{config.prefix}.b2fs/attrs/", config.ttl_s, not config.read_only)
         core.index = remote.attributes = AttributeIndex(store, remote.known, index)

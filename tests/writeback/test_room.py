@@ -352,3 +352,30 @@ async def test_a_file_that_is_appended_to_all_the_time_is_stored_all_the_same(
         await mount.close(handle)
         await mount.drain()
     assert digest(tiny.bucket.contents()["log"]) == digest(body)
+
+
+async def test_many_open_files_that_are_stored_need_no_room(tiny: Place, autojump_clock: MockClock) -> None:
+    """Their names still have one object each; what is here of them is only dropped."""
+    names = [f"f{number}" for number in range(2 * ROOM // PART)]
+    bodies = {name: noise(PART, number) for number, name in enumerate(names)}
+    async with tiny.mount(config=TINY) as mount:
+        handles = {name: await mount.create(name) for name in names}
+        for name, handle in handles.items():
+            await append(mount, handle, bodies[name])
+        await mount.drain()
+        for name, handle in handles.items():
+            assert digest(bytes(await mount.fs.read(handle, 0, PART))) == digest(bodies[name])
+            await mount.write(handle, 100, b"changed")
+            bodies[name] = bodies[name][:100] + b"changed" + bodies[name][107:]
+        after = tiny.left_behind(tiny.root / "after")
+        assert held(mount) <= ROOM
+        for name, handle in handles.items():
+            assert digest(await mount.read(name)) == digest(bodies[name])
+            await mount.close(handle)
+        await mount.drain()
+    assert tiny.bucket.contents() == bodies
+    async with after.mount(config=TINY) as mount:
+        for name in names:
+            assert digest(await mount.read(name)) == digest(bodies[name])
+        await mount.drain()
+    assert after.bucket.contents() == bodies

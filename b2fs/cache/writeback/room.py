@@ -1,16 +1,17 @@
 """Room: dirty files keep within their share of the disk.
 
-As they near it, first what the bucket has already is dropped here: bytes that are the base's, and parts of unfinished
-uploads that the server has acknowledged (and cached blocks, where it is the disk that is short).  Nothing is dropped
-before the journal knows it durably, so that neither a crash nor a power cut takes a hole for content.  Then writers are
-slowed, the more the less room there is; only when nothing has left for long does a write fail, before it is accepted.
+As they near it, first what the bucket has already is dropped here: bytes that are the base's, parts of unfinished
+uploads that the server has acknowledged, open files that are stored (and cached blocks, where it is the disk that is
+short).  Nothing is dropped before the journal knows it durably, so that neither a crash nor a power cut takes a hole
+for content. Then writers are slowed, the more the less room there is; only when nothing has left for long does a
+write fail, before it is accepted.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import trio
 
@@ -21,7 +22,9 @@ from b2fs.cache.writeback.config import WriteBackConfig
 from b2fs.cache.writeback.engine import Engine
 from b2fs.cache.writeback.multipart import MultipartUpload
 from b2fs.cache.writeback.transfer import Transfer
+from b2fs.core.extents import Extents
 from b2fs.core.parts import Part
+from b2fs.core.types import InodeId
 from b2fs.errors import FsError
 
 #: Shares of the room: above the first, what is spare is dropped down to it; above the second, writers are slowed.
@@ -49,9 +52,11 @@ class Room:
         transfer: Transfer,
         engine: Engine,
         config: WriteBackConfig,
+        inodes: Mapping[InodeId, Inode],
         yield_disk: Callable[[], None],
     ) -> None:
-        """yield_disk makes others give up the disk that they need less; it blocks."""
+        """inodes: those that may have local bytes.  yield_disk has others give up the disk, and blocks."""
+        self._inodes = inodes
         self._yield_disk = yield_disk
         self._files = files
         self._ledger = ledger
@@ -140,20 +145,42 @@ class Room:
 
     def _choose(self, size: int) -> list[Callable[[], None]]:
         """What to do when the journal is durable; from now on nobody counts on these bytes here."""
-        jobs: list[Callable[[], None]] = []
-        for content in self._files.contents.values():
-            for start, end in content.spare():
-                if size <= 0:
-                    return jobs
-                size -= end - start
-                jobs.append(_Drop(content, start, end))
+        jobs: list[Callable[[], None]] = list(_drops(self._files.contents.values(), size))
+        size -= sum(content.spare_bytes() for content in self._files.contents.values())
         for upload in self._transfer.uploads:
             parts = _first(upload.spare(), size)
             if parts and upload.inode.content is not None:
                 upload.send_away(parts)
                 size -= sum(part.end - part.start for part in parts)
                 jobs.extend(_Punch(upload, upload.inode.content, part) for part in parts)
-        return jobs
+        return [*jobs, *_drops(self._rested(), size)]
+
+    def _rested(self) -> Iterator[LocalContent]:
+        """Contents of open files that the bucket has as they are; from now on these rest on that, one by one.
+
+        No row of the journal speaks of them.  Without versions others could take away what they rest on.
+        """
+        for content in self._files.contents.values():
+            inode = self._inodes.get(content.ino)
+            if inode is None or inode.content is not content or inode.pending or not inode.writers or not inode.links:
+                continue
+            base = inode.base
+            stored = base is not None and base.version_id is not None and inode.base_content_seq == inode.content_seq
+            if base is not None and stored and content.can_rest_on(base.size):
+                content.rest_on(base.size, Extents())
+                yield content
+
+
+def _drops(contents: Iterable[LocalContent], size: int) -> Iterator[_Drop]:
+    """Jobs for about size bytes of what the bases of these contents have; no more contents are taken than it needs."""
+    if size <= 0:
+        return
+    for content in contents:
+        for start, end in content.spare():
+            yield _Drop(content, start, end)
+            size -= end - start
+            if size <= 0:
+                return
 
 
 class _Drop:
