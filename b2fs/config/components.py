@@ -46,6 +46,7 @@ def s3_config(settings: MountSettings, location: RemoteLocation) -> S3Config:
         profile=settings.profile,
         backblaze=location.scheme == "b2",
         insecure_http=settings.insecure_http,
+        ca_bundle=settings.ca_bundle,
         read_only=settings.read_only,
         max_buffered_bytes=min(MAX_BUFFERED_BYTES, settings.memory_limit // 4),
     )

@@ -38,6 +38,7 @@ RandomReads = Literal["exact", "whole"]
 #: Less would not hold the parts of one large file in flight.
 MIN_MEMORY_BYTES = 64 << 20
 MIN_CACHE_BYTES = 64 << 20
+_AWS_CA_BUNDLE = "AWS_CA_BUNDLE"
 
 
 def default_cache_dir() -> str:
@@ -69,6 +70,7 @@ class MountSettings:
     region: str | None = None
     profile: str | None = None
     insecure_http: bool = False
+    ca_bundle: str | None = None
     fsync: FsyncLevel = "bucket"
     sync_on_close: bool = False
     conflict: Conflict = "ours-on-top"
@@ -154,6 +156,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("region", "NAME", "The bucket's region, for example us-west-004."),
     Option("profile", "NAME", "The profile in ~/.aws that holds the keys."),
     _flag("insecure_http", "Allow an http:// endpoint that is not on this machine."),
+    Option("ca_bundle", "FILE", "Certificates (PEM) to trust in the place of the system's.", os.path.abspath),
     Option(
         "fsync",
         "bucket|local",
@@ -224,8 +227,11 @@ _BY_NAME = {option.name: option for option in OPTIONS}
 
 
 def raw_from_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """The options that B2FS_* variables set."""
-    return {option.name: environ[option.variable] for option in OPTIONS if environ.get(option.variable)}
+    """The options that B2FS_* variables set, and the certificates that the AWS tools are told to trust."""
+    raw = {option.name: environ[option.variable] for option in OPTIONS if environ.get(option.variable)}
+    if environ.get(_AWS_CA_BUNDLE):
+        raw.setdefault("ca_bundle", environ[_AWS_CA_BUNDLE])
+    return raw
 
 
 def known_option(name: str) -> bool:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from b2fs.config.components import vfs_config
+from b2fs.config.components import s3_config, vfs_config
 from b2fs.config.location import FileLocation, RemoteLocation, parse_location
 from b2fs.config.mount_options import raw_from_options, split_options
 from b2fs.config.settings import (
@@ -185,6 +185,16 @@ def test_plain_http_elsewhere_has_to_be_meant() -> None:
 def test_the_environment_gives_defaults() -> None:
     raw = raw_from_environment({"B2FS_CACHE_SIZE": "1G", "B2FS_READ_ONLY": "yes", "B2FS_UID": "", "HOME": "/root"})
     assert raw == {"cache_size": "1G", "read_only": "yes"}
+
+
+def test_certificates_to_trust_are_an_option_or_what_the_aws_tools_are_told() -> None:
+    told = {"AWS_CA_BUNDLE": "/aws.pem"}
+    assert raw_from_environment(told) == {"ca_bundle": "/aws.pem"}
+    assert raw_from_environment({**told, "B2FS_CA_BUNDLE": "/ours.pem"}) == {"ca_bundle": "/ours.pem"}
+    settings = build_settings("s3://photos", "/mnt", {"endpoint": "https://host", "ca_bundle": "/ours.pem"})
+    assert isinstance(settings.location, RemoteLocation)
+    assert s3_config(settings, settings.location).ca_bundle == "/ours.pem"
+    assert build_settings(FILE_URL, "/mnt", raw_from_environment(told)).ca_bundle == "/aws.pem"
 
 
 def test_option_lists_split_at_bare_commas() -> None:

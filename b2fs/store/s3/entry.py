@@ -99,7 +99,10 @@ async def _connect_once(config: S3Config, context: ssl.SSLContext | None) -> Non
         except trio.BrokenResourceError as error:
             cause = error.__cause__
             if isinstance(cause, ssl.SSLCertVerificationError):
-                raise Unavailable(f"the certificate of {config.url} is not trusted: {cause.verify_message}") from error
+                raise Unavailable(
+                    f"the certificate of {config.url} is not trusted: {cause.verify_message}; "
+                    "--ca-bundle names others to trust"
+                ) from error
             if isinstance(cause, ssl.SSLError) and cause.reason:
                 reason = cause.reason.lower().replace("_", " ")
                 raise Unavailable(f"{config.url} does not speak TLS as it should: {reason}") from error
