@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import random
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import pytest
@@ -15,109 +13,19 @@ import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from b2fs.cache.reader import Reader, ReaderConfig, Stream
+from b2fs.cache.reader import Reader, ReaderConfig
 from b2fs.core.prefetch import PrefetchConfig
-from b2fs.core.siblings import SiblingHint, SiblingTracker
-from b2fs.core.types import Capabilities, ETag, ObjectInfo, ObjectRef, VersionId
+from b2fs.core.types import ObjectRef
 from b2fs.errors import (
     AccessDenied,
     CorruptBody,
-    InvalidRange,
     NotFound,
     PreconditionFailed,
     StoreError,
     TimedOut,
     Unavailable,
 )
-
-KIB, MIB = 1 << 10, 1 << 20
-ROUND_TRIP_S = 0.02
-Get = tuple[str, int, int]
-
-
-class FakeStore:
-    """Objects in memory behind a round trip; answers can be spoilt by `fault`, called with (key, start, end)."""
-
-    def __init__(self, *, conditional: bool = True, versions: bool = True) -> None:
-        self.capabilities = Capabilities(conditional_get=conditional, versioning=versions)
-        self.objects: dict[str, list[bytes]] = {}
-        self._etags: dict[int, ETag] = {}
-        self.gets: list[Get] = []
-        self.in_flight = 0
-        self.most_in_flight = 0
-        self.round_trip_s = ROUND_TRIP_S
-        self.fault: Callable[[str, int, int], BaseException | bytes | None] = lambda key, start, end: None
-
-    def put(self, key: str, content: bytes) -> ObjectRef:
-        """Make a version; the answer is a ref as a PUT gives it."""
-        self.objects.setdefault(key, []).append(content)
-        version = VersionId(f"{key}-v{len(self.objects[key])}") if self.capabilities.versioning else None
-        return ObjectRef(key, version, self._etag(content), len(content))
-
-    def _etag(self, content: bytes) -> ETag:
-        if id(content) not in self._etags:
-            self._etags[id(content)] = ETag(hashlib.md5(content, usedforsecurity=False).hexdigest())
-        return self._etags[id(content)]
-
-    async def get(
-        self,
-        key: str,
-        *,
-        version_id: VersionId | None = None,
-        start: int = 0,
-        end: int | None = None,
-        if_match: ETag | None = None,
-    ) -> tuple[ObjectInfo, bytes]:
-        versions = self.objects[key]
-        number = len(versions) if version_id is None else int(version_id.rpartition("-v")[2])
-        content = versions[number - 1]
-        end = len(content) if end is None else min(end, len(content))
-        self.gets.append((key, start, end))
-        self.in_flight += 1
-        self.most_in_flight = max(self.most_in_flight, self.in_flight)
-        try:
-            await trio.sleep(self.round_trip_s)
-        finally:
-            self.in_flight -= 1
-        fault = self.fault(key, start, end)
-        if isinstance(fault, BaseException):
-            raise fault
-        if if_match is not None and self.capabilities.conditional_get and if_match != self._etag(content):
-            raise PreconditionFailed("If-Match")
-        if start >= len(content) > 0:
-            raise InvalidRange("behind the end")
-        version = VersionId(f"{key}-v{number}") if self.capabilities.versioning else None
-        ref = ObjectRef(key, version, self._etag(content), len(content))
-        return ObjectInfo(ref, 0, {"mode": "33188"}), content[start:end] if fault is None else fault
-
-
-@asynccontextmanager
-async def _reading(store: FakeStore, config: ReaderConfig | None = None) -> AsyncIterator[Reader]:
-    reader = Reader(store, None, config)
-    async with trio.open_nursery() as nursery:
-        await nursery.start(reader.run)
-        try:
-            yield reader
-            reader.check_invariants()
-        finally:
-            nursery.cancel_scope.cancel()
-
-
-async def _read(stream: Stream, start: int, end: int) -> bytes:
-    data = stream.read_nowait(start, end)
-    if data is None:
-        data = await stream.read(start, end)
-    assert len(data) == end - start
-    return bytes(data)
-
-
-async def _read_all(stream: Stream, length: int) -> bytes:
-    """Read from start to end in requests of `length`, yielding in between as the kernel does."""
-    parts = []
-    for start in range(0, stream.ref.size, length):
-        parts.append(await _read(stream, start, min(stream.ref.size, start + length)))
-        await trio.lowlevel.checkpoint()
-    return b"".join(parts)
+from tests.unit.reader_fakes import BIG, KIB, MIB, ROUND_TRIP_S, FakeStore, read, read_all, reading
 
 
 def _listed(ref: ObjectRef) -> ObjectRef:
@@ -125,16 +33,13 @@ def _listed(ref: ObjectRef) -> ObjectRef:
     return replace(ref, version_id=None)
 
 
-BIG = random.Random(1).randbytes(24 * MIB + 4321)
-
-
 @pytest.mark.parametrize("length", [64 * KIB, MIB, 3 * MIB + 1])
 async def test_sequential_reads_wait_for_few_round_trips(autojump_clock: trio.testing.MockClock, length: int) -> None:
     store = FakeStore()
     ref = store.put("big", BIG)
-    async with _reading(store) as reader:
+    async with reading(store) as reader:
         stream, began = reader.open(ref), trio.current_time()
-        assert await _read_all(stream, length) == BIG
+        assert await read_all(stream, length) == BIG
         assert trio.current_time() - began < 6 * ROUND_TRIP_S
         assert reader.stats.fetched_bytes == len(BIG), "every byte once"
         assert reader.stats.served_bytes == len(BIG)
@@ -145,11 +50,11 @@ async def test_sequential_reads_wait_for_few_round_trips(autojump_clock: trio.te
 async def test_the_first_byte_costs_one_small_request(autojump_clock: trio.testing.MockClock) -> None:
     store = FakeStore()
     ref = store.put("big", BIG)
-    async with _reading(store) as reader:
+    async with reading(store) as reader:
         stream, began = reader.open(ref), trio.current_time()
         before = stream.info
         assert before is None
-        assert await _read(stream, 0, 128 * KIB) == BIG[: 128 * KIB]
+        assert await read(stream, 0, 128 * KIB) == BIG[: 128 * KIB]
         assert trio.current_time() - began == pytest.approx(ROUND_TRIP_S)
         assert store.gets == [("big", 0, MIB)]
         assert stream.info is not None
@@ -159,12 +64,12 @@ async def test_the_first_byte_costs_one_small_request(autojump_clock: trio.testi
 async def test_random_reads_cost_one_small_request_each(autojump_clock: trio.testing.MockClock) -> None:
     store, choose = FakeStore(), random.Random(2)
     ref = store.put("big", BIG * 3)
-    async with _reading(store) as reader:
+    async with reading(store) as reader:
         stream, began = reader.open(ref), trio.current_time()
         for _ in range(100):
             start = choose.randrange(MIB, ref.size - 4096) // 4096 * 4096
             offset = start % len(BIG)
-            assert await _read(stream, start, start + 4096) == (BIG + BIG[:4096])[offset : offset + 4096]
+            assert await read(stream, start, start + 4096) == (BIG + BIG[:4096])[offset : offset + 4096]
         assert trio.current_time() - began <= 100 * ROUND_TRIP_S * 1.01
         assert reader.stats.fetched_bytes <= 100 * 72 * KIB
 
@@ -172,10 +77,10 @@ async def test_random_reads_cost_one_small_request_each(autojump_clock: trio.tes
 async def test_backward_reads_are_batched(autojump_clock: trio.testing.MockClock) -> None:
     store = FakeStore()
     ref = store.put("big", BIG[: 8 * MIB])
-    async with _reading(store) as reader:
+    async with reading(store) as reader:
         stream = reader.open(ref)
         for start in range(ref.size - 64 * KIB, -1, -64 * KIB):
-            assert await _read(stream, start, start + 64 * KIB) == BIG[start : start + 64 * KIB]
+            assert await read(stream, start, start + 64 * KIB) == BIG[start : start + 64 * KIB]
         assert len(store.gets) <= 20, "not one for each of the 128 reads"
         assert reader.stats.fetched_bytes == ref.size
 
@@ -183,11 +88,11 @@ async def test_backward_reads_are_batched(autojump_clock: trio.testing.MockClock
 async def test_strided_reads_fetch_what_is_read(autojump_clock: trio.testing.MockClock) -> None:
     store = FakeStore()
     ref = store.put("big", BIG)
-    async with _reading(store) as reader:
+    async with reading(store) as reader:
         stream = reader.open(ref)
         reads = range(MIB, 24 * MIB, MIB)
         for start in reads:
-            assert await _read(stream, start, start + 64 * KIB) == BIG[start : start + 64 * KIB]
+            assert await read(stream, start, start + 64 * KIB) == BIG[start : start + 64 * KIB]
         assert len(store.gets) == len(reads)
         assert reader.stats.fetched_bytes == len(reads) * 64 * KIB
 
@@ -195,13 +100,13 @@ async def test_strided_reads_fetch_what_is_read(autojump_clock: trio.testing.Moc
 async def test_readers_share_fetches_and_pieces(autojump_clock: trio.testing.MockClock) -> None:
     store = FakeStore()
     ref = store.put("big", BIG)
-    async with _reading(store) as reader:
+    async with reading(store) as reader:
         async with trio.open_nursery() as nursery:
             results: list[bytes] = []
 
             async def one(ref: ObjectRef) -> None:
                 stream = reader.open(ref)
-                results.append(await _read_all(stream, MIB))
+                results.append(await read_all(stream, MIB))
                 stream.close()
 
             for number in range(5):
@@ -213,23 +118,23 @@ async def test_readers_share_fetches_and_pieces(autojump_clock: trio.testing.Moc
 async def test_a_cancelled_reader_does_not_take_the_fetch_along(autojump_clock: trio.testing.MockClock) -> None:
     store = FakeStore()
     ref = store.put("k", b"x" * 100_000)
-    async with _reading(store) as reader:
+    async with reading(store) as reader:
         stream = reader.open(ref)
         with trio.move_on_after(ROUND_TRIP_S / 2) as impatient:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(_read, stream, 0, 100)
+                nursery.start_soon(read, stream, 0, 100)
         assert impatient.cancelled_caught
-        assert await _read(stream, 0, 100) == b"x" * 100
+        assert await read(stream, 0, 100) == b"x" * 100
         assert len(store.gets) == 1
 
 
 async def test_closing_ends_read_ahead(autojump_clock: trio.testing.MockClock) -> None:
     store = FakeStore()
     ref = store.put("big", BIG)
-    async with _reading(store) as reader:
+    async with reading(store) as reader:
         stream = reader.open(ref)
         for start in range(0, 3 * MIB, MIB):
-            await _read(stream, start, start + MIB)
+            await read(stream, start, start + MIB)
         await trio.testing.wait_all_tasks_blocked()
         assert store.in_flight > 0
         stream.close()
@@ -247,7 +152,7 @@ async def test_the_budget_holds_with_many_readers(autojump_clock: trio.testing.M
     store = FakeStore()
     refs = [store.put(f"k{number}", BIG) for number in range(4)]
     most = 0
-    async with _reading(store, config) as reader:
+    async with reading(store, config) as reader:
         store.fault = lambda key, start, end: note()
 
         def note() -> None:
@@ -258,7 +163,7 @@ async def test_the_budget_holds_with_many_readers(autojump_clock: trio.testing.M
 
             async def one(ref: ObjectRef) -> None:
                 stream = reader.open(ref)
-                digest = hashlib.sha256(await _read_all(stream, 256 * KIB)).digest()
+                digest = hashlib.sha256(await read_all(stream, 256 * KIB)).digest()
                 assert digest == hashlib.sha256(BIG).digest()
                 stream.close()
 
@@ -271,9 +176,9 @@ async def test_the_budget_holds_with_many_readers(autojump_clock: trio.testing.M
 async def test_a_read_larger_than_the_budget_is_served(autojump_clock: trio.testing.MockClock) -> None:
     store = FakeStore()
     ref = store.put("big", BIG)
-    async with _reading(store, ReaderConfig(memory_bytes=2 * MIB)) as reader:
+    async with reading(store, ReaderConfig(memory_bytes=2 * MIB)) as reader:
         stream = reader.open(ref)
-        assert await _read(stream, 0, 12 * MIB) == BIG[: 12 * MIB]
+        assert await read(stream, 0, 12 * MIB) == BIG[: 12 * MIB]
         assert await reader.fetch_range(ref, 5, len(BIG) - 5) == BIG[5:-5]
         stream.close()
 
@@ -281,10 +186,10 @@ async def test_a_read_larger_than_the_budget_is_served(autojump_clock: trio.test
 async def test_waste_is_counted(autojump_clock: trio.testing.MockClock) -> None:
     store = FakeStore()
     refs = [store.put(f"k{number}", bytes(MIB)) for number in range(8)]
-    async with _reading(store, ReaderConfig(memory_bytes=2 * MIB)) as reader:
+    async with reading(store, ReaderConfig(memory_bytes=2 * MIB)) as reader:
         for ref in refs:
             stream = reader.open(ref)
-            await _read(stream, 0, 4096)
+            await read(stream, 0, 4096)
             stream.close()
         assert reader.stats.wasted_bytes >= 6 * (MIB - 4096)
 
@@ -292,7 +197,7 @@ async def test_waste_is_counted(autojump_clock: trio.testing.MockClock) -> None:
 async def test_fetch_range_fetches_no_more_than_the_grains(autojump_clock: trio.testing.MockClock) -> None:
     store = FakeStore()
     ref = store.put("big", BIG)
-    async with _reading(store) as reader:
+    async with reading(store) as reader:
         assert await reader.fetch_range(ref, 100_000, 200_000) == BIG[100_000:200_000]
         assert store.gets == [("big", 98304, 229376)]
         assert await reader.fetch_range(ref, 7, 7) == b""
@@ -304,11 +209,11 @@ async def test_fetch_range_fetches_no_more_than_the_grains(autojump_clock: trio.
 async def test_a_listed_object_is_pinned_by_the_first_answer(autojump_clock: trio.testing.MockClock) -> None:
     store = FakeStore()
     ref = _listed(store.put("k", BIG))
-    async with _reading(store) as reader:
+    async with reading(store) as reader:
         stream = reader.open(ref)
-        await _read(stream, 0, 10)
+        await read(stream, 0, 10)
         store.put("k", bytes(len(BIG)))
-        assert await _read_all(stream, MIB) == BIG, "the old version to the end"
+        assert await read_all(stream, MIB) == BIG, "the old version to the end"
 
 
 @pytest.mark.parametrize("conditional", [True, False])
@@ -318,19 +223,19 @@ async def test_a_replaced_object_is_never_mixed(
 ) -> None:
     store = FakeStore(conditional=conditional, versions=False)
     ref = store.put("k", BIG)
-    async with _reading(store) as reader:
+    async with reading(store) as reader:
         stream = reader.open(ref)
-        assert await _read(stream, 0, 100) == BIG[:100]
+        assert await read(stream, 0, 100) == BIG[:100]
         store.put("k", replacement)
         with pytest.raises(PreconditionFailed):
-            await _read(stream, 12 * MIB, 12 * MIB + 100)
+            await read(stream, 12 * MIB, 12 * MIB + 100)
 
 
 async def test_a_version_that_is_gone_is_said_so(autojump_clock: trio.testing.MockClock) -> None:
     store = FakeStore()
     ref = store.put("k", BIG)
     store.fault = lambda key, start, end: NotFound("no such version")
-    async with _reading(store) as reader:
+    async with reading(store) as reader:
         with pytest.raises(NotFound):
             await reader.open(ref).read(0, 10)
         assert len(store.gets) == 1, "not tried again"
@@ -351,9 +256,9 @@ async def test_a_fault_that_passes_is_not_seen(autojump_clock: trio.testing.Mock
         return Unavailable("reset") if start % (2 * MIB) else b"cut body"
 
     store.fault = first_time
-    async with _reading(store) as reader:
+    async with reading(store) as reader:
         stream = reader.open(ref)
-        assert await _read_all(stream, MIB) == BIG
+        assert await read_all(stream, MIB) == BIG
         assert reader.stats.retries == len(seen)
 
 
@@ -362,7 +267,7 @@ async def test_a_lasting_fault_reaches_every_reader(autojump_clock: trio.testing
     store = FakeStore()
     ref = store.put("k", BIG)
     store.fault = lambda key, start, end: error
-    async with _reading(store) as reader:
+    async with reading(store) as reader:
         stream = reader.open(ref)
         async with trio.open_nursery() as nursery:
 
@@ -374,14 +279,14 @@ async def test_a_lasting_fault_reaches_every_reader(autojump_clock: trio.testing
                 nursery.start_soon(one)
         assert reader.memory_used == 0
         store.fault = lambda key, start, end: None
-        assert await _read(stream, 0, 10) == BIG[:10], "and passes with its cause"
+        assert await read(stream, 0, 10) == BIG[:10], "and passes with its cause"
 
 
 async def test_a_short_body_is_never_served(autojump_clock: trio.testing.MockClock) -> None:
     store = FakeStore()
     ref = store.put("k", BIG)
     store.fault = lambda key, start, end: b"short"
-    async with _reading(store) as reader:
+    async with reading(store) as reader:
         with pytest.raises(CorruptBody):
             await reader.open(ref).read(0, 100)
 
@@ -389,9 +294,9 @@ async def test_a_short_body_is_never_served(autojump_clock: trio.testing.MockClo
 async def test_a_silent_store_is_given_up_in_time(autojump_clock: trio.testing.MockClock) -> None:
     store = FakeStore()
     ref = store.put("k", BIG)
-    async with _reading(store, ReaderConfig(timeout_s=30)) as reader:
+    async with reading(store, ReaderConfig(timeout_s=30)) as reader:
         stream = reader.open(ref)
-        assert await _read(stream, 0, MIB) == BIG[:MIB]
+        assert await read(stream, 0, MIB) == BIG[:MIB]
         store.round_trip_s = 1e6
         began = trio.current_time()
         with pytest.raises(TimedOut):
@@ -399,114 +304,30 @@ async def test_a_silent_store_is_given_up_in_time(autojump_clock: trio.testing.M
         with pytest.raises(TimedOut):
             await reader.fetch_range(ref, 5 * MIB, 6 * MIB)
         assert trio.current_time() - began <= 61
-        assert await _read(stream, 0, MIB) == BIG[:MIB], "what is in memory stays readable"
+        assert await read(stream, 0, MIB) == BIG[:MIB], "what is in memory stays readable"
 
 
 async def test_a_failed_guess_is_repeated_by_who_needs_it(autojump_clock: trio.testing.MockClock) -> None:
     store = FakeStore()
     ref = store.put("big", BIG)
-    async with _reading(store) as reader:
+    async with reading(store) as reader:
         stream = reader.open(ref)
-        await _read(stream, 0, MIB)
-        await _read(stream, MIB, 2 * MIB)  # starts the first window
+        await read(stream, 0, MIB)
+        await read(stream, MIB, 2 * MIB)  # starts the first window
         store.fault = lambda key, start, end: AccessDenied("for a moment")
         with trio.move_on_after(ROUND_TRIP_S * 1.5):
             await trio.sleep_forever()
         store.fault = lambda key, start, end: None
-        assert await _read_all(stream, MIB) == BIG
+        assert await read_all(stream, MIB) == BIG
 
 
 async def test_reading_after_shutdown_fails_at_once(autojump_clock: trio.testing.MockClock) -> None:
     store = FakeStore()
     ref = store.put("k", BIG)
-    async with _reading(store) as reader:
+    async with reading(store) as reader:
         stream = reader.open(ref)
     with pytest.raises(StoreError):
         await stream.read(0, 10)
-
-
-# --- siblings
-
-
-async def test_warm_fetches_many_at_once(autojump_clock: trio.testing.MockClock) -> None:
-    store = FakeStore()
-    refs = [store.put(f"k{number}", f"content {number}".encode()) for number in range(100)]
-    big = store.put("big", BIG)
-    async with _reading(store) as reader:
-        began = trio.current_time()
-        await reader.warm([*refs, big, store.put("empty", b"")])
-        assert trio.current_time() - began < 3 * ROUND_TRIP_S
-        assert store.most_in_flight == 64
-        for number, ref in enumerate(refs):
-            stream = reader.open(ref)
-            assert stream.read_nowait(0, ref.size) == f"content {number}".encode()
-            assert stream.info is not None
-            stream.close()
-        assert len(store.gets) == 100, "large and empty ones are left out"
-        assert reader.stats.wasted_warm_bytes == 0
-
-
-async def test_a_hint_is_taken_when_the_file_is_read_from_its_start(autojump_clock: trio.testing.MockClock) -> None:
-    store = FakeStore()
-    refs = [store.put(f"k{number}", bytes(1000)) for number in range(3)]
-    async with _reading(store) as reader:
-        stream = reader.open(refs[0], hint=SiblingHint(tuple(refs[1:])))
-        await _read(stream, 500, 600)
-        assert len(store.gets) == 1
-        await _read(stream, 0, 600)
-        began = trio.current_time()
-        assert await _read(reader.open(refs[2]), 0, 1000) == bytes(1000)
-        assert trio.current_time() - began <= ROUND_TRIP_S
-        assert len(store.gets) == 3
-
-
-async def test_a_failed_warm_is_silent_and_read_again(autojump_clock: trio.testing.MockClock) -> None:
-    store = FakeStore()
-    ref = store.put("k", b"content")
-    store.fault = lambda key, start, end: Unavailable("down")
-    async with _reading(store) as reader:
-        await reader.warm([ref])
-        assert reader.memory_used == 0
-        store.fault = lambda key, start, end: None
-        assert await _read(reader.open(ref), 0, 7) == b"content"
-
-
-async def test_warming_stops_at_the_budget(autojump_clock: trio.testing.MockClock) -> None:
-    store = FakeStore()
-    refs = [store.put(f"k{number}", bytes(MIB)) for number in range(40)]
-    async with _reading(store, ReaderConfig(memory_bytes=8 * MIB)) as reader:
-        await reader.warm(refs)
-        assert len(store.gets) == 7
-        assert reader.memory_used <= 8 * MIB
-
-
-async def _open_in_order(reader: Reader, refs: list[ObjectRef], order: list[int]) -> None:
-    """Open and read files of one directory as the filesystem does, with the tracker's hints."""
-    tracker = SiblingTracker()
-    for index in order:
-        upcoming = tracker.opened("directory", index, len(refs))
-        stream = reader.open(refs[index], hint=SiblingHint(tuple(refs[upcoming.start : upcoming.stop])))
-        assert len(await _read(stream, 0, refs[index].size)) == refs[index].size
-        stream.close()
-        await trio.lowlevel.checkpoint()
-
-
-async def test_walking_a_directory_costs_few_round_trips(autojump_clock: trio.testing.MockClock) -> None:
-    store = FakeStore()
-    refs = [store.put(f"k{number}", bytes(4096)) for number in range(500)]
-    async with _reading(store) as reader:
-        began = trio.current_time()
-        await _open_in_order(reader, refs, list(range(500)))
-        assert trio.current_time() - began < 25 * ROUND_TRIP_S
-        assert len(store.gets) == 500
-
-
-async def test_random_opens_waste_little(autojump_clock: trio.testing.MockClock) -> None:
-    store, choose = FakeStore(), random.Random(9)
-    refs = [store.put(f"k{number}", bytes(4096)) for number in range(1000)]
-    async with _reading(store, ReaderConfig(memory_bytes=256 * KIB)) as reader:
-        await _open_in_order(reader, refs, [choose.randrange(1000) for _ in range(2000)])
-        assert reader.stats.wasted_warm_bytes < reader.stats.fetched_bytes / 10
 
 
 # --- any pattern
@@ -540,7 +361,7 @@ def test_any_pattern_gives_the_right_bytes_within_the_budget(scripts: list[list[
         for start, length in script:
             end = min(len(SMALL), start + length)
             try:
-                assert await _read(stream, start, end) == SMALL[start:end]
+                assert await read(stream, start, end) == SMALL[start:end]
             except Unavailable:
                 continue
             assert reader.memory_used <= max(memory, config.prefetch.range_bytes)
@@ -548,7 +369,7 @@ def test_any_pattern_gives_the_right_bytes_within_the_budget(scripts: list[list[
         stream.close()
 
     async def main() -> None:
-        async with _reading(store, config) as reader, trio.open_nursery() as nursery:
+        async with reading(store, config) as reader, trio.open_nursery() as nursery:
             for script in scripts:
                 nursery.start_soon(follow, reader, script)
 

@@ -19,7 +19,7 @@ from b2fs.cache.reader.content import Content
 from b2fs.cache.reader.fetch import Fetcher
 from b2fs.core.types import ETag, ObjectInfo, ObjectRef, VersionId
 from b2fs.errors import Unavailable
-from tests.unit.test_reader import BIG, KIB, MIB, FakeStore, _read
+from tests.unit.reader_fakes import BIG, KIB, MIB, FakeStore, read
 
 CONFIG = ReaderConfig(memory_bytes=64 * MIB, complete_bytes=64 * MIB)
 #: More than fetching BIG takes on any line.
@@ -140,7 +140,7 @@ async def test_random_reads_go_on_and_then_need_no_store(store: HeldStore, block
             """Read twenty pieces; how many requests there were by then."""
             for _ in range(20):
                 start = choose.randrange(ref.size - 4 * KIB)
-                assert await _read(stream, start, start + 4 * KIB) == BIG[start : start + 4 * KIB]
+                assert await read(stream, start, start + 4 * KIB) == BIG[start : start + 4 * KIB]
             return len(store.gets)
 
         gets = -1

@@ -19,7 +19,7 @@ from b2fs.cache.reader import Reader, ReaderConfig
 from b2fs.core.prefetch import PrefetchConfig
 from b2fs.core.types import ETag, ObjectInfo, ObjectRef, VersionId
 from b2fs.errors import Unavailable
-from tests.unit.test_reader import BIG, KIB, MIB, FakeStore, _read, _read_all
+from tests.unit.reader_fakes import BIG, KIB, MIB, FakeStore, read, read_all
 
 
 @contextmanager
@@ -88,18 +88,18 @@ async def test_after_a_restart_nothing_is_requested(tmp_path: Path) -> None:
     small = [store.put(f"k{number}", bytes([number]) * (number + 1)) for number in range(50)]
     with _cache(tmp_path) as cache:
         async with _reading(store, cache) as reader:
-            assert await _read_all(reader.open(big), MIB) == BIG
+            assert await read_all(reader.open(big), MIB) == BIG
             await reader.warm(small)
     store.gets.clear()
     with _cache(tmp_path) as cache:
         async with _reading(store, cache) as reader:
             listed = replace(big, version_id=None)
             stream = reader.open(listed)
-            assert await _read(stream, 13 * MIB + 5, 13 * MIB + 4101) == BIG[13 * MIB + 5 : 13 * MIB + 4101]
-            assert await _read_all(stream, MIB) == BIG
+            assert await read(stream, 13 * MIB + 5, 13 * MIB + 4101) == BIG[13 * MIB + 5 : 13 * MIB + 4101]
+            assert await read_all(stream, MIB) == BIG
             await reader.warm(small[:30])
             for number, ref in enumerate(small):
-                assert await _read(reader.open(ref), 0, ref.size) == bytes([number]) * (number + 1)
+                assert await read(reader.open(ref), 0, ref.size) == bytes([number]) * (number + 1)
             assert await reader.fetch_range(big, 5, 3 * MIB) == BIG[5 : 3 * MIB]
             assert reader.stats.fetched_bytes == 0
     assert store.gets == []
@@ -113,15 +113,15 @@ async def test_random_reads_are_kept_too(tmp_path: Path) -> None:
         async with _reading(store, cache) as reader:
             stream = reader.open(ref)
             for offset in offsets:
-                await _read(stream, offset, offset + 4096)
+                await read(stream, offset, offset + 4096)
     store.gets.clear()
     with _cache(tmp_path) as cache:
         async with _reading(store, cache) as reader:
             stream = reader.open(ref)
             for offset in reversed(offsets):
-                assert await _read(stream, offset, offset + 4096) == BIG[offset : offset + 4096]
+                assert await read(stream, offset, offset + 4096) == BIG[offset : offset + 4096]
             held = reader.stats.disk_bytes
-            assert await _read_all(stream, 512 * KIB) == BIG, "what is there and what is not fit together"
+            assert await read_all(stream, 512 * KIB) == BIG, "what is there and what is not fit together"
             assert held > 0
             assert reader.stats.fetched_bytes < len(BIG)
 
@@ -141,13 +141,13 @@ async def test_damaged_entries_are_fetched_again(tmp_path: Path) -> None:
     ref = store.put("big", BIG)
     with _cache(tmp_path) as cache:
         async with _reading(store, cache) as reader:
-            await _read_all(reader.open(ref), MIB)
+            await read_all(reader.open(ref), MIB)
         assert cache.stats.stored_bytes == len(BIG)
     damaged = _damage_half(tmp_path)
     assert len(damaged) > 4
     with _cache(tmp_path) as cache:
         async with _reading(store, cache) as reader:
-            assert await _read_all(reader.open(ref), MIB) == BIG
+            assert await read_all(reader.open(ref), MIB) == BIG
             assert reader.stats.fetched_bytes == sum(damaged)
         assert cache.stats.damaged == len(damaged)
     with _cache(tmp_path) as cache:
@@ -161,7 +161,7 @@ async def test_cached_content_is_readable_without_the_store(tmp_path: Path) -> N
         assert cache.put_whole(ref, BIG[: 8 * MIB] + BIG[8 * MIB :]) == len(BIG)
         store.fault = lambda key, start, end: Unavailable("down")
         async with _reading(store, cache) as reader:
-            assert await _read_all(reader.open(ref), MIB) == BIG
+            assert await read_all(reader.open(ref), MIB) == BIG
             with pytest.raises(Unavailable):
                 await reader.open(store.put("other", BIG)).read(0, 10)
 
@@ -186,7 +186,7 @@ async def test_an_object_larger_than_the_cache(tmp_path: Path, object_mib: int, 
         for _ in range(2):
             stream = reader.open(ref)
             for start in range(0, ref.size, MIB):
-                assert await _read(stream, start, start + MIB) == store.content(start, start + MIB)
+                assert await read(stream, start, start + MIB) == store.content(start, start + MIB)
                 if not start % (8 * MIB):
                     await _settled(reader)
                     largest = max(largest, cache.used_bytes)
@@ -208,16 +208,16 @@ async def test_little_of_what_was_scanned_stays_in_memory(tmp_path: Path) -> Non
     with _cache(tmp_path) as cache:
         async with _reading(store, cache, config) as reader:
             stream = reader.open(ref)
-            assert await _read_all(stream, MIB) == BIG
+            assert await read_all(stream, MIB) == BIG
             await _settled(reader)
             assert reader.memory_used <= config.scanned_bytes + 2 * MIB
             assert stream.read_nowait(ref.size - 100, ref.size) == BIG[-100:], "the latest"
-            assert await _read(stream, 0, MIB) == BIG[:MIB]
+            assert await read(stream, 0, MIB) == BIG[:MIB]
             assert reader.stats.fetched_bytes == ref.size, "the rest is on disk"
     async with trio.open_nursery() as nursery:
         reader = Reader(store, None, config)
         await nursery.start(reader.run)
-        assert await _read_all(reader.open(ref), MIB) == BIG
+        assert await read_all(reader.open(ref), MIB) == BIG
         assert reader.memory_used >= ref.size, "without a disk it stays"
         nursery.cancel_scope.cancel()
 
@@ -240,7 +240,7 @@ async def test_no_reader_waits_for_a_disk_write(tmp_path: Path) -> None:
     cache = StuckCache(tmp_path)
     async with _reading(store, cache, ReaderConfig(memory_bytes=12 * MIB)) as reader:
         try:
-            assert await _read_all(reader.open(ref), MIB) == BIG
+            assert await read_all(reader.open(ref), MIB) == BIG
             assert reader.stats.uncached_bytes > 0
             assert reader.memory_used <= 12 * MIB
         finally:

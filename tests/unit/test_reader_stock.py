@@ -15,7 +15,7 @@ from b2fs.cache.reader import Reader, ReaderConfig
 from b2fs.cache.reader.stock import CacheFull, CacheRefuses, Stocking
 from b2fs.core.types import ObjectRef
 from b2fs.errors import NotFound, Unavailable, Unsupported
-from tests.unit.test_reader import BIG, KIB, MIB, FakeStore
+from tests.unit.reader_fakes import BIG, KIB, MIB, FakeStore
 
 
 @dataclass
