@@ -1,8 +1,10 @@
 """The engine across a power failure at every single step.
 
 A program forks once per step of a workload, and fails there as a machine does that loses its power: bytes that were not
-synced are gone, names that were not synced in their directory are gone or old.  (What SQLite writes is left as it is:
-its own commits are synced before they return.)  The test then opens each store and looks for what was acknowledged.
+synced are gone, names that were not synced in their directory are gone or old, and those that were removed are there
+again; or of all that only the removals are lost, for a disk is free to write the rest.  (What SQLite writes is left as
+it is: its own commits are synced before they return.)  The test then opens each store and looks for what was
+acknowledged.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from b2fs.store.embedded.engine import Engine, EngineConfig
 from b2fs.store.embedded.rows import BucketSpec, PartClaim
 
 BIG = b"0123456789abcdef" * 8192
+database._REST_S = 0.0  # every pause is one
 unsynced, names, steps = {}, [], 0
 
 def step():
@@ -34,12 +37,16 @@ def step():
     steps += 1
     if steps == fail_at:
         for kind, path, old in reversed(names):
-            if kind == "made" and os.path.exists(path):
-                os.unlink(path)
+            if kind == "removed":
+                real_rename(old, path)
+            elif fail_at % 2:
+                continue
+            elif kind == "made" and os.path.exists(path):
+                real_unlink(path)
             elif kind == "renamed" and os.path.exists(path):
-                os.rename(path, old)
+                real_rename(path, old)
         for path in unsynced.values():
-            if os.path.exists(path):
+            if os.path.exists(path) and not fail_at % 2:
                 os.truncate(path, 0)
         os._exit(7)
 
@@ -50,6 +57,7 @@ def wrap(name, note):
         result = real(*args, **options)
         note(result, *args)
         return result
+    wrapped.__wrapped__ = real
     setattr(os, name, wrapped)
 
 def note_open(fd, path, flags, mode=0o777):
@@ -66,7 +74,16 @@ wrap("open", note_open)
 wrap("write", lambda _, fd, data: None)
 wrap("fsync", note_fsync)
 wrap("rename", lambda _, old, new: names.append(("renamed", new, old)))
-wrap("unlink", lambda *_: None)
+real_rename, real_unlink = os.rename.__wrapped__, os.unlink
+
+def unlink(path):
+    step()
+    kept = f"{directory}.{len(names)}.{steps}"
+    os.link(path, kept)
+    real_unlink(path)
+    names.append(("removed", path, kept))
+
+os.unlink = unlink
 
 real_connect = sqlite3.connect
 def connect(*args, **options):

@@ -94,6 +94,7 @@ class EngineBase:
             clock_ms=clock_ms,
             sync_directory=self._files.sync_incoming,
             remove_files=self._files.remove,
+            sync_removed=self._files.sync_removed,
         )
         try:
             self._recover()
@@ -122,6 +123,7 @@ class EngineBase:
             trash = [name for (name,) in connection.execute("SELECT file FROM trash")]
         if trash:
             self._files.remove(trash)
+            self._files.sync_removed(trash)
             rows = [(name,) for name in trash]
             self._database.run(lambda t: t.connection.executemany("DELETE FROM trash WHERE file = ?", rows))
 

@@ -118,12 +118,23 @@ class ContentFiles:
 
     def remove(self, names: Sequence[str]) -> None:
         """Remove bodies whose rows are gone."""
-        for name in names:
-            for path in (self.path(name), self._incoming_path(name)):
-                try:
-                    os.unlink(path)
-                except FileNotFoundError:
-                    pass  # it is in one of the two places, or was removed before a crash
+        with disk_errors():
+            for name in names:
+                for path in (self.path(name), self._incoming_path(name)):
+                    try:
+                        os.unlink(path)
+                    except FileNotFoundError:
+                        pass  # it is in one of the two places, or was removed before a crash
+
+    def sync_removed(self, names: Sequence[str]) -> None:
+        """Make the removal of these bodies durable."""
+        if not self._durable:
+            return
+        with disk_errors():
+            for directory in {os.path.dirname(self.path(name)) for name in names}:
+                if os.path.isdir(directory):
+                    sync_directory(directory)
+            sync_directory(self._incoming)
 
     def sync_incoming(self) -> None:
         """Make the names of new bodies durable."""

@@ -10,6 +10,7 @@ INVARIANT: a future is done only after the transaction of its change is committe
 from __future__ import annotations
 
 import collections
+import logging
 import queue
 import sqlite3
 import threading
@@ -25,8 +26,14 @@ from b2fs.store.sqlite import register_plain_types
 
 T = TypeVar("T")
 
+log = logging.getLogger(__name__)
+
 #: A batch is cut here so that one waiting caller does not wait for thousands of others; a guess.
 _BATCH_MAX: Final = 256
+#: Removals of files are made durable, and their rows forgotten, when nothing was changed for so long, in seconds, or
+#: when so many have gathered: there are 256 directories to sync.
+_REST_S: Final = 1.0
+_MOST_UNSYNCED: Final = 1 << 14
 #: WAL pages before a checkpoint: 32 MiB, so that bursts of small bodies are not stopped often.
 _CHECKPOINT_PAGES: Final = 8192
 
@@ -70,19 +77,23 @@ class Database:
         clock_ms: Callable[[], int],
         sync_directory: Callable[[], None],
         remove_files: Callable[[list[str]], None],
+        sync_removed: Callable[[list[str]], None],
     ) -> None:
+        """remove_files and sync_removed may raise StoreError: then the files are left to the next start."""
         self._path = path
         self._durable = durable
         self._busy_timeout_s = busy_timeout_s
         self._clock_ms = clock_ms
         self._sync_directory = sync_directory
         self._remove_files = remove_files
+        self._sync_removed = sync_removed
         self._idle: collections.deque[sqlite3.Connection] = collections.deque()
         self._queue: queue.SimpleQueue[tuple[Change[Any], Future[Any]] | None] = queue.SimpleQueue()
         self._closed = False
         #: Orders submit against close: nothing is queued behind the end mark.
         self._closing = threading.Lock()
-        #: Files that are gone from the disk and not yet from the table of trash.
+        #: Files that were removed, which a power cut may undo; and those that stay removed, but have a row of trash.
+        self._unsynced: list[str] = []
         self._removed: list[str] = []
         with _translated():
             self._writer = self._connect(writer=True)
@@ -180,7 +191,7 @@ class Database:
 
     def _next_batch(self) -> list[tuple[Change[Any], Future[Any]]] | None:
         """Wait for a change and take what has queued up behind it; None at the end."""
-        first = self._queue.get()
+        first = self._next()
         if first is None:
             return None
         batch = [first]
@@ -195,6 +206,15 @@ class Database:
             batch.append(item)
         # From here on a caller can no longer cancel.
         return [(change, future) for change, future in batch if future.set_running_or_notify_cancel()]
+
+    def _next(self) -> tuple[Change[Any], Future[Any]] | None:
+        """The next change; what can wait is done while there is none."""
+        if self._unsynced:
+            try:
+                return self._queue.get(timeout=_REST_S)
+            except queue.Empty:
+                self._sync_trash()
+        return self._queue.get()
 
     def _commit(
         self, batch: list[tuple[Change[Any], Future[Any]]]
@@ -255,7 +275,23 @@ class Database:
             transaction.after_commit.append(self._removed.clear)
 
     def _empty_trash(self, files: list[str]) -> None:
-        self._remove_files(files)
+        try:
+            self._remove_files(files)
+        except StoreError as error:
+            log.warning("bodies that nobody needs are left to the next start: %s", error)
+            return
+        self._unsynced.extend(files)
+        if len(self._unsynced) >= _MOST_UNSYNCED:
+            self._sync_trash()
+
+    def _sync_trash(self) -> None:
+        """Have the rows of removed files forgotten: they stay removed."""
+        files, self._unsynced = self._unsynced, []
+        try:
+            self._sync_removed(files)
+        except StoreError as error:
+            log.warning("bodies that nobody needs are left to the next start: %s", error)
+            return
         self._removed.extend(files)
 
 
