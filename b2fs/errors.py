@@ -26,9 +26,14 @@ class FsError(B2fsError):
     """
 
     def __init__(self, code: int, detail: str = "", *, ttl_s: float = 0.0) -> None:
-        super().__init__(f"{os.strerror(code)}{': ' + detail if detail else ''}")
+        super().__init__(code, detail)
         self.code = code
+        self.detail = detail
         self.ttl_s = ttl_s
+
+    def __str__(self) -> str:
+        # Put together only for who reads it: most are answers to questions for what is not there.
+        return f"{os.strerror(self.code)}{': ' + self.detail if self.detail else ''}"
 
 
 class StoreError(B2fsError):

@@ -168,7 +168,10 @@ class Inode:
     @property
     def sealed(self) -> bool:
         """Whether this is the content of a directory's own object, which only the directory can change."""
-        return self.children is None and any(not parent.component(name) for parent, name in self.links)
+        if self.children is not None:
+            return False
+        # Names that are plain text stand for themselves: asked for every change, this is not to look at each.
+        return any(not parent.component(name) for parent, name in self.links if parent.odd or not name.isascii())
 
     def key_of(self, name: bytes, child: Inode) -> str:
         """The key of the child of this directory under that name."""

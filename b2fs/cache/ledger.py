@@ -27,8 +27,9 @@ from b2fs.cache.ledger_rows import (
     PartRow,
     Remote,
     UploadRow,
-    entry_row,
-    inode_row,
+    Write,
+    entry_write,
+    inode_write,
     load_inode,
     object_ref,
 )
@@ -59,9 +60,6 @@ CREATE TABLE part(
     PRIMARY KEY(ino, number)
 ) WITHOUT ROWID;
 """
-_SAVE_ENTRY = "INSERT OR REPLACE INTO entry VALUES(?,?,?,?,?,?)"
-#: A statement and the rows that it is carried out for.
-_Write = tuple[str, list[tuple[object, ...]]]
 #: Uploads by their own ID: an inode may have one that goes on and others whose abort has failed.
 _TO_2 = """
 DROP INDEX entry_ino;
@@ -113,11 +111,10 @@ class Ledger:
         #: Something may be committed that a power cut would take.
         self.unsynced = True
         self._entered = False
-        self._in_transaction = False
-        #: What was written since the last commit, to be written again if the disk refuses it.
-        self._unwritten: list[_Write] = []
-        #: The disk has refused something: none of `_unwritten` is in the database.
-        self._behind = False
+        #: What was written since the last commit, in order; carried out by `commit`, and kept if the disk refuses it.
+        self._unwritten: list[Write] = []
+        #: Made once: a connection makes a cursor for each statement that it is given.
+        self._cursor = self._db.cursor()
         #: Called when there is something to commit again.
         self.began: Callable[[], None] = lambda: None
 
@@ -131,32 +128,11 @@ class Ledger:
 
     # ---- writing: `commit` acknowledges -------------------------------------------------------------------------
 
-    def _write(self, sql: str, rows: list[tuple[object, ...]]) -> None:
-        """Note a change.  Never fails: what the disk refuses now `commit` tries again, and says so if that fails."""
+    def _write(self, *writes: Write) -> None:
+        """Note changes.  Never fails: `commit` carries them out, and says so if that fails."""
         if not self._unwritten:
             self.began()
-        self._unwritten.append((sql, rows))
-        if not self._behind:
-            try:
-                self._carry_out(sql, rows)
-            except sqlite3.Error:
-                self._fall_behind()
-
-    def _carry_out(self, sql: str, rows: list[tuple[object, ...]]) -> None:
-        if not self._in_transaction:
-            self._db.execute("BEGIN")
-            self._in_transaction = True
-        if len(rows) == 1:
-            self._db.execute(sql, rows[0])
-        else:
-            self._db.executemany(sql, rows)
-
-    def _fall_behind(self) -> None:
-        """SQLite may have undone the transaction in part or wholly: undo it wholly, and know that."""
-        self._behind = True
-        self._in_transaction = False
-        if self._db.in_transaction:
-            self._db.execute("ROLLBACK")
+        self._unwritten += writes
 
     def commit(self) -> None:
         """Make every change so far survive kill -9.
@@ -166,52 +142,64 @@ class Ledger:
         if not self._unwritten:
             return
         try:
-            if self._behind:
-                self._behind = False
-                for sql, rows in self._unwritten:
-                    self._carry_out(sql, rows)
-            self._db.execute("COMMIT")
+            self._carry_out(self._unwritten)
         except sqlite3.Error as error:
-            self._fall_behind()
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
             full = getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL
             raise OSError(errno.ENOSPC if full else errno.EIO, f"the journal cannot be written: {error}") from error
-        self._in_transaction = False
         self.unsynced = True
         self._unwritten.clear()
+
+    def _carry_out(self, writes: list[Write]) -> None:
+        """All of it in one transaction."""
+        execute = self._cursor.execute
+        if len(writes) == 1:
+            execute(*writes[0])  # a statement alone is a transaction
+            return
+        execute("BEGIN")
+        for sql, row in writes:
+            execute(sql, row)
+        execute("COMMIT")
 
     @property
     def uncommitted(self) -> bool:
         return bool(self._unwritten)
 
     def save_inode(self, inode: Inode) -> None:
-        self._write("INSERT OR REPLACE INTO inode VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)", [inode_row(inode)])
+        self._write(inode_write(inode))
+
+    def save_times(self, inode: Inode) -> None:
+        """As save_inode, of an inode that has a row and of which nothing but mtime and ctime differs from that."""
+        row = (inode.mtime_ns, inode.ctime_ns, inode.ino)
+        self._write(("UPDATE inode SET mtime_ns=?, ctime_ns=? WHERE ino=?", row))
 
     def delete_inode(self, ino: InodeId) -> None:
-        self._write("DELETE FROM inode WHERE ino=?", [(ino,)])
+        self._write(("DELETE FROM inode WHERE ino=?", (ino,)))
 
     def save_entry(self, key: str, ino: InodeId | None, remote: Remote) -> None:
-        self._write(_SAVE_ENTRY, [entry_row(key, ino, remote)])
+        self._write(entry_write(key, ino, remote))
 
     def save_entries(self, rows: Iterable[EntryRow]) -> None:
-        self._write(_SAVE_ENTRY, [entry_row(r.key, r.ino, r.remote) for r in rows])
+        self._write(*(entry_write(r.key, r.ino, r.remote) for r in rows))
 
     def delete_entry(self, key: str) -> None:
-        self._write("DELETE FROM entry WHERE key=?", [(key,)])
+        self._write(("DELETE FROM entry WHERE key=?", (key,)))
 
     # ---- multipart uploads --------------------------------------------------------------------------------------
 
     def save_upload(self, upload_id: UploadId, key: str, ino: InodeId) -> None:
-        self._write("INSERT OR REPLACE INTO upload VALUES(?,?,?)", [(upload_id, key, ino)])
+        self._write(("INSERT OR REPLACE INTO upload VALUES(?,?,?)", (upload_id, key, ino)))
 
     def abandon_upload(self, upload_id: UploadId) -> None:
         """Nothing of it is wanted any more; the row stays until it is aborted."""
-        self._write("UPDATE upload SET ino=NULL WHERE upload_id=?", [(upload_id,)])
-        self._write("DELETE FROM part WHERE upload_id=?", [(upload_id,)])
+        self._write(("UPDATE upload SET ino=NULL WHERE upload_id=?", (upload_id,)))
+        self._write(("DELETE FROM part WHERE upload_id=?", (upload_id,)))
 
     def delete_upload(self, upload_id: UploadId) -> None:
         """Forget an upload that is completed or aborted."""
-        self._write("DELETE FROM upload WHERE upload_id=?", [(upload_id,)])
-        self._write("DELETE FROM part WHERE upload_id=?", [(upload_id,)])
+        self._write(("DELETE FROM upload WHERE upload_id=?", (upload_id,)))
+        self._write(("DELETE FROM part WHERE upload_id=?", (upload_id,)))
 
     def save_part(self, upload_id: UploadId, part: PartInfo) -> None:
         self._save_parts(upload_id, [part], away=False)
@@ -221,13 +209,13 @@ class Ledger:
         self._save_parts(upload_id, parts, away=True)
 
     def _save_parts(self, upload_id: UploadId, parts: Iterable[PartInfo], *, away: bool) -> None:
-        rows: list[tuple[object, ...]] = [(upload_id, part.number, part.etag, part.size, away) for part in parts]
-        self._write("INSERT OR REPLACE INTO part VALUES(?,?,?,?,?)", rows)
+        sql = "INSERT OR REPLACE INTO part VALUES(?,?,?,?,?)"
+        self._write(*((sql, (upload_id, part.number, part.etag, part.size, away)) for part in parts))
 
     def delete_part(self, upload_id: UploadId, number: int) -> None:
-        self._write("DELETE FROM part WHERE upload_id=? AND number=?", [(upload_id, number)])
+        self._write(("DELETE FROM part WHERE upload_id=? AND number=?", (upload_id, number)))
 
-    # ---- reading: at mount --------------------------------------------------------------------------------------
+    # ---- reading what is committed: at mount ------------------------------------------------------------------------
 
     def writer_identity(self) -> bytes:
         """Random bytes that are this ledger's for ever, and no other one's."""
@@ -245,7 +233,7 @@ class Ledger:
     def taken_up(self) -> None:
         """What was left is taken up: note the present start of the machine."""
         if self._boot() != (now := boot_id()):
-            self._write("UPDATE boot SET id=?", [(now,)])
+            self._write(("UPDATE boot SET id=?", (now,)))
 
     def _boot(self) -> str | None:
         (boot,) = self._db.execute("SELECT id FROM boot").fetchone()

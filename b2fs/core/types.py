@@ -148,9 +148,8 @@ class Attr:
     ttl_s: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class SetAttr:
-    """The attributes that a setattr call changes; None leaves one as it is."""
+class SetAttr(NamedTuple):
+    """The attributes that a setattr call changes; None leaves one as it is.  A tuple, as DirEntry is."""
 
     mode: int | None = None
     uid: int | None = None
@@ -196,9 +195,8 @@ class DirEntry(NamedTuple):
     cookie: int
 
 
-@dataclass(frozen=True, slots=True)
-class OpenFile:
-    """The answer to open: keep_cache tells the kernel that its pages are still right."""
+class OpenFile(NamedTuple):
+    """The answer to open: keep_cache tells the kernel that its pages are still right.  A tuple, as DirEntry is."""
 
     handle: HandleId
     keep_cache: bool

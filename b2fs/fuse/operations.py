@@ -12,7 +12,8 @@ import errno
 import functools
 import logging
 import stat
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Sequence
+from types import coroutine
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import pyfuse3
@@ -21,7 +22,7 @@ from b2fs.core.types import Attr, Caller, DirEntry, HandleId, InodeId, OpenFile
 from b2fs.errors import B2fsError, FsError, errno_of
 from b2fs.fuse.config import FuseConfig
 from b2fs.fuse.convert import KernelCaller, changes_of, fill_entry, statvfs_of
-from b2fs.fuse.turns import first_step
+from b2fs.fuse.turns import going_on
 from b2fs.vfs.api import FileSystem
 
 log = logging.getLogger(__name__)
@@ -36,13 +37,24 @@ Handler = Callable[Concatenate["Shell", P], Coroutine[Any, Any, R]]
 
 
 def handler(method: Handler[P, R]) -> Handler[P, R]:
-    """Turn what the core raises into FUSEError; what nobody foresaw becomes EIO and a traceback in the log."""
+    """Turn what the core raises into FUSEError; what nobody foresaw becomes EIO and a traceback in the log.
+
+    Most requests are answered without waiting for anything; of others `_waits` is told with their first step.
+    """
     operation = getattr(method, "__name__", repr(method))
 
     @functools.wraps(method)
-    async def guarded(self: Shell, /, *args: P.args, **kwargs: P.kwargs) -> R:
+    @coroutine
+    def guarded(self: Shell, /, *args: P.args, **kwargs: P.kwargs) -> Generator[Any, Any, R]:
+        work = method(self, *args, **kwargs)
         try:
-            return await first_step(method(self, *args, **kwargs), self._waits)
+            try:
+                trap = work.send(None)
+            except StopIteration as done:
+                answer: R = done.value
+                return answer
+            self._waits()
+            return (yield from going_on(work, trap))
         except FsError as error:
             raise pyfuse3.FUSEError(_replyable(error.code)) from error
         except pyfuse3.FUSEError:

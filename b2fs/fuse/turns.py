@@ -18,7 +18,6 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator
 from contextlib import asynccontextmanager
 from functools import partial
-from types import coroutine
 from typing import Any, TypeVar
 
 import pyfuse3
@@ -134,15 +133,8 @@ class _Workers:
             self._lock.pass_on()
 
 
-@coroutine
-def first_step(work: Coroutine[Any, Any, R], waits: Callable[[], None]) -> Generator[Any, Any, R]:
-    """Await work; waits() is called when it has to wait for something for the first time."""
-    try:
-        trap = work.send(None)
-    except StopIteration as done:
-        result: R = done.value
-        return result
-    waits()
+def going_on(work: Coroutine[Any, Any, R], trap: Any) -> Generator[Any, Any, R]:
+    """Await the rest of work, whose first step has asked for trap."""
     while True:
         try:
             answer = yield trap
@@ -153,5 +145,5 @@ def first_step(work: Coroutine[Any, Any, R], waits: Callable[[], None]) -> Gener
         try:
             trap = resume()
         except StopIteration as done:
-            result = done.value
+            result: R = done.value
             return result

@@ -168,8 +168,14 @@ class Core:
         Its times are kept in the bucket if it has an object of its own; the journal gets them with the next commit.
         """
         inode.mtime_ns = inode.ctime_ns = now_ns
-        if inode.marked:
+        if not inode.marked:
+            return
+        if not inode.pending or not inode.links:
             self.touch(inode)
+            return
+        inode.seq += 1
+        self.engine.changed(inode)
+        self.ledger.save_times(inode)  # what waits has a row already
 
     def writable(self) -> None:
         if self.config.read_only:
@@ -211,7 +217,7 @@ class Core:
 
     def may(self, inode: Inode, caller: Caller, mask: int) -> bool:
         """As permissions.may_access."""
-        return may_access(inode.attr(0), caller, mask, self.acl(inode))
+        return may_access(inode, caller, mask, self.acl(inode))
 
     def drop_privileges(self, inode: Inode, caller: Caller) -> bool:
         """The content was changed: set-id bits and capabilities go, as the kernel leaves to us; whether any did."""

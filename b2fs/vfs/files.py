@@ -146,9 +146,12 @@ class Files:
         end = offset + len(data)
         if end > core.store.capabilities.max_object_bytes:
             raise FsError(errno.EFBIG)
-        await self._core.room.take(inode, len(data))
+        if not core.room.take_nowait(len(data)):
+            await core.room.take(inode, len(data))
         fresh = inode.content is None
-        content = await self._here(inode, offset, end)
+        content = inode.content
+        if content is None or not _is_whole(inode, content):
+            content = await self._here(inode, offset, end)
         if handle.flags & os.O_APPEND:
             offset, end = inode.size, inode.size + len(data)
         start, before = min(offset, content.size), content.size
@@ -375,3 +378,8 @@ class Files:
                 os.unlink(path)
             except OSError as error:
                 log.info("not kept in the cache: %s", error)
+
+
+def _is_whole(inode: Inode, content: LocalContent) -> bool:
+    """Whether any byte may be changed at once (see Files._here): all are here, and the bucket has none of them."""
+    return inode.base is None and not content.away

@@ -40,7 +40,7 @@ from b2fs.vfs.renames import Renames
 from b2fs.vfs.scan import Scanner
 from b2fs.vfs.warm import Warmer
 from b2fs.vfs.watch import Watches
-from b2fs.vfs.xattrs import Xattrs
+from b2fs.vfs.xattrs import Xattrs, is_own
 
 log = logging.getLogger(__name__)
 
@@ -85,11 +85,14 @@ class B2Filesystem(Listener):
 
     async def lookup(self, parent: InodeId, name: bytes, caller: Caller) -> Attr:
         directory = self._searched(parent, caller)
-        ino = await self._core.dormant.look(directory, name)
-        if ino is not None:
-            return await self._look_at(ino)
+        if directory.sleepers:
+            ino = await self._core.dormant.look(directory, name)
+            if ino is not None:
+                return await self._look_at(ino)
         while True:
-            inode = await self._groups.complete(await self._names.existing(directory, name))
+            inode = await self._names.existing(directory, name)
+            if inode.link_id is not None:
+                inode = await self._groups.complete(inode)
             if self._core.inodes.get(inode.ino) is inode:
                 return self._core.entry(inode)
             # It was stored while we asked, and forgotten, since nobody held it yet: what is in the bucket is it now.
@@ -125,19 +128,26 @@ class B2Filesystem(Listener):
         inode = self._core.shown_inode(ino)
         if not inode.attrs_known:
             await self._names.shown(inode)
-        inode = await self._groups.complete(inode)
+        if inode.link_id is not None:
+            inode = await self._groups.complete(inode)
         return self._core.attr(self._core.inodes.get(ino, inode))  # it may have woken up meanwhile
+
+    async def _complete(self, inode: Inode) -> Inode:
+        """The same inode with its attributes and all its names known.  Checkpoint: only if it asks."""
+        if inode.attrs_known and inode.link_id is None:
+            return inode
+        return await self._groups.complete(await self._names.known(inode))
 
     async def setattr(self, ino: InodeId, changes: SetAttr, handle: HandleId | None, caller: Caller) -> Attr:
         core = self._core
-        inode = await self._groups.complete(await self._names.known(core.inode(ino)))
+        inode = await self._complete(core.inode(ino))
         core.writable()
         core.check_not_sealed(inode)
         if changes.size is not None and not inode.is_regular:
             raise FsError(errno.EISDIR if inode.is_dir else errno.EINVAL)
         if core.config.check_permissions:
             through_handle, acl = handle is not None, core.acl(inode)
-            refused = permissions.setattr_error(inode.attr(0), changes, caller, through_handle=through_handle, acl=acl)
+            refused = permissions.setattr_error(inode, changes, caller, through_handle=through_handle, acl=acl)
             if refused:
                 raise FsError(refused)
         if changes.size is not None:
@@ -151,7 +161,7 @@ class B2Filesystem(Listener):
 
     def _apply(self, inode: Inode, changes: SetAttr, caller: Caller) -> None:
         now = now_ns()
-        inode.mode = permissions.mode_after_setattr(inode.attr(0), changes, caller)
+        inode.mode = permissions.mode_after_setattr(inode, changes, caller)
         if changes.mode is not None and self._core.config.acl:
             acls.follow_mode(inode)
         if permissions.takes_set_ids(changes) or changes.size is not None:
@@ -211,7 +221,7 @@ class B2Filesystem(Listener):
         return self._core.entry(await self._mutations.make(directory, name, symlink_mode(), caller, target=target))
 
     async def link(self, ino: InodeId, parent: InodeId, name: bytes, caller: Caller) -> Attr:
-        inode = await self._groups.complete(await self._names.known(self._core.inode(ino)))
+        inode = await self._complete(self._core.inode(ino))
         await self._mutations.link(inode, self._searched(parent, caller), name, caller)
         return self._core.entry(inode)
 
@@ -344,9 +354,12 @@ class B2Filesystem(Listener):
     # ---- extended attributes ------------------------------------------------------------------------------------
 
     async def getxattr(self, ino: InodeId, name: bytes, caller: Caller) -> bytes:
-        inode = await self._names.shown(self._core.shown_inode(ino))
+        inode = self._core.shown_inode(ino)
+        if not inode.attrs_known:
+            inode = await self._names.shown(inode)
         self._xattrs.check(inode, name, caller, write=False)
-        await self._xattrs.find_version(inode, name)
+        if is_own(name):
+            await self._xattrs.find_version(inode, name)
         return self._xattrs.get(inode, name)
 
     async def setxattr(self, ino: InodeId, name: bytes, value: bytes, flags: int, caller: Caller) -> None:

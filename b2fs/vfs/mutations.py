@@ -90,7 +90,7 @@ class Mutations:
             raise FsError(errno.EEXIST)
         core, now = self._core, now_ns()
         core.usage.check(len(target or b""), 1)
-        mode, gid = new_node(parent.attr(0), mode, caller)
+        mode, gid = new_node(parent, mode, caller)
         component = component_of(name)
         inode = core.new_inode(mode, parent.prefix + component + ("/" if stat.S_ISDIR(mode) else ""))
         inode.uid, inode.gid, inode.rdev = caller.uid, gid, rdev
@@ -212,7 +212,7 @@ class Mutations:
 
     def check_may_remove(self, parent: Inode, inode: Inode, caller: Caller) -> None:
         self.check_may_change(parent, caller)
-        if self._core.config.check_permissions and not may_remove_entry(parent.attr(0), inode.attr(0), caller):
+        if self._core.config.check_permissions and not may_remove_entry(parent, inode, caller):
             raise FsError(errno.EPERM)
 
     @staticmethod

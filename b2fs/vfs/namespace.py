@@ -49,6 +49,9 @@ class Namespace:
     async def child(self, parent: Inode, name: bytes) -> Inode | None:
         """The inode under a name, with its attributes known; None if there is none.  Checkpoints unless known."""
         assert parent.children is not None
+        child = parent.children.get(name)
+        if child is not None and (child.attrs_known or child.presumed) and self.trusted(child):
+            return child  # as mostly
         for _ in range(10):
             child = await self._look(parent, name)
             if child is None or parent.children.get(name) is child:
@@ -90,7 +93,7 @@ class Namespace:
 
     def trusted(self, child: Inode) -> bool:
         """Whether a child stands for its name without asking the bucket again."""
-        return child.validated_at + self._core.config.ttl_s >= trio.current_time() or self.is_local(child)
+        return self.is_local(child) or child.validated_at + self._core.config.ttl_s >= trio.current_time()
 
     def is_local(self, child: Inode) -> bool:
         """Whether a child is there because of local changes, whatever the bucket shows."""

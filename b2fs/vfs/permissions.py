@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import errno
 import stat
+from typing import Protocol
 
 from b2fs.core.acl import ACCESS, DEFAULT, Acl
-from b2fs.core.types import Attr, Caller, SetAttr
+from b2fs.core.types import Caller, SetAttr
 
 R_OK = 4
 W_OK = 2
@@ -19,6 +20,15 @@ X_OK = 1
 
 _ANY_EXECUTE = 0o111
 _PERMISSION_BITS = 0o7777
+_NOTHING = SetAttr()
+
+
+class Owned(Protocol):
+    """What an inode and its attributes have in common: mode (with the file type), owner and group."""
+
+    mode: int
+    uid: int
+    gid: int
 
 
 def in_group(gid: int, caller: Caller) -> bool:
@@ -31,7 +41,7 @@ def in_group_or_root(gid: int, caller: Caller) -> bool:
     return caller.uid == 0 or in_group(gid, caller)
 
 
-def may_access(attr: Attr, caller: Caller, mask: int, acl: Acl | None = None) -> bool:
+def may_access(attr: Owned, caller: Caller, mask: int, acl: Acl | None = None) -> bool:
     """Whether caller has all of mask (R_OK, W_OK, X_OK) on the inode; mask 0 asks nothing and is granted.
 
     Exactly one class of bits counts: the owner's for the owner, even where the group's would grant more.  Where there
@@ -54,12 +64,12 @@ def may_access(attr: Attr, caller: Caller, mask: int, acl: Acl | None = None) ->
     return not mask & ~granted & 7
 
 
-def is_owner(attr: Attr, caller: Caller) -> bool:
+def is_owner(attr: Owned, caller: Caller) -> bool:
     """Whether caller owns the inode or may act for its owner."""
     return caller.uid in (0, attr.uid)
 
 
-def may_remove_entry(parent: Attr, victim: Attr, caller: Caller) -> bool:
+def may_remove_entry(parent: Owned, victim: Owned, caller: Caller) -> bool:
     """The rule of sticky directories: only the owner of the file or of the directory may remove or rename an entry.
 
     Write permission on the directory is a separate question.
@@ -72,7 +82,7 @@ def may_mknod(mode: int, caller: Caller) -> bool:
     return caller.uid == 0 or not (stat.S_ISCHR(mode) or stat.S_ISBLK(mode))
 
 
-def new_node(parent: Attr, mode: int, caller: Caller) -> tuple[int, int]:
+def new_node(parent: Owned, mode: int, caller: Caller) -> tuple[int, int]:
     """(mode, gid) of a node made in parent: set-group-ID directories hand on their group, and the bit to directories.
 
     The set-group-ID bit of a runnable file is dropped for a caller outside that group (as Linux does since 6.0).
@@ -87,7 +97,9 @@ def new_node(parent: Attr, mode: int, caller: Caller) -> tuple[int, int]:
     return mode, parent.gid
 
 
-def setattr_error(attr: Attr, changes: SetAttr, caller: Caller, *, through_handle: bool, acl: Acl | None = None) -> int:
+def setattr_error(
+    attr: Owned, changes: SetAttr, caller: Caller, *, through_handle: bool, acl: Acl | None = None
+) -> int:
     """The errno that refuses these changes, or 0.
 
     chmod(2) and explicit times need the owner, chown(2) to another user needs privilege and to another group the
@@ -117,10 +129,10 @@ def takes_set_ids(changes: SetAttr) -> bool:
 
     With -1 for both owner and group chown arrives as no change at all, and so does a write, for the sake of the bits.
     """
-    return changes.uid is not None or changes.gid is not None or changes == SetAttr()
+    return changes.uid is not None or changes.gid is not None or changes == _NOTHING
 
 
-def mode_after_setattr(attr: Attr, changes: SetAttr, caller: Caller) -> int:
+def mode_after_setattr(attr: Owned, changes: SetAttr, caller: Caller) -> int:
     """The mode that these allowed changes leave: chmod's bits, less the set-id bits that must go."""
     mode = attr.mode
     gives = takes_set_ids(changes)
@@ -157,7 +169,7 @@ def without_set_ids(mode: int, gid: int, caller: Caller) -> int:
     return mode
 
 
-def xattr_error(attr: Attr, name: bytes, caller: Caller, acl: Acl | None = None, *, write: bool) -> int:
+def xattr_error(attr: Owned, name: bytes, caller: Caller, acl: Acl | None = None, *, write: bool) -> int:
     """The errno that refuses reading or changing this extended attribute, or 0; see xattr(7).
 
     user.* exists on regular files and directories alone and follows the file's permissions; trusted.* is seen and
@@ -175,7 +187,7 @@ def xattr_error(attr: Attr, name: bytes, caller: Caller, acl: Acl | None = None,
     return errno.EPERM if write else 0
 
 
-def _user_xattr_error(attr: Attr, caller: Caller, acl: Acl | None, *, write: bool) -> int:
+def _user_xattr_error(attr: Owned, caller: Caller, acl: Acl | None, *, write: bool) -> int:
     if not (stat.S_ISREG(attr.mode) or stat.S_ISDIR(attr.mode)):
         return errno.EPERM if write else errno.ENODATA
     if write and stat.S_ISDIR(attr.mode) and attr.mode & stat.S_ISVTX and not is_owner(attr, caller):

@@ -25,6 +25,11 @@ _NAME_MAX = 255
 _SIZE_MAX = 65536
 
 
+def is_own(name: bytes) -> bool:
+    """Whether this is one of b2fs's own read-only attributes."""
+    return name.startswith(_OWN)
+
+
 class Xattrs:
     """See the module."""
 
@@ -42,7 +47,7 @@ class Xattrs:
         if write and name.startswith(_OWN):
             raise FsError(errno.EPERM, "b2fs's own attributes are read-only")
         if self._core.config.check_permissions:
-            refused = xattr_error(inode.attr(0), name, caller, self._core.acl(inode), write=write)
+            refused = xattr_error(inode, name, caller, self._core.acl(inode), write=write)
             if refused:
                 raise FsError(refused)
         if name in _NAMESPACES:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any, cast
 
+import pyfuse3
 import pytest
 import trio
 
-from b2fs.fuse.turns import Turns, first_step
+from b2fs.errors import FsError
+from b2fs.fuse.config import FuseConfig
+from b2fs.fuse.operations import Shell, handler
+from b2fs.fuse.turns import Turns
+from b2fs.vfs.api import FileSystem
 
 
 class Waits:
@@ -17,6 +24,17 @@ class Waits:
 
     def __call__(self) -> None:
         self.count += 1
+
+
+class Asked(Shell):
+    """A shell with one operation more: whatever it is given."""
+
+    def __init__(self, waits: Waits) -> None:
+        super().__init__(cast(FileSystem, None), FuseConfig(), waits)
+
+    @handler
+    async def do(self: Shell, work: Callable[[], Awaitable[Any]]) -> Any:
+        return await work()
 
 
 @pytest.fixture
@@ -34,17 +52,17 @@ async def test_work_that_waits_for_nothing_keeps_the_turn() -> None:
         return "done"
 
     waits = Waits()
-    assert await first_step(work(), waits) == "done"
+    assert await Asked(waits).do(work) == "done"
     assert not waits.count
 
 
 async def test_an_error_without_a_wait_is_passed_on() -> None:
     async def work() -> None:
-        raise KeyError("x")
+        raise FsError(errno.EXDEV)
 
     waits = Waits()
-    with pytest.raises(KeyError):
-        await first_step(work(), waits)
+    with pytest.raises(pyfuse3.FUSEError):
+        await Asked(waits).do(work)
     assert not waits.count
 
 
@@ -56,7 +74,7 @@ async def test_work_that_waits_says_so_once_and_gets_its_answers(autojump_clock:
         return trio.current_time()
 
     waits, start = Waits(), trio.current_time()
-    assert await first_step(work(), waits) == pytest.approx(start + 3)
+    assert await Asked(waits).do(work) == pytest.approx(start + 3)
     assert waits.count == 1
 
 
@@ -70,7 +88,7 @@ async def test_cancelling_reaches_the_work() -> None:
     ended = trio.Event()
     with trio.CancelScope() as scope:
         scope.cancel()
-        await first_step(work(), Waits())
+        await Asked(Waits()).do(work)
     assert scope.cancelled_caught
     assert ended.is_set()
 
@@ -83,7 +101,7 @@ async def test_an_error_thrown_in_reaches_the_work() -> None:
             return "told"
         return "not told"
 
-    running = first_step(work(), Waits())
+    running = Asked(Waits()).do(work)
     running.send(None)
     with pytest.raises(StopIteration) as done:
         running.throw(KeyError("x"))

@@ -67,8 +67,10 @@ def test_only_what_was_committed_survives(ledger: Ledger, tmp_path: Path) -> Non
 @pytest.mark.parametrize("ino", [None, ONE])
 def test_entries_come_back(ledger: Ledger, remote: Remote, ino: InodeId | None) -> None:
     ledger.save_entries([EntryRow("key", ino, remote)])
+    ledger.commit()
     assert ledger.load_entries() == [EntryRow("key", ino, remote)]
     ledger.delete_entry("key")
+    ledger.commit()
     assert ledger.load_entries() == []
 
 
@@ -104,6 +106,7 @@ def test_inodes_come_back(
     inode.base, inode.content_type = base, "text/plain"
     ledger, files = Ledger(str(directory / "ledger.db")), DirtyFiles(str(directory / "dirty"))
     ledger.save_inode(inode)
+    ledger.commit()
     (found,) = ledger.load_inodes(files)
     assert found.posix() == inode.posix()
     assert (found.target, found.base, found.foreign_metadata) == (target, base, foreign)
@@ -112,10 +115,51 @@ def test_inodes_come_back(
     files.close()
 
 
+@pytest.mark.parametrize("synced", [None, -1, 0])
+@pytest.mark.parametrize("unusual", ["nothing", "base", "target", "xattrs", "unknown"])
+def test_plain_inodes_come_back_as_unusual_ones_do(
+    unusual: str, synced: int | None, ledger: Ledger, files: DirtyFiles
+) -> None:
+    """What is usual is written by statements of its own."""
+    inode = regular(5)
+    inode.uid, inode.gid, inode.rdev, inode.atime_ns, inode.mtime_ns, inode.ctime_ns = 1, 2, 3, 4, 2**62, 2**62
+    if synced is not None:
+        inode.content = LocalContent(files, ONE)
+        inode.content.write(0, b"12345")
+        inode.content.synced_seq = synced
+    match unusual:
+        case "base":
+            inode.base, inode.base_content_seq = REF, -1
+        case "target":
+            inode.target = b"t"
+        case "xattrs":
+            inode.xattrs = {b"user.x": b"1"}
+        case "unknown":
+            inode.attrs_known = False
+    ledger.save_inode(inode)
+    ledger.commit()
+    (found,) = ledger.load_inodes(files)
+    assert found.posix() == inode.posix()
+    assert (found.target, found.base, found.attrs_known) == (inode.target, inode.base, inode.attrs_known)
+    assert found.content is None if synced is None else found.content and found.content.synced_seq == synced
+
+
+def test_times_are_changed_alone(ledger: Ledger, files: DirtyFiles) -> None:
+    inode = regular()
+    inode.uid, inode.mtime_ns, inode.ctime_ns = 7, 1, 1
+    ledger.save_inode(inode)
+    inode.mtime_ns, inode.ctime_ns = 2, 3
+    ledger.save_times(inode)
+    ledger.commit()
+    (found,) = ledger.load_inodes(files)
+    assert (found.uid, found.mtime_ns, found.ctime_ns) == (7, 2, 3)
+
+
 def test_the_dirty_file_tells_of_writes_that_were_not_journaled(ledger: Ledger, files: DirtyFiles) -> None:
     inode = regular()
     ledger.save_inode(inode)
     LocalContent(files, ONE).write(0, b"written later")
+    ledger.commit()
     (found,) = ledger.load_inodes(files)
     assert found.content is not None
     assert (found.size, found.content.complete) == (13, True)
@@ -127,6 +171,7 @@ def test_a_file_made_local_without_a_commit_is_not_believed(ledger: Ledger, file
     inode.base = REF
     ledger.save_inode(inode)
     LocalContent.over_base(files, ONE, 100)
+    ledger.commit()
     (found,) = ledger.load_inodes(files)
     assert (found.content, found.size) == (None, 100)
 
@@ -142,6 +187,7 @@ def partial(files: DirtyFiles) -> Inode:
 
 def test_partial_content_comes_back(ledger: Ledger, files: DirtyFiles) -> None:
     ledger.save_inode(partial(files))
+    ledger.commit()
     (found,) = ledger.load_inodes(files)
     assert found.content is not None
     assert found.content.changed_ranges() == [(10, 20)]
@@ -154,6 +200,7 @@ def test_killed_between_growing_a_partial_file_and_the_commit(ledger: Ledger, fi
     ledger.save_inode(inode)
     assert inode.content is not None
     inode.content.write(150, b"y" * 10)
+    ledger.commit()
     (found,) = ledger.load_inodes(files)
     assert found.content is not None
     assert found.size == 160
@@ -165,6 +212,7 @@ def test_killed_between_cutting_a_partial_file_and_the_commit(ledger: Ledger, fi
     ledger.save_inode(inode)
     assert inode.content is not None
     inode.content.truncate(15)
+    ledger.commit()
     (found,) = ledger.load_inodes(files)
     assert found.content is not None
     assert (found.size, found.content.base_limit) == (15, 15)
@@ -183,10 +231,13 @@ def test_uploads_and_their_parts_come_back(ledger: Ledger) -> None:
     ledger.delete_part(U1, 2)
     ledger.mark_away(U1, parts[:1])
     rows = tuple(PartRow(part.number, part.etag, part.size, part.number == 1) for part in parts)
+    ledger.commit()
     assert ledger.load_uploads() == [UploadRow(U1, "key", ONE, rows)]
     ledger.delete_upload(U2)
+    ledger.commit()
     assert ledger.load_uploads() == [UploadRow(U1, "key", ONE, rows)]
     ledger.delete_upload(U1)
+    ledger.commit()
     assert ledger.load_uploads() == []
 
 
@@ -194,6 +245,7 @@ def test_a_part_that_is_sent_again_is_here_again(ledger: Ledger) -> None:
     ledger.save_upload(U1, "key", ONE)
     ledger.mark_away(U1, [PartInfo(1, ETag("e"), 5)])
     ledger.save_part(U1, PartInfo(1, ETag("f"), 5))
+    ledger.commit()
     assert ledger.load_uploads()[0].parts == (PartRow(1, ETag("f"), 5),)
 
 
@@ -203,6 +255,7 @@ def test_an_upload_that_is_to_be_aborted_stays_beside_a_new_one_of_the_same_file
     ledger.save_part(U1, PartInfo(1, ETag("e"), 5))
     ledger.abandon_upload(U1)
     ledger.save_upload(U2, "key", ONE)
+    ledger.commit()
     assert ledger.load_uploads() == [UploadRow(U1, "key", None), UploadRow(U2, "key", ONE)]
 
 

@@ -38,6 +38,8 @@ async def test_a_change_of_a_name_is_of_what_it_has_by_then(
         mount.keep = True
         await mount.save("a", b"first")
         await mount.drain()
+        assert mount.fs._core.root.children is not None
+        mount.fs._core.root.children[b"a"].attrs_known = False  # so they are asked for
         names = mount.fs._names
         shown, asked = names.shown, False
 

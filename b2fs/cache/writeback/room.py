@@ -78,6 +78,13 @@ class Room:
         """Whether writers wait for room, or will soon."""
         return self._last_level > _SPARE_LEVEL
 
+    def take_nowait(self, size: int) -> bool:
+        """As take, if nothing needs to be looked at; whether it is done."""
+        if size >= self._until_look:
+            return False
+        self._until_look -= size
+        return True
+
     async def take(self, inode: Inode, size: int) -> None:
         """Return when size more bytes of the inode may be written; FsError(ENOSPC) when there is no room for them."""
         self._until_look -= size
