@@ -18,7 +18,7 @@ import trustme
 
 from b2fs.core.types import Capabilities, ETag
 from b2fs.errors import AccessDenied, CorruptBody, PreconditionFailed, SlowDown, TimedOut, Unavailable
-from b2fs.store.s3 import RetryPolicy, S3Config, S3Store, transport
+from b2fs.store.s3 import RetryPolicy, S3Config, S3Store
 from b2fs.store.s3.reads import BULK_BYTES
 from b2fs.store.s3.sockets import Connection, Connections
 from tests.unit.s3_scripted import EMPTY_LISTING, Reply, Request, Script, ScriptedServer, error_reply
@@ -86,22 +86,6 @@ async def test_ranges_arrive_on_one_kept_connection() -> None:
             assert store.gate.in_flight == 0
     assert len(threads) == 3
     assert len(set(threads)) == 1
-
-
-async def test_a_mount_at_work_goes_over_to_the_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport, "_FIRST", 3)
-    agents: list[str | None] = []
-
-    def script(request: Request) -> Reply:
-        agents.append(request.headers.get("user-agent"))  # ours sends none
-        return Reply(200, HEADERS)
-
-    with scripted(script) as server:
-        async with store_on(server) as store:  # entering is the first request
-            for _ in range(3):
-                assert (await store.head("a")).ref.etag == "0123-2"
-    assert agents[:2] == [None, None]
-    assert agents[2] is not None
 
 
 async def test_many_at_once() -> None:

@@ -13,7 +13,6 @@ from b2fs.store.s3.caller import Caller
 from b2fs.store.s3.config import S3Config
 from b2fs.store.s3.faults import Response
 from b2fs.store.s3.proof import Proof
-from b2fs.store.s3.transport import HASH_INLINE_BYTES
 from b2fs.store.s3.wire import Paths
 
 T = TypeVar("T")
@@ -71,10 +70,3 @@ async def parse(read: Callable[[bytes], T], body: bytes) -> T:
     if len(body) <= PARSE_INLINE_BYTES:
         return read(body)
     return await trio.to_thread.run_sync(read, body)
-
-
-async def hashed(compute: Callable[[], str], size: int) -> str:
-    """A hash over `size` bytes, away from the trio thread when that is worth it."""
-    if size <= HASH_INLINE_BYTES:
-        return compute()
-    return await trio.to_thread.run_sync(compute)

@@ -9,8 +9,7 @@ INVARIANTS: 0 <= in_flight, 0 <= buffered_bytes; admission is first come, first 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from types import TracebackType
 
 import trio
 
@@ -24,6 +23,26 @@ class _Ticket:
         self.size = size
         self.admitted = False
         self.event = trio.Event()
+
+
+class Admission:
+    """A place for one request: a context, which a generator would make at three times the cost."""
+
+    __slots__ = ("_deadline", "_gate", "_size")
+
+    def __init__(self, gate: Gate, size: int, deadline: float) -> None:
+        self._gate = gate
+        self._size = size
+        self._deadline = deadline
+
+    async def __aenter__(self) -> float:
+        await self._gate.acquire(self._size, self._deadline)
+        return trio.current_time()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._gate.release(self._size)
 
 
 class Gate:
@@ -50,20 +69,14 @@ class Gate:
         """The trio time before which nothing is sent."""
         return self._paused_until
 
-    @asynccontextmanager
-    async def admitted(self, size: int, deadline: float = float("inf")) -> AsyncIterator[float]:
-        """Wait for a place for one request with a body of `size` bytes; yields the trio time of admission.
+    def admitted(self, size: int, deadline: float = float("inf")) -> Admission:
+        """Within it, one request with a body of `size` bytes has a place; its value is the trio time of admission.
 
         A body larger than max_bytes passes alone.  Raises TimedOut if there is no place by `deadline`, in trio time: a
         server that has first asked to slow down and then fallen silent lets one request through per stall.
         Checkpoint: only when waiting.
         """
-        size = min(size, self.max_bytes)
-        await self._acquire(size, deadline)
-        try:
-            yield trio.current_time()
-        finally:
-            self._release(size)
+        return Admission(self, min(size, self.max_bytes), deadline)
 
     def succeeded(self) -> None:
         """A request came back well: let a little more through."""
@@ -90,6 +103,20 @@ class Gate:
         assert self.buffered_bytes >= 0
         assert not (self.in_flight == 0 and self.buffered_bytes)
 
+    async def acquire(self, size: int, deadline: float) -> None:
+        """Wait for a place; `release` has to follow.  See `admitted`."""
+        if not self._queue and self._fits(size):
+            self._take(size)
+        else:
+            await self._wait_admitted(_Ticket(size), deadline)
+
+    def release(self, size: int) -> None:
+        """Give a place back, and let in who waits for it."""
+        self.in_flight -= 1
+        self.buffered_bytes -= size
+        if self._queue:
+            self._admit()
+
     def _fits(self, size: int) -> bool:
         if trio.current_time() < self._paused_until or self.in_flight >= self.limit:
             return False
@@ -99,11 +126,7 @@ class Gate:
         self.in_flight += 1
         self.buffered_bytes += size
 
-    async def _acquire(self, size: int, deadline: float) -> None:
-        if not self._queue and self._fits(size):
-            self._take(size)
-            return
-        ticket = _Ticket(size)
+    async def _wait_admitted(self, ticket: _Ticket, deadline: float) -> None:
         self._queue.append(ticket)
         finished = False
         try:
@@ -122,15 +145,10 @@ class Gate:
 
     def _give_up(self, ticket: _Ticket) -> None:
         if ticket.admitted:  # admitted and cancelled in the same step
-            self._release(ticket.size)
+            self.release(ticket.size)
         else:
             self._queue.remove(ticket)
             self._admit()
-
-    def _release(self, size: int) -> None:
-        self.in_flight -= 1
-        self.buffered_bytes -= size
-        self._admit()
 
     def _admit(self) -> None:
         while self._queue and self._fits(self._queue[0].size):

@@ -7,8 +7,9 @@ import hashlib
 
 from b2fs.core.types import ETag, ObjectInfo, VersionId
 from b2fs.errors import CorruptBody, InvalidRange, InvalidRequest, PreconditionFailed
-from b2fs.store.s3.base import S3Base, check_is_answer, hashed
+from b2fs.store.s3.base import S3Base, check_is_answer
 from b2fs.store.s3.faults import Response
+from b2fs.store.s3.hashing import hashed
 from b2fs.store.s3.wire import Call, cut_range, info_of, is_md5
 
 #: Whole objects up to this size are checked against an ETag that has the form of an MD5.
@@ -16,7 +17,7 @@ VERIFY_BYTES = 1 << 20
 #: What a GET to the end of an object is taken to bring, as long as nothing is known; a guess.
 UNKNOWN_BODY_BYTES = 8 << 20
 #: Ranges from this size on are worth a thread each.
-BULK_BYTES = 512 << 10
+BULK_BYTES = 1 << 20
 #: How often a body is fetched that arrives complete by the connection's lights but is not what was asked for.
 BODY_ATTEMPTS = 3
 

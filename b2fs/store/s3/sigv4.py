@@ -12,6 +12,7 @@ import hashlib
 import hmac
 import time
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from b2fs.store.s3.nearby import Frozen
 
@@ -22,6 +23,18 @@ EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()
 Headers = list[tuple[str, str]]
 
 
+class _Scope(NamedTuple):
+    """What is the same for all requests of a second."""
+
+    #: The time as signatures have it.
+    stamp: str
+    #: What is signed, up to the digest of the request.
+    preamble: str
+    #: The beginning of the Authorization header, up to the names of the signed headers.
+    credential: str
+    key: bytes
+
+
 def signed(
     method: str, target: str, headers: Iterable[tuple[str, str]], payload: str, keys: Frozen, region: str, now_s: float
 ) -> Headers:
@@ -30,20 +43,18 @@ def signed(
     target is the path with its query, both encoded; headers must have Host.  payload is the SHA-256 of the body in hex,
     or UNSIGNED.
     """
-    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now_s))
-    whole = [*headers, ("X-Amz-Date", stamp), ("X-Amz-Content-Sha256", payload)]
+    scope = _scope(keys, region, int(now_s))
+    whole = [*headers, ("X-Amz-Date", scope.stamp), ("X-Amz-Content-Sha256", payload)]
     if keys.token is not None:
         whole.append(("X-Amz-Security-Token", keys.token))
-    by_name = sorted((name.lower(), " ".join(value.split())) for name, value in whole)
-    names = ";".join(name for name, _ in by_name)
+    by_name = sorted([(name.lower(), " ".join(value.split())) for name, value in whole])
+    names = ";".join([name for name, _ in by_name])
+    lines = "\n".join([f"{name}:{value}" for name, value in by_name])
     path, _, query = target.partition("?")
-    lines = [method, path, _canonical(query), *(f"{name}:{value}" for name, value in by_name), "", names, payload]
-    scope = f"{stamp[:8]}/{region}/s3/aws4_request"
-    digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()
-    to_sign = "\n".join([_ALGORITHM, stamp, scope, digest])
-    signature = hmac.digest(_key(keys.secret_key, stamp[:8], region), to_sign.encode(), "sha256").hex()
-    credential = f"Credential={keys.access_key}/{scope}"
-    whole.append(("Authorization", f"{_ALGORITHM} {credential}, SignedHeaders={names}, Signature={signature}"))
+    request = f"{method}\n{path}\n{_canonical(query) if query else ''}\n{lines}\n\n{names}\n{payload}"
+    to_sign = scope.preamble + hashlib.sha256(request.encode()).hexdigest()
+    signature = hmac.digest(scope.key, to_sign.encode(), "sha256").hex()
+    whole.append(("Authorization", f"{scope.credential}{names}, Signature={signature}"))
     return whole
 
 
@@ -51,6 +62,15 @@ def _canonical(query: str) -> str:
     """The parameters in the order of their names, each with its '='."""
     pairs = (part.partition("=") for part in query.split("&") if part)
     return "&".join(f"{name}={value}" for name, _, value in sorted(pairs))
+
+
+@functools.lru_cache(maxsize=4)
+def _scope(keys: Frozen, region: str, second: int) -> _Scope:
+    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(second))
+    name = f"{stamp[:8]}/{region}/s3/aws4_request"
+    credential = f"{_ALGORITHM} Credential={keys.access_key}/{name}, SignedHeaders="
+    preamble = f"{_ALGORITHM}\n{stamp}\n{name}\n"
+    return _Scope(stamp, preamble, credential, _key(keys.secret_key, stamp[:8], region))
 
 
 @functools.lru_cache(maxsize=4)

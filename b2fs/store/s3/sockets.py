@@ -31,7 +31,7 @@ from b2fs.store.s3.wire import Call
 
 #: Connections that are kept without work, and how long: servers close idle ones after a minute or less.
 _IDLE_CONNECTIONS = 16
-_IDLE_S = 20.0
+IDLE_S = 20.0
 #: Reads for at least so much ask the kernel for all of it in one call; smaller ones are the heads of answers.
 _WHOLE_READ_BYTES = 64 << 10
 #: The body of an error is read up to here.
@@ -61,10 +61,28 @@ class Question:
         """Whether it may be sent again without anybody knowing, when a kept connection turns out to be closed."""
         return self.method in ("GET", "HEAD")
 
+    def head(self) -> bytes:
+        """What goes over the wire before the body."""
+        lines = "".join([f"{name}: {value}\r\n" for name, value in self.headers])
+        return f"{self.method} {self.target} HTTP/1.1\r\n{lines}\r\n".encode("ascii")
+
     def sent(self) -> bytes:
         """What goes over the wire, in one piece."""
-        lines = [f"{self.method} {self.target} HTTP/1.1", *(f"{name}: {value}" for name, value in self.headers)]
-        return b"".join(("\r\n".join([*lines, "", ""]).encode("ascii"), self.body))
+        return b"".join((self.head(), self.body))
+
+
+class Asker:
+    """Makes questions to one endpoint out of calls."""
+
+    def __init__(self, config: S3Config) -> None:
+        self._host = config.host_header
+        self._region = config.signing_region
+
+    def question(self, keys: Frozen, call: Call, payload: str, length: int | None) -> Question:
+        """The call as it is sent; payload is what is signed of its body (see sigv4), length that of Question."""
+        headers = call.sent_headers(self._host)
+        whole = signed(call.method, call.path, headers, payload, keys, self._region, time.time())
+        return Question(call.method, call.path, tuple(whole), call.body, length)
 
 
 class Connections:
@@ -75,9 +93,9 @@ class Connections:
         self._address = config.connect_address
         self._connect_timeout_s = config.connect_timeout_s
         self._stall_timeout_s = config.stall_timeout_s
-        self._tls = _tls_context(config) if config.tls else None
+        self.tls = _tls_context(config) if config.tls else None
         #: Whether the server can be told from others: without TLS, or with certificates to check it with.
-        self.verify = self._tls is None or _has_certificates(config)
+        self.verify = self.tls is None or _has_certificates(config)
         self._idle: deque[tuple[float, Connection]] = deque()  # latest last
         self._idle_lock = threading.Lock()
         self._closed = False
@@ -86,7 +104,7 @@ class Connections:
     def has_idle(self) -> bool:
         """Whether a connection is kept that may still be good."""
         with self._idle_lock:
-            return bool(self._idle) and self._idle[-1][0] > time.monotonic() - _IDLE_S
+            return bool(self._idle) and self._idle[-1][0] > time.monotonic() - IDLE_S
 
     def take_idle(self) -> Connection | None:
         """A kept connection on which the server has neither said anything nor hung up."""
@@ -95,19 +113,24 @@ class Connections:
                 if not self._idle:
                     return None
                 kept_at, connection = self._idle.pop()
-            if kept_at > time.monotonic() - _IDLE_S and connection.silent():
+            if kept_at > time.monotonic() - IDLE_S and connection.silent():
                 return connection
             connection.close()
+
+    def give_away(self) -> socket.socket | None:
+        """The socket of a kept connection, for somebody else's use."""
+        connection = self.take_idle()
+        return None if connection is None else connection.socket
 
     def connect(self) -> Connection:
         """A new connection.  Raises OSError."""
         plain = socket.create_connection(self._address, timeout=self._connect_timeout_s)
         try:
             plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if self._tls is None:
+            if self.tls is None:
                 _bound_waits(plain, self._stall_timeout_s)
                 return Connection(plain, socket.MSG_WAITALL)
-            secured = self._tls.wrap_socket(plain, server_hostname=self._address[0])
+            secured = self.tls.wrap_socket(plain, server_hostname=self._address[0])
             secured.settimeout(self._stall_timeout_s)
             return Connection(secured, 0)
         except BaseException:
@@ -126,7 +149,7 @@ class Connections:
     def _surplus(self, now: float) -> int:
         if self._closed:
             return len(self._idle)
-        old = sum(kept_at <= now - _IDLE_S for kept_at, _ in self._idle)
+        old = sum(kept_at <= now - IDLE_S for kept_at, _ in self._idle)
         return max(old, len(self._idle) - _IDLE_CONNECTIONS)
 
     def close(self) -> None:
@@ -143,7 +166,7 @@ class Connection:
     """A blocking socket that speaks HTTP/1.1."""
 
     def __init__(self, sock: socket.socket, whole_flag: int) -> None:
-        self._socket = sock
+        self.socket = sock
         self._whole_flag = whole_flag
 
     def ask(self, question: Question) -> tuple[Response, bool]:
@@ -151,11 +174,11 @@ class Connection:
 
         Raises OSError, http.client.HTTPException, NotTheRange; then it cannot.
         """
-        source = cast(Any, _Source(self._socket, self._whole_flag))
+        source = cast(Any, _Source(self.socket, self._whole_flag))
         answer = http.client.HTTPResponse(source, method=question.method)
         with contextlib.closing(answer):
             try:
-                self._socket.sendall(question.sent())
+                self.socket.sendall(question.sent())
                 answer.begin()
             except ConnectionError as error:
                 raise _Unanswered(str(error)) from error
@@ -180,16 +203,16 @@ class Connection:
     def silent(self) -> bool:
         """Whether nothing waits to be read: neither bytes nor the end."""
         poll = select.poll()
-        poll.register(self._socket, select.POLLIN)
+        poll.register(self.socket, select.POLLIN)
         return not poll.poll(0)
 
     def shut(self) -> None:
         """End the connection from another thread than the one that reads: that one finds the end of the stream."""
         with contextlib.suppress(OSError):
-            socket.socket.shutdown(self._socket, socket.SHUT_RDWR)  # that of SSLSocket would pull its object away
+            socket.socket.shutdown(self.socket, socket.SHUT_RDWR)  # that of SSLSocket would pull its object away
 
     def close(self) -> None:
-        self._socket.close()
+        self.socket.close()
 
 
 class _Source(io.RawIOBase):
@@ -249,7 +272,7 @@ class Exchange:
                         raise
             return self._ask(self._connections.connect())
         except (OSError, http.client.HTTPException) as error:
-            raise _error_of(error) from error
+            raise error_of_connection(error) from error
 
     def cancel(self) -> None:
         with self._lock:
@@ -280,9 +303,7 @@ class Exchange:
 
 def signed_question(config: S3Config, keys: Frozen, call: Call, payload: str, length: int | None) -> Question:
     """The call as it is sent; payload is what is signed of its body (see sigv4), length that of Question."""
-    headers = call.sent_headers(config.host_header)
-    whole = signed(call.method, call.path, headers, payload, keys, config.signing_region, time.time())
-    return Question(call.method, call.path, tuple(whole), call.body, length)
+    return Asker(config).question(keys, call, payload, length)
 
 
 def _tls_context(config: S3Config) -> ssl.SSLContext:
@@ -309,7 +330,7 @@ def _bound_waits(sock: socket.socket, seconds: float) -> None:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
 
 
-def _error_of(error: OSError | http.client.HTTPException) -> StoreError:
+def error_of_connection(error: OSError | http.client.HTTPException) -> StoreError:
     """The exception for a fault below HTTP; all of these may pass."""
     if isinstance(error, TimeoutError):
         return TimedOut(f"the server was silent for too long ({error})")

@@ -7,6 +7,8 @@ loaded with the first answer, since a mount comes up without one.
 from __future__ import annotations
 
 import datetime as dt
+import functools
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 from urllib.parse import unquote_plus
@@ -39,6 +41,8 @@ _HEAD_FIELDS = (
     "NextPartNumberMarker",
 )
 Fields = dict[str, str]
+#: A parser for each thread, in `own`: making one costs as much as a small answer.
+_parsers = threading.local()
 
 
 def parse_error(body: bytes) -> tuple[str, str]:
@@ -210,7 +214,10 @@ def _next(top: Fields, name: str) -> str | None:
 def _parsed(body: bytes) -> etree._Element:
     from lxml import etree
 
-    parser = etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False)
+    parser: etree.XMLParser | None = getattr(_parsers, "own", None)
+    if parser is None:
+        parser = etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False)
+        _parsers.own = parser
     try:
         root = etree.fromstring(body, parser)
     except etree.XMLSyntaxError as error:
@@ -239,9 +246,15 @@ def _rows(root: etree._Element, *names: str) -> Iterator[etree._Element]:
 
 def _head(root: etree._Element) -> tuple[Fields, Callable[[str], str]]:
     """The simple fields of a listing, and how its keys are decoded."""
-    namespace = _namespace(root)
-    top = {name: root.findtext(namespace + name) or "" for name in _HEAD_FIELDS}
+    top: Fields = {}
+    for child in root.iterchildren(*_head_tags(_namespace(root))):
+        top.setdefault(_local(child), child.text or "")
     return top, unquote_plus if top.get("EncodingType") == "url" else str
+
+
+@functools.lru_cache(maxsize=4)
+def _head_tags(namespace: str) -> tuple[str, ...]:
+    return tuple(namespace + name for name in _HEAD_FIELDS)
 
 
 def _prefixes(root: etree._Element, decode: Callable[[str], str]) -> tuple[str, ...]:
@@ -258,14 +271,7 @@ def _objects_by_column(root: etree._Element, decode: Callable[[str], str]) -> li
 
     None if some row lacks a field or has it empty, so that the columns do not fit together.
     """
-    from lxml import etree
-
-    row = _namespace(root)
-    columns = [
-        etree.ETXPath(f"{row}Contents/{row}{name}/text()", smart_strings=False)(root)
-        for name in ("Key", "ETag", "Size", "LastModified")
-    ]
-    count = len(root.findall(f"{row}Contents"))
+    count, *columns = (path(root) for path in _columns(_namespace(root)))
     if any(len(column) != count for column in columns):
         return None
     keys, etags, sizes, times = columns
@@ -273,6 +279,16 @@ def _objects_by_column(root: etree._Element, decode: Callable[[str], str]) -> li
         ObjectInfo(ObjectRef(key, None, unquote_etag(etag), int(size)), parse_time_ns(time))
         for key, etag, size, time in zip(_decode_all(keys, decode), etags, sizes, times, strict=True)
     ]
+
+
+@functools.lru_cache(maxsize=4)
+def _columns(namespace: str) -> tuple[etree.XPath, ...]:
+    """The number of rows in a listing, and a path to the texts of each field."""
+    from lxml import etree
+
+    row = f"{namespace}Contents"
+    paths = (f"{row}/{namespace}{name}/text()" for name in ("Key", "ETag", "Size", "LastModified"))
+    return tuple(etree.ETXPath(path, smart_strings=False) for path in (f"count({row})", *paths))
 
 
 def _decode_all(keys: list[str], decode: Callable[[str], str]) -> list[str]:
