@@ -24,7 +24,9 @@ Buffer = bytes | memoryview
 #: One write(2).  ext4 takes pages as large as it fills, and large ones are dear.  Measured in CPU per GiB: 1.5 to 2.3 s
 #: with 8 MiB in one call, 0.3 to 1 with 1 MiB (by the state of memory), 0.3 to 0.4 with 64 to 256 KiB, 1 with 4.
 _WRITE_BYTES = 256 << 10
-
+#: What each thread's connection keeps of the index, in pages of 4 KiB.  diskcache's 32 MiB for each of many threads
+#: filled up with small values; more than the upper levels of the index helps nobody, the system caches the file.
+_INDEX_PAGES = 512
 
 _HEADER = struct.Struct(">QI")  # length of the value, length of a chunk; a CRC-32C for each chunk follows
 
@@ -158,6 +160,7 @@ class ByteCache(diskcache.Cache):  # type: ignore[misc]  # diskcache has no type
             tag_index=1,
             # A file that is cut, or a disk that cannot be read, ends a process that has mapped it.
             sqlite_mmap_size=0,
+            sqlite_cache_size=_INDEX_PAGES,
         )
 
     @property

@@ -41,7 +41,8 @@ _DAMAGED_MARK = "damaged"
 #: and they make room in their turn.
 _UNIT_MARK = "c"
 _FLUSH_TOUCHES = 1024
-_ROWS_PER_TRANSACTION = 256
+#: A transaction is kept in memory until its end, as far as it fits (blockdisk).
+_ROWS_PER_TRANSACTION = 32
 
 
 @dataclass(frozen=True, slots=True)

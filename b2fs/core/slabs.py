@@ -14,12 +14,13 @@ from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
 
-_MIB = 1 << 20
+_KIB, _MIB = 1 << 10, 1 << 20
 #: Parameter of madvise(2), from Linux 5.14 on.
 _MADV_POPULATE_WRITE = 23
 #: How many free slabs of each size are kept.  Bodies that are read come in powers of two up to the largest range, parts
-#: that are sent have 10 MiB (what is not touched of a slab takes no memory).
-_SHELF = {_MIB: 8, 2 * _MIB: 4, 4 * _MIB: 4, 8 * _MIB: 4, 16 * _MIB: 4}
+#: that are sent have 10 MiB (what is not touched of a slab takes no memory).  Bodies that are smaller leave no holes in
+#: the heaps of the C library that are worth speaking of.
+_SHELF = {128 * _KIB: 32, 256 * _KIB: 16, 512 * _KIB: 16, _MIB: 8, 2 * _MIB: 4, 4 * _MIB: 4, 8 * _MIB: 4, 16 * _MIB: 4}
 
 
 class Slabs:

@@ -7,6 +7,8 @@ import os
 import pickle
 import sqlite3
 import stat
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -427,6 +429,47 @@ def test_many_threads(cache: BlockCache) -> None:
         thread.join()
     assert not wrong
     assert cache.stats.faults == 0
+
+
+_FILL = """
+import os, resource, sys, threading
+from b2fs.cache.blocks import BlockCache, BlockCacheConfig
+from b2fs.core.types import ETag, ObjectRef
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+
+cache = BlockCache(BlockCacheConfig(sys.argv[1]))
+grain = os.urandom(cache.config.grain_bytes)
+
+lock, all_done = threading.Lock(), threading.Barrier(3)
+
+def fill(number):
+    ref = ObjectRef(str(number), None, ETag("e"), 1 << 30)
+    for start in range(0, 600 * len(grain), 20 * len(grain)):
+        cache.put_many([(ref, start + index * len(grain), grain) for index in range(20)])
+    for start in range(0, 600 * len(grain), len(grain)):
+        assert cache.get_range(ref, start, start + 1)
+
+def work(number):
+    with lock:
+        fill(number)
+    all_done.wait()
+
+fill(0)
+before = peak()
+threads = [threading.Thread(target=work, args=(number,)) for number in (1, 2, 3)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+print(peak() - before)
+"""
+
+
+def test_small_values_that_pass_through_many_threads_fill_no_memory(directory: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", _FILL, str(directory)], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 24 * MIB, "each thread brought 19 MiB"
 
 
 def test_other_block_sizes_do_not_confuse(directory: Path) -> None:
