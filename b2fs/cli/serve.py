@@ -97,7 +97,12 @@ def _show_key(key: ApplicationKey) -> None:
 @click.option("--max-buckets", type=int, default=100, show_default=True, help="Buckets that an account may have.")
 @click.option("--refuse-checksums", is_flag=True, help="Refuse x-amz-checksum headers, as B2 did until July 2025.")
 @click.option("--no-sync", is_flag=True, help="Do not sync to the disk: for throw-away stores.")
-@click.option("--front", type=click.Choice([kind.value for kind in FrontKind]), default=FrontKind.OWN.value)
+@click.option(
+    "--front",
+    type=click.Choice([kind.value for kind in FrontKind]),
+    default=FrontKind.OWN.value,
+    help="What speaks HTTP; to compare the two.",
+)
 def serve(
     directory: str,
     listen: str,
