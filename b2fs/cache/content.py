@@ -13,6 +13,7 @@ import contextlib
 import ctypes
 import errno
 import os
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -25,6 +26,9 @@ _KEEP_SIZE, _PUNCH_HOLE = 1, 2  # of fallocate(2)
 #: Up to this size a file is taken to need its size on the disk; of larger ones the disk is asked.
 _SMALL_BYTES = 1 << 20
 _BLOCK = 4096
+#: So much of the name of a torn file is kept, in bytes, and so many zeros tell whether they become a hole.
+_NAME_BYTES = 150
+_ZEROS = 1 << 18
 #: So many files are made in advance.
 _SPARE = 64
 
@@ -56,6 +60,9 @@ class DirtyFiles:
         self.on_low: Callable[[], None] = lambda: None
         #: Every content that has a file here.
         self.contents: dict[InodeId, LocalContent] = {}
+        #: Files of which a power cut has left a part; `set_aside` is for them.
+        self.torn: list[InodeId] = []
+        self._keeps_zeros: bool | None = None
 
     def held_bytes(self) -> int:
         """What all contents need on the disk."""
@@ -168,6 +175,34 @@ class DirtyFiles:
         """Inode numbers of all files in the directory, as after a crash."""
         return [InodeId(int(name)) for name in os.listdir(self.directory) if name.isdigit()]
 
+    def has_hole(self, ino: InodeId) -> bool:
+        """Whether some bytes of the inode's file were never written to the disk, as far as the filesystem tells."""
+        return _has_hole(self.path(ino)) and self._writes_zeros()
+
+    def _writes_zeros(self) -> bool:
+        """Whether zeros that are written are no hole, as they become on a filesystem that compresses (ZFS)."""
+        if self._keeps_zeros is None:
+            path = f"{self.directory}/retired-zeros"
+            try:
+                with open(path, "wb") as file:
+                    file.write(bytes(_ZEROS))
+                    file.flush()
+                    os.fsync(file.fileno())
+                self._keeps_zeros = not _has_hole(path)
+                os.unlink(path)
+            except OSError:  # the disk is full, say: then nothing is said of anybody's holes
+                self._keeps_zeros = False
+        return self._keeps_zeros
+
+    def set_aside(self, ino: InodeId, name: bytes) -> str:
+        """Keep what is left of a torn file under a name for users; the path.  Raises OSError."""
+        kept = os.path.join(os.path.dirname(self.directory), "torn")
+        os.makedirs(kept, mode=0o700, exist_ok=True)
+        when = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+        path = f"{kept}/{os.fsdecode(name[:_NAME_BYTES])} (torn by a power cut, {when}, {ino})"
+        os.rename(self.path(ino), path)
+        return path
+
     def close(self) -> None:
         while self._open:
             _, fd = self._open.popitem()
@@ -179,13 +214,27 @@ class DirtyFiles:
 class LocalContent:
     """The dirty bytes of one inode; see the module."""
 
-    __slots__ = ("_entered", "_files", "away", "base_limit", "complete", "held", "ino", "local", "size", "synced_seq")
+    __slots__ = (
+        "_entered",
+        "_files",
+        "away",
+        "base_limit",
+        "complete",
+        "dense",
+        "held",
+        "ino",
+        "local",
+        "size",
+        "synced_seq",
+    )
 
     def __init__(self, files: DirtyFiles, ino: InodeId, size: int = 0) -> None:
         self._files = files
         self.ino = ino
         self.size = size
         self.complete = True
+        #: Of a complete content: every byte was written.  The first hole that a program makes is journaled.
+        self.dense = not size
         self.local = Extents()
         #: Of a partial content, what is here; INVARIANT: local is part of it.
         self.held = Extents()
@@ -231,7 +280,7 @@ class LocalContent:
             self._entered = True
 
     def write(self, offset: int, data: bytes | memoryview) -> bool:
-        """Store data at offset; True if the set of local ranges changed and must be journaled.
+        """Store data at offset; True if the set of local ranges changed, or the first hole was made: to be journaled.
 
         Raises OSError (ENOSPC, EIO) with nothing recorded.
         """
@@ -244,7 +293,10 @@ class LocalContent:
                 os.ftruncate(fd, self.size)
             raise
         changed = False
-        if not self.complete:
+        if self.complete:
+            if self.dense and offset > self.size:
+                self.dense, changed = False, True
+        else:
             if offset > self.size:
                 changed = self._claim(self.size, offset)
             changed = self._claim(offset, end) or changed
@@ -285,6 +337,7 @@ class LocalContent:
                 self._claim(self.size, size)
             if self.base_limit == 0:
                 self._become_complete()
+        self.dense = not size or (self.dense and size <= self.size)
         self.size = size
 
     def truncate_file(self, size: int) -> None:
@@ -378,9 +431,20 @@ class LocalContent:
 
     def _become_complete(self) -> None:
         self.complete = True
+        self.dense = False
         self.local = Extents()
         self.held = Extents()
         self.base_limit = 0
+
+
+def _has_hole(path: str) -> bool:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.lseek(fd, 0, os.SEEK_HOLE) < os.fstat(fd).st_size
+    except OSError:  # an empty file, or a filesystem that does not tell
+        return False
+    finally:
+        os.close(fd)
 
 
 def _pwrite_all(fd: int, data: bytes | memoryview, offset: int) -> int:

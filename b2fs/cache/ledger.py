@@ -38,7 +38,7 @@ from b2fs.core.types import ETag, InodeId, PartInfo, UploadId
 from b2fs.store.disk import sync_directory
 from b2fs.store.sqlite import register_plain_types
 
-_SCHEMA_VERSION = 4
+_SCHEMA_VERSION = 5
 #: Format 1, from which every later one is made by steps.
 _SCHEMA = """
 CREATE TABLE inode(
@@ -80,7 +80,9 @@ DROP TABLE upload_1;
 _TO_3 = "CREATE TABLE writer(identity BLOB NOT NULL); INSERT INTO writer VALUES(randomblob(16));"
 #: The machine has not been started anew since: what is in the page cache is still there.
 _TO_4 = "CREATE TABLE boot(id TEXT); INSERT INTO boot VALUES(NULL);"
-_STEPS = (_SCHEMA, _TO_2, _TO_3, _TO_4)
+#: From here on rows of inodes tell that a dirty file has no holes, those of new files by saying nothing of one.
+_TO_5 = "UPDATE inode SET local = x'' WHERE local IS NULL AND base_key IS NULL AND mode & 61440 = 32768;"
+_STEPS = (_SCHEMA, _TO_2, _TO_3, _TO_4, _TO_5)
 #: A database with more free pages than this, and fewer others than that, is written anew.
 _FREE_PAGES = 8 << 10
 _FEW_PAGES = 2 << 10

@@ -20,7 +20,9 @@ _COMPLETE = b""
 _COMPLETE_SYNCED = b"\1"
 #: As _COMPLETE, of one that was not synced and that the base has, too.
 _COMPLETE_STORED = b"\2"
-_ALL_COMPLETE = (_COMPLETE, _COMPLETE_SYNCED, _COMPLETE_STORED)
+#: As _COMPLETE, of one that was not synced and of which every byte was written: a hole is what a power cut has left.
+_COMPLETE_DENSE = b"\3"
+_ALL_COMPLETE = (_COMPLETE, _COMPLETE_SYNCED, _COMPLETE_STORED, _COMPLETE_DENSE)
 
 #: A statement and its parameters.
 Write = tuple[str, tuple[object, ...]]
@@ -29,7 +31,7 @@ _SAVE_INODE = f"INSERT OR REPLACE INTO inode VALUES({','.join('?' * 17)})"
 #: is None, a bool or bytes 2,000.
 _SAVE_PLAIN = {
     local: f"INSERT OR REPLACE INTO inode VALUES({','.join('?' * 9)},NULL,NULL,1,NULL,NULL,NULL,NULL,{literal})"
-    for local, literal in ((_NO_CONTENT, "NULL"), (_COMPLETE, "x''"), (_COMPLETE_SYNCED, "x'01'"))
+    for local, literal in ((_NO_CONTENT, "NULL"), (_COMPLETE_DENSE, "x'03'"), (_COMPLETE_SYNCED, "x'01'"))
 }
 _SAVE_ENTRY = "INSERT OR REPLACE INTO entry VALUES(?,?,?,?,?,?)"
 #: Of a key under which the bucket is known to hold nothing.
@@ -99,9 +101,9 @@ def inode_write(inode: Inode) -> Write:
 def load_inode(row: tuple[Any, ...], files: DirtyFiles, present: set[InodeId], *, started_anew: bool) -> Inode | None:
     """The inode of a row; None if its content is lost.
 
-    A power cut may leave a row and not the file that was beside it, or only the beginning of a file that was never
-    synced.  Then the base counts, as if it had not been changed; only what never had more than attributes is as the row
-    has it.
+    A power cut may leave a row and not the file that was beside it, or only a part of a file that was never synced,
+    which is then one of files.torn.  Then the base counts, as if it had not been changed; only what never had more than
+    attributes is as the row has it.
     """
     ino, mode, uid, gid, rdev, size, atime, mtime, ctime, target, extra, known, *rest = row
     base_key, base_version, base_etag, base_size, local = rest
@@ -119,11 +121,13 @@ def load_inode(row: tuple[Any, ...], files: DirtyFiles, present: set[InodeId], *
         inode.xattrs = {bytes.fromhex(n): bytes.fromhex(v) for n, v in table.items()}
     if isinstance(base_key, str):
         inode.base = object_ref(base_key, base_version, base_etag, base_size)
+    if local is _NO_CONTENT and inode.base is None and inode.is_regular and inode.ino in present:
+        local = _COMPLETE_DENSE  # made, and only written to since
     torn = started_anew and inode.ino in present and _is_torn(inode, files, local)
-    if inode.ino in present and not torn and inode.is_regular and (isinstance(local, bytes) or inode.base is None):
-        inode.content = _load_content(inode, files, local if isinstance(local, bytes) else _COMPLETE)
+    if inode.ino in present and not torn and inode.is_regular and isinstance(local, bytes):
+        inode.content = _load_content(inode, files, local)
     elif isinstance(local, bytes):
-        if inode.base is None and inode.size:
+        if inode.base is None and (inode.size or torn):
             return None
         inode.size = inode.base.size if inode.base is not None else 0
     return inode
@@ -133,7 +137,13 @@ def _is_torn(inode: Inode, files: DirtyFiles, local: object) -> bool:
     """Whether the machine may have lost a part of a dirty file that was never synced, as far as can be told."""
     if local == _COMPLETE_STORED:
         return True  # the base has it all
-    return local == _COMPLETE and os.stat(files.path(inode.ino)).st_size < inode.size
+    if local not in (_COMPLETE, _COMPLETE_DENSE):
+        return False
+    size = os.stat(files.path(inode.ino)).st_size
+    torn = size < inode.size or (local == _COMPLETE_DENSE and files.has_hole(inode.ino))
+    if torn and size:
+        files.torn.append(inode.ino)
+    return torn
 
 
 def _load_content(inode: Inode, files: DirtyFiles, local: bytes) -> LocalContent:
@@ -142,6 +152,8 @@ def _load_content(inode: Inode, files: DirtyFiles, local: bytes) -> LocalContent
     content = LocalContent(files, inode.ino, found.st_size)
     if local == _COMPLETE_SYNCED:
         content.synced_seq = 0
+    elif local == _COMPLETE_DENSE:
+        content.dense = True
     elif local not in _ALL_COMPLETE:
         content.complete = False
         content.base_limit = min(struct.unpack_from("<Q", local)[0], found.st_size)
@@ -165,7 +177,9 @@ def _pack_local(inode: Inode) -> bytes | None:
         stored = inode.base is not None and inode.base_content_seq == inode.content_seq
         if stored and content.synced_seq != inode.content_seq:
             return _COMPLETE_STORED
-        return _COMPLETE if content.synced_seq < 0 else _COMPLETE_SYNCED
+        if content.synced_seq >= 0:
+            return _COMPLETE_SYNCED
+        return _COMPLETE_DENSE if content.dense else _COMPLETE
     return struct.pack("<Q", content.base_limit) + b"".join(_RANGE.pack(*extent) for extent in content.local)
 
 

@@ -6,6 +6,7 @@ import logging
 
 from b2fs.cache.inode import Inode
 from b2fs.cache.ledger_rows import EntryRow, Remote, UploadRow
+from b2fs.core.keys import name_of
 from b2fs.core.types import InodeId
 from b2fs.vfs.core import Core
 from b2fs.vfs.namespace import Namespace
@@ -27,6 +28,7 @@ class Recovery:
         rows = core.ledger.load_entries()
         inodes = {inode.ino: inode for inode in core.ledger.load_inodes(core.files)}
         wanted = {row.ino for row in rows if row.ino is not None}
+        self._set_aside({row.ino: row.key for row in rows if row.ino is not None})
         for ino in [ino for ino in inodes if ino not in wanted]:
             core.ledger.delete_inode(ino)
             del inodes[ino]
@@ -44,6 +46,19 @@ class Recovery:
         if rows:
             log.warning("%d changes from before are not in the bucket yet; they are being stored", len(rows))
         return len(rows)
+
+    def _set_aside(self, keys: dict[InodeId, str]) -> None:
+        """Keep what a power cut has left of files that were never synced; what the bucket has is not replaced by it."""
+        files = self._core.files
+        for ino in files.torn:
+            name = name_of(keys.get(ino, str(ino)).rpartition("/")[2])
+            try:
+                path = files.set_aside(ino, name)
+            except OSError as error:
+                log.error("what a power cut has left of %s cannot be kept: %s", keys.get(ino), error)
+            else:
+                log.warning("a power cut has left a part of %s, which was not synced: it is in %s", keys.get(ino), path)
+        files.torn.clear()
 
     def _restore_uploads(self) -> None:
         """Go on with the multipart uploads that were cut off, or have them aborted: their parts cost storage."""

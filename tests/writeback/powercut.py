@@ -114,7 +114,17 @@ class Disk:
             if chance.random() < kept_changes:
                 change(names)
         for name, file in names.items():
-            (new / "dirty" / name).write_bytes(_some_of(file, chance))
+            write_sparse(new / "dirty" / name, _some_of(file, chance))
+
+
+def write_sparse(path: Path, body: bytes) -> None:
+    """Pages of zeros become holes, as what was never written to a disk is one."""
+    with open(path, "wb") as file:
+        file.truncate(len(body))
+        for start in range(0, len(body), _PAGE):
+            page = body[start : start + _PAGE]
+            if page.strip(b"\0"):
+                os.pwrite(file.fileno(), page, start)
 
 
 def _some_of(file: _File, chance: random.Random) -> bytes:

@@ -16,9 +16,11 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from b2fs.cache import ledger
+from b2fs.cache import content, ledger
+from b2fs.core.types import HandleId
 from tests.writeback.harness import CALLER, Mount, Place
-from tests.writeback.powercut import Disk, cut, powered
+from tests.writeback.powercut import Disk, cut, powered, write_sparse
+from tests.writeback.tiny import ROOM, TINY, append, away, digest, noise
 
 RUNS = 300 if os.environ.get("B2FS_LONG") == "1" else 6
 STEPS = 25
@@ -179,6 +181,131 @@ async def test_the_beginning_of_a_file_that_was_never_synced_is_not_stored_over_
         assert await mount.read("a") == left
         await mount.drain()
     assert after.bucket.contents() == {"a": left}
+
+
+_LONG = bytes(range(1, 251)) * 200
+#: What a disk may hold of it that has its length.
+_TORN = bytes(8192) + _LONG[8192:20_480] + bytes(len(_LONG) - 20_480)
+
+
+async def _left_torn(place: Place, old: bytes | None = b"first", path: str = "a", *, rename: bool = True) -> Place:
+    """A file that was replaced and never synced, of which the disk has the length and some bytes."""
+    async with place.mount() as mount:
+        if old is not None:
+            await mount.save(path, old, fsync=True)
+            await mount.drain()
+        await mount.save("new" if rename else path, _LONG)
+        if rename:
+            await mount.rename("new", path)
+        after = place.left_behind(place.root / "after")
+    (dirty,) = (file for file in (after.cache / "dirty").iterdir() if file.read_bytes() == _LONG)
+    write_sparse(dirty, _TORN)
+    return after
+
+
+@pytest.mark.parametrize("rename", [True, False])
+@pytest.mark.parametrize(("started_anew", "left"), [(True, b"first"), (False, _TORN)])
+async def test_a_file_that_was_never_synced_and_lost_bytes_in_its_middle_is_not_stored_either(
+    place: Place,
+    autojump_clock: MockClock,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    started_anew: bool,
+    left: bytes,
+    rename: bool,
+) -> None:
+    """What the disk has of it is kept for whoever can use it."""
+    after = await _left_torn(place, rename=rename)
+    if started_anew:
+        monkeypatch.setattr(ledger, "boot_id", lambda: "another")
+    async with after.mount() as mount:
+        assert await mount.read("a") == left
+        await mount.drain()
+    assert after.bucket.contents() == {"a": left}
+    kept = [*after.cache.glob("torn/*")]
+    assert [path.read_bytes() for path in kept] == ([_TORN] if started_anew else [])
+    if started_anew:
+        assert kept[0].name.startswith("a (torn by a power cut, ")
+        (line,) = [record.getMessage() for record in caplog.records if "power cut" in record.getMessage()]
+        assert line == f"a power cut has left a part of a, which was not synced: it is in {kept[0]}"
+
+
+@pytest.mark.parametrize("rename", [True, False])
+async def test_nor_is_one_of_which_the_bucket_has_nothing(
+    place: Place, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, rename: bool
+) -> None:
+    after = await _left_torn(place, None, "d\u00e9", rename=rename)
+    monkeypatch.setattr(ledger, "boot_id", lambda: "another")
+    async with after.mount() as mount:
+        assert await mount.names() == set()
+        await mount.drain()
+    assert after.bucket.contents() == {}
+    assert [path.read_bytes() for path in after.cache.glob("torn/d\u00e9 *")] == [_TORN]
+
+
+async def test_where_zeros_become_holes_no_hole_is_believed(
+    place: Place, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    after = await _left_torn(place)
+    monkeypatch.setattr(ledger, "boot_id", lambda: "another")
+    monkeypatch.setattr(content, "_has_hole", lambda path: True)
+    async with after.mount() as mount:
+        assert await mount.read("a") == _TORN
+
+
+async def _grow(mount: Mount, handle: HandleId) -> None:
+    await mount.truncate("a", 100_000)
+
+
+async def _skip(mount: Mount, handle: HandleId) -> None:
+    await mount.write(handle, 99_999, b"x")
+
+
+async def _cut_and_grow(mount: Mount, handle: HandleId) -> None:
+    await mount.truncate("a", 0)
+    await mount.truncate("a", 100_000)
+
+
+@pytest.mark.parametrize("make_hole", [_grow, _skip, _cut_and_grow])
+async def test_a_hole_that_a_program_made_is_no_loss(
+    place: Place,
+    autojump_clock: MockClock,
+    monkeypatch: pytest.MonkeyPatch,
+    make_hole: Callable[[Mount, HandleId], Awaitable[None]],
+) -> None:
+    async with place.mount() as mount:
+        handle = await mount.create("a")
+        await mount.write(handle, 0, b"begin")
+        await make_hole(mount, handle)
+        expected = await mount.read("a")
+        after = place.left_behind(place.root / "after")
+        await mount.close(handle)
+    (dirty,) = (after.cache / "dirty").iterdir()
+    write_sparse(dirty, dirty.read_bytes())
+    monkeypatch.setattr(ledger, "boot_id", lambda: "another")
+    async with after.mount() as mount:
+        assert (await mount.read("a"), len(expected)) == (expected, 100_000)
+        await mount.drain()
+    assert after.bucket.contents() == {"a": expected}
+
+
+async def test_a_hole_in_the_place_of_parts_that_are_away_is_no_loss(
+    tiny: Place, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = noise(3 * ROOM)
+    async with tiny.mount(config=TINY) as mount:
+        handle = await mount.create("a")
+        await append(mount, handle, body)
+        assert away(mount) > 0
+        after = tiny.left_behind(tiny.root / "after")
+        await mount.close(handle)
+    (dirty,) = (after.cache / "dirty").iterdir()
+    write_sparse(dirty, dirty.read_bytes())
+    monkeypatch.setattr(ledger, "boot_id", lambda: "another")
+    async with after.mount(config=TINY) as mount:
+        await trio.sleep(30)
+        await mount.drain()
+        assert digest(await mount.read("a")) == digest(body)
 
 
 async def check(taken: Taken, level: str) -> None:

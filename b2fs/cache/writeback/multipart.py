@@ -279,6 +279,9 @@ class MultipartUpload:
         for part in parts:
             self._away.add(part.number)
             content.away.add(part.start, part.end)
+        if content.dense:
+            content.dense = False  # holes will be punched
+            self._ledger.save_inode(self.inode)
 
     async def find_completed(self) -> ObjectInfo | None:
         """The object, if the upload is unknown to the server because it was completed and we never heard of it.
