@@ -159,3 +159,35 @@ def test_any_body_in_any_pieces(body: bytes, cuts: list[int], sizes: list[int]) 
         assert reader.complete
         assert reader.reusable
         assert reader.response().body == body
+
+
+@pytest.mark.parametrize("size", [1000, 200_000])
+@pytest.mark.parametrize("fed", [0, 1, 1000])
+def test_a_large_body_is_received_where_it_stays(size: int, fed: int) -> None:
+    body = bytes(range(250)) * (size // 250)
+    reader = AnswerReader("GET", slabs=True)
+    reader.feed(b"HTTP/1.1 206 Partial Content\r\nContent-Length: %d\r\n\r\n%s" % (size, body[:fed]))
+    at = fed
+    while (room := reader.room) is not None:
+        assert not reader.complete
+        with pytest.raises(BadAnswer):
+            reader.finish()
+        assert len(room) == size - at
+        part = body[at : at + 70_000]
+        room[: len(part)] = part
+        reader.received(len(part))
+        at += len(part)
+    if size == 1000:
+        reader.feed(body[at:])
+    response = reader.response()
+    assert reader.complete
+    assert reader.reusable
+    assert bytes(response.content) == body
+    assert (response.large is not None) == (size > 1000), "small ones are bytes"
+
+
+def test_only_what_is_asked_for_and_a_success_is_received_so() -> None:
+    for status, slabs in ((200, False), (404, True)):
+        reader = AnswerReader("GET", slabs=slabs)
+        reader.feed(b"HTTP/1.1 %d X\r\nContent-Length: 200000\r\n\r\n" % status)
+        assert reader.room is None

@@ -7,6 +7,7 @@ in a few operations.
 
 from __future__ import annotations
 
+from b2fs.core.slabs import SLABS
 from b2fs.store.s3.faults import Response
 
 #: A head may have this much.  S3's metadata are at most 7,000 bytes.
@@ -27,6 +28,7 @@ class AnswerReader:
     """Takes one answer together, piece by piece.
 
     reusable says, once it is complete, whether the connection may carry another request.
+    slabs: the body of a success that tells its length is a slab, if it is one of the sizes that are used again.
     """
 
     __slots__ = (
@@ -34,21 +36,25 @@ class AnswerReader:
         "_chunks",
         "_head",
         "_headers",
+        "_large",
         "_method",
         "_missing",
+        "_slabs",
         "_status",
         "begun",
         "complete",
         "reusable",
     )
 
-    def __init__(self, method: str) -> None:
+    def __init__(self, method: str, *, slabs: bool = False) -> None:
         self._method = method
+        self._slabs = slabs
         self._head: bytes = b""
         self._status = 0
         self._headers: dict[str, str] = {}
         self._body: list[bytes] = []
         self._chunks: _Chunks | None = None
+        self._large: memoryview | None = None
         #: Bytes of the body that are still to come; None without a length: up to the end of the stream.
         self._missing: int | None = 0
         #: Whether anything has arrived.
@@ -60,6 +66,17 @@ class AnswerReader:
     def missing(self) -> int:
         """How many bytes are to come at least, as far as is known."""
         return self._missing or 0
+
+    @property
+    def room(self) -> memoryview | None:
+        """Where the rest of the body may be received, to be told by `received`; None if it is to be fed."""
+        return None if self._large is None or not self._missing else self._large[-self._missing :]
+
+    def received(self, size: int) -> None:
+        """So many bytes were put into `room`, which may not be all of it."""
+        assert self._missing is not None
+        self._missing -= size
+        self.complete = not self._missing
 
     def feed(self, data: bytes) -> None:
         """Take what has arrived.  Raises BadAnswer."""
@@ -87,6 +104,8 @@ class AnswerReader:
 
     def response(self) -> Response:
         """The answer, when it is complete."""
+        if self._large is not None:
+            return Response(self._status, self._headers, b"", self._large)
         body = self._body
         return Response(self._status, self._headers, body[0] if len(body) == 1 else b"".join(body))
 
@@ -120,6 +139,8 @@ class AnswerReader:
             self.reusable = self.reusable and length is None
         elif length is not None:
             self._missing = _number(length)
+            if self._slabs and status < 300 and SLABS.recycles(self._missing):
+                self._large = SLABS.take(self._missing)
         else:
             self._missing = None
             self.reusable = False
@@ -137,10 +158,11 @@ class AnswerReader:
             if surplus > 0:  # what nobody asked for: what follows on this connection cannot be trusted
                 data = data[: self._missing]
                 self.reusable = False
-            self._missing -= len(data)
-            if data:
+            if (room := self.room) is not None:
+                room[: len(data)] = data
+            elif data:
                 self._body.append(data)
-            self.complete = not self._missing
+            self.received(len(data))
 
     def _feed_chunks(self, chunks: _Chunks, data: bytes) -> None:
         self._body += chunks.take(data)

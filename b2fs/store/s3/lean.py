@@ -100,6 +100,14 @@ class _Line:
             except (BlockingIOError, ssl.SSLWantReadError):
                 wait = True
 
+    async def receive_into(self, room: memoryview) -> int:
+        """How many bytes have arrived and are in room now, 0 at the end of the stream.  Raises OSError."""
+        while True:
+            try:
+                return self.sock.recv_into(room)
+            except (BlockingIOError, ssl.SSLWantReadError):
+                await trio.lowlevel.wait_readable(self.sock)
+
 
 class _Watch:
     """Wakes those who wait for longer than they may.
@@ -169,7 +177,7 @@ class LeanConnections:
             raise _error_of(error) from error
 
     async def _exchange(self, line: _Line, question: Question, limit_s: float) -> Response:
-        reader = AnswerReader(question.method)
+        reader = AnswerReader(question.method, slabs=question.slabs)
         keep = False
         self._watch.begin(line, limit_s)
         try:
@@ -264,6 +272,13 @@ async def _receive(line: _Line, reader: AnswerReader) -> None:
         if hurried >= _LARGE_READ_BYTES:
             await trio.lowlevel.checkpoint()
             hurried = 0
+        if (room := reader.room) is not None:
+            got = await line.receive_into(room[:_LARGE_READ_BYTES])
+            if not got:
+                reader.finish()
+            reader.received(got)
+            hurried += got
+            continue
         try:
             data = await line.receive(size, wait=wait)
         except ConnectionError as error:

@@ -48,13 +48,17 @@ class _Unanswered(ConnectionError):
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A signed request.  length is what a success must bring, into a slab; None takes what comes, into bytes."""
+    """A signed request.  length is what a success must bring, into a slab; None takes what comes, into bytes.
+
+    slabs: where an answer is read within the event loop, the body of a success that tells its length may be a slab too.
+    """
 
     method: str
     target: str
     headers: tuple[tuple[str, str], ...]
     body: Body = b""
     length: int | None = None
+    slabs: bool = False
 
     @property
     def repeatable(self) -> bool:
@@ -82,7 +86,7 @@ class Asker:
         """The call as it is sent; payload is what is signed of its body (see sigv4), length that of Question."""
         headers = call.sent_headers(self._host)
         whole = signed(call.method, call.path, headers, payload, keys, self._region, time.time())
-        return Question(call.method, call.path, tuple(whole), call.body, length)
+        return Question(call.method, call.path, tuple(whole), call.body, length, call.operation == "GetObject")
 
 
 class Connections:
