@@ -43,14 +43,14 @@ class RawServer:
     early: bool = False
     asked: list[Asked] = field(default_factory=list)
     connections: int = 0
-    #: What ended each connection that broke.
-    broken: list[OSError] = field(default_factory=list)
+    #: What ended each connection that is over: an error, or nothing out of the ordinary.
+    over: dict[int, OSError | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._open: set[socket.socket] = set()
         self.arrived = threading.Semaphore(0)
-        self.ended = threading.Semaphore(0)
+        self._one_is_over = threading.Condition()
         #: While it is not set, answers are held back.
         self.go_on = threading.Event()
         self.go_on.set()
@@ -75,6 +75,11 @@ class RawServer:
             with contextlib.suppress(OSError):
                 client.shutdown(socket.SHUT_RDWR)
 
+    def wait_over(self, connection: int) -> None:
+        """Wait until a connection has ended."""
+        with self._one_is_over:
+            assert self._one_is_over.wait_for(lambda: connection in self.over, PATIENCE_S)
+
     def _accept(self) -> None:
         threads = []
         while True:
@@ -92,6 +97,7 @@ class RawServer:
 
     def _serve(self, client: socket.socket, number: int) -> None:
         client.settimeout(PATIENCE_S)
+        fault: OSError | None = None
         self._open.add(client)
         try:
             if self.tls is not None:
@@ -101,11 +107,13 @@ class RawServer:
             while self._answer_one(client, number):
                 pass
         except OSError as error:
-            self.broken.append(error)
+            fault = error
         finally:
             self._open.discard(client)
             client.close()
-            self.ended.release()
+            with self._one_is_over:
+                self.over[number] = fault
+                self._one_is_over.notify_all()
 
     def _answer_one(self, client: socket.socket, number: int) -> bool:
         """Whether the connection goes on."""

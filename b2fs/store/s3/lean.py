@@ -37,6 +37,8 @@ _JOINED_BYTES: Final = 64 << 10
 _SEND_BYTES: Final = 256 << 10
 #: How exactly time limits are kept, in seconds.
 _LOOK_S: Final = 0.5
+#: How a connection that the peer has ended makes itself known.
+_HUNG_UP: Final = (ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
 #: Nothing that is not yet out goes out any more: the peer is told at once.
 _RESET = struct.pack("ii", 1, 0)
 
@@ -77,7 +79,7 @@ class _Line:
         """Send all of it.  Raises OSError, and _Unsent if nothing has gone out.  Checkpoint: only when waiting."""
         try:
             sent = self._send(data)
-        except ConnectionError as error:
+        except _HUNG_UP as error:
             raise _Unsent(str(error)) from error
         rest = memoryview(data)[sent:]
         while rest:
@@ -260,7 +262,7 @@ async def _send(line: _Line, question: Question) -> bool:
     if body:
         try:
             await line.send(body)
-        except ConnectionError:
+        except _HUNG_UP:
             return False
     return True
 
@@ -281,7 +283,7 @@ async def _receive(line: _Line, reader: AnswerReader) -> None:
             continue
         try:
             data = await line.receive(size, wait=wait)
-        except ConnectionError as error:
+        except _HUNG_UP as error:
             if reader.begun:
                 raise
             raise _Unanswered(str(error)) from error
