@@ -110,8 +110,8 @@ class Ledger:
         ):
             self._db.execute(f"PRAGMA {pragma}")
         self._migrate()
-        #: Something may be committed that a power cut would take.
-        self.unsynced = True
+        #: Commits, and how many of them a power cut would leave.  Of what was there before us nobody knows.
+        self._commits, self._synced = 1, 0
         self._entered = False
         #: What was written since the last commit, in order; carried out by `commit`, and kept if the disk refuses it.
         self._unwritten: list[Write] = []
@@ -150,7 +150,7 @@ class Ledger:
                 self._db.execute("ROLLBACK")
             full = getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL
             raise OSError(errno.ENOSPC if full else errno.EIO, f"the journal cannot be written: {error}") from error
-        self.unsynced = True
+        self._commits += 1
         self._unwritten.clear()
 
     def _carry_out(self, writes: list[Write]) -> None:
@@ -258,20 +258,22 @@ class Ledger:
 
     # ---- durability and upkeep ----------------------------------------------------------------------------------
 
+    @property
+    def unsynced(self) -> bool:
+        """Whether something may be committed that a power cut would take; also while a sync is under way."""
+        return self._synced < self._commits
+
     def sync(self) -> None:
         """Make all committed changes survive a power cut.  May run in another thread.
 
-        What is not in the log any more is in the database: a checkpoint syncs both.
+        What is not in the log any more is in the database: a checkpoint syncs both.  Raises OSError.
         """
-        self.unsynced = False
-        try:
-            self._sync_log()
-            if not self._entered:
-                self._sync_directories()
-                self._entered = True
-        except OSError:
-            self.unsynced = True
-            raise
+        commits = self._commits
+        self._sync_log()
+        if not self._entered:
+            self._sync_directories()
+            self._entered = True
+        self._synced = max(self._synced, commits)
 
     def _sync_log(self) -> None:
         try:
