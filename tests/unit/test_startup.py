@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -37,6 +38,20 @@ def test_a_remote_mount_loads_no_more_than_it_needs() -> None:
     assert set(LOADED_MEANWHILE) <= after
     assert after.isdisjoint({"botocore", "boto3", "rich", "hypercorn", "b2fs.server", "b2fs.store.embedded.store"})
     assert after.isdisjoint({"awscrt", "_awscrt"}), "the AWS runtime comes with the first request that needs it"
+
+
+def test_a_block_is_kept_and_read_without_the_aws_runtime(tmp_path: Path) -> None:
+    """Its start takes 60 ms with the interpreter's lock held, and came with the first large file that was read."""
+    modules = loaded_by(
+        f"""
+from b2fs.cache.blocks import BlockCache, BlockCacheConfig
+from b2fs.core.types import ETag, ObjectRef
+cache, ref = BlockCache(BlockCacheConfig({str(tmp_path)!r})), ObjectRef("k", None, ETag("e"), 1 << 20)
+assert cache.put_whole(ref, bytes(1 << 20)) == 1 << 20
+assert cache.get_range(ref, 0, 1 << 20)
+"""
+    )
+    assert modules.isdisjoint({"awscrt", "_awscrt"})
 
 
 @pytest.mark.parametrize("command", ["status", "sync", "umount"])
