@@ -72,7 +72,7 @@ def _checksums(key: str, start: int, data: Buffer, chunk: int) -> bytes:
 def _crc32c() -> Callable[[Buffer, int], int]:
     """A CRC in hardware: 0.05 s/GiB, where zlib's CRC-32 takes 0.45, and without the GIL.
 
-    That of the AWS runtime is no quicker, and takes 40 to 60 ms of CPU to load.  This takes 15, when it is first needed.
+    That of the AWS runtime is no quicker, and takes 40 to 60 ms of CPU to load.  This takes 15, when it is first used.
     """
     from crc32c import crc32c
 
