@@ -101,13 +101,12 @@ class DirtyFiles:
         if self._stocks and len(self._spare) <= _SPARE // 2:
             self.on_low()
         if self._spare:
-            try:
-                return os.open(path, os.O_RDWR | os.O_CLOEXEC)
-            except FileNotFoundError:
-                fd = self._spare.pop()
+            fd = self._spare.pop()
             try:
                 # src_dir_fd counts for nothing here, but has linkat(2) called, which alone follows the link in /proc.
                 os.link(f"/proc/self/fd/{fd}", path, src_dir_fd=0, follow_symlinks=True)
+            except FileExistsError:
+                self._spare.append(fd)
             except OSError:
                 os.close(fd)  # no /proc, say
                 self._stocks = False

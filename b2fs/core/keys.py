@@ -15,6 +15,7 @@ leads back.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from hashlib import blake2b
 
 QUOTE = "\u201b"
@@ -35,6 +36,7 @@ _CONTROL = re.compile("[\x00-\x1f\x7f/]")
 _HASHED = re.compile(f"{QUOTE}~[0-9a-f]{{16}}".encode() + rb"\Z")
 
 
+@lru_cache(maxsize=256)  # a request asks for the same name several times
 def component_of(name: bytes) -> str:
     """The key component of a file name; reversible by name_of."""
     text = name.decode("utf-8", "surrogateescape")

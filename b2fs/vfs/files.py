@@ -27,6 +27,8 @@ from b2fs.vfs.siblings import Siblings
 
 log = logging.getLogger(__name__)
 
+#: Every store takes objects of this size.
+_ALWAYS_FITS = 1 << 30
 #: Files up to this size become local as a whole with their first change.
 _WHOLE_BYTES = 4 << 20
 #: A file that is changed in at most this size is kept in the block cache after its upload.
@@ -144,7 +146,7 @@ class Files:
         if handle.flags & os.O_APPEND:
             offset = inode.size
         end = offset + len(data)
-        if end > core.store.capabilities.max_object_bytes:
+        if end > _ALWAYS_FITS and end > core.store.capabilities.max_object_bytes:
             raise FsError(errno.EFBIG)
         if not core.room.take_nowait(len(data)):
             await core.room.take(inode, len(data))
@@ -159,7 +161,8 @@ class Files:
             core.usage.check((end - before) * len(inode.links), 0)
         journal = content.write(offset, data) or inode.pending < len(inode.links) or (fresh and inode.base is not None)
         inode.size = content.size
-        core.usage.resized(inode, before)
+        if inode.size != before:
+            core.usage.resized(inode, before)
         inode.mtime_ns = inode.ctime_ns = now_ns()
         if inode.mode & 0o6000 or inode.xattrs:
             journal = core.drop_privileges(inode, handle.caller) or journal
@@ -172,8 +175,7 @@ class Files:
         else:
             inode.seq += 1
             inode.content_seq += 1
-            inode.changed_at = trio.current_time()
-            core.engine.pace.foreground()
+            inode.changed_at = core.engine.pace.foreground()
         if inode.upload is None and content.size >= core.config.writeback.stream_bytes:
             core.engine.grown(inode)
         return len(data)

@@ -29,6 +29,9 @@ from b2fs.vfs.scan import Scanner
 #: Room for one more component than a key of its own may have: below this a directory can still hold names.
 _SYMLINK_MAX = 4095
 
+#: What the bucket is known to hold under a free name.
+_NOTHING = Remote(True, None)
+
 
 @contextmanager
 def held(core: Core, *inodes: Inode | None) -> Iterator[None]:
@@ -106,7 +109,7 @@ class Mutations:
         if inode.is_dir:
             core.remote.note_new_directory(inode.prefix)
         core.touch_directory(parent, now)
-        core.engine.want(parent.key_of(name, inode), inode, Remote(True, None))
+        core.engine.want(parent.key_of(name, inode), inode, _NOTHING)
         core.ledger.save_inode(inode)
         core.ledger.commit()
         return inode

@@ -168,8 +168,7 @@ class Engine:
 
     def changed(self, inode: Inode) -> None:
         """The inode's content or attributes changed: every key of it is to be brought up to date."""
-        self.pace.foreground()
-        inode.changed_at = trio.current_time()
+        inode.changed_at = self.pace.foreground()
         if inode.pending < len(inode.links):
             for key in inode.all_keys():
                 if key not in self._pending:
@@ -312,7 +311,7 @@ class Engine:
         upload.unwanted = True
         p = self._pending.get(upload.key)
         if p is not None and p.running and inode.storing:
-            p.cancel_upload.cancel()
+            p.try_scope().cancel()
         else:
             self._transfer.forget(upload)
 

@@ -25,9 +25,10 @@ class Pace:
     def __init__(self) -> None:
         self._last = float("-inf")
 
-    def foreground(self) -> None:
-        """A program's request is being served."""
-        self._last = trio.current_time()
+    def foreground(self) -> float:
+        """A program's request is being served; the time."""
+        self._last = now = trio.current_time()
+        return now
 
     @property
     def last(self) -> float:

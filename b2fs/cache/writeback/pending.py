@@ -41,9 +41,15 @@ class Pending:
     superseded: list[VersionId] = field(default_factory=list)
     #: Other versions stay below the newest, of ours or of others: without it they would be seen again.
     layered: bool = False
-    #: Cancelled when a multipart upload under way is for something that the key should not hold any more.
-    cancel_upload: trio.CancelScope = field(default_factory=trio.CancelScope)
+    #: See `try_scope`.
+    scope: trio.CancelScope | None = None
     waiters: list[trio.Event] = field(default_factory=list)
+
+    def try_scope(self) -> trio.CancelScope:
+        """Around the present try; cancelled when what it uploads is not what the key should hold any more."""
+        if self.scope is None:
+            self.scope = trio.CancelScope()
+        return self.scope
 
     def wake(self) -> None:
         for waiter in self.waiters:

@@ -112,7 +112,7 @@ class Storing:
         error: B2fsError | OSError | None = None
         base = inode.base
         try:
-            with p.cancel_upload:
+            with p.try_scope():
                 await bring(p, inode)
             self._retries.succeeded()
         except PlanChanged as change:
@@ -128,7 +128,7 @@ class Storing:
         finally:
             self.under_way -= 1
             p.running = inode.storing = False
-            p.cancel_upload = trio.CancelScope()
+            p.scope = None
         if inode.upload is not None and inode.upload.unwanted:
             self._transfer.forget(inode.upload)
         self._follow(p, inode, base, error)
