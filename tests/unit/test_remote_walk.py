@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
@@ -79,3 +79,20 @@ async def test_random_trees(seed: int, by_directory: bool) -> None:
     }
     bucket = Bucket(keys, by_directory=by_directory, page=rnd.randrange(2, 40))
     assert await _walked(bucket, "d/") == _truth(keys, "d/")
+
+
+async def test_what_changes_while_no_page_is_on_its_way_takes_no_memory() -> None:
+    """A walk is kept until others take its place, which may be never, and a mount makes directories all the time."""
+
+    class Changing(Bucket):
+        async def list_objects(self, *args: Any, **options: Any) -> ListPage:
+            walk.patch("d/meanwhile/", lambda listing: None)
+            return await super().list_objects(*args, **options)
+
+    walk = Walk("d/", "d/", "")
+    for number in range(10):
+        walk.patch(f"d/before{number}/", lambda listing: None)
+    await walk.advance(cast(ObjectStore, Changing({"d/a/b"}, by_directory=False, page=5)))
+    for number in range(10):
+        walk.patch(f"d/after{number}/", lambda listing: None)
+    assert walk.changed == {"d/meanwhile/"}

@@ -50,7 +50,7 @@ class Walk:
         self.loading: trio.Event | None = None
         #: Our own changes since the page on its way was asked for.
         self._patches: list[tuple[str, Patch]] = []
-        #: The directories in which we made them, ever.
+        #: The directories in which we made changes while the latest page was on its way.
         self.changed: set[str] = set()
         now = trio.current_time()
         #: By prefix.
@@ -95,13 +95,14 @@ class Walk:
         entry = self._open.get(prefix)
         if entry is not None:
             patch(entry.listing)
-        self.changed.add(prefix)
         if self.loading is not None:
             self._patches.append((prefix, patch))
+            self.changed.add(prefix)
 
     async def advance(self, store: ObjectStore) -> list[Listing]:
         """Ask for one more page; the listings that it completed.  Not while `loading`, and not when `done`."""
         self.loading = trio.Event()
+        self.changed.clear()
         asked_at = trio.current_time()
         try:
             page = await store.list_objects(
