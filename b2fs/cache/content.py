@@ -84,12 +84,16 @@ class DirtyFiles:
         return f"{self.directory}/{ino}"
 
     def fd(self, ino: InodeId) -> int:
-        """A descriptor of the inode's file, made if need be; stays valid until the next call of this object."""
+        """A descriptor of the inode's file, made if need be; stays valid until the next call of this object.
+
+        Raises OSError, also when the journal cannot be written that must be before an older file goes.
+        """
         fd = self._open.get(ino)
         if fd is not None:
             self._open.move_to_end(ino)
             return fd
         if ino in self.doomed:
+            self._before_removal()
             self.bury([(ino, self.doomed[ino])])  # the number is another file's by now
         fd = self._open[ino] = self._open_or_make(self.path(ino))
         if len(self._open) > self._max_open:

@@ -102,6 +102,21 @@ def test_what_made_a_file_superfluous_is_made_durable_before_it_goes(tmp_path: P
     dirty.close()
 
 
+def test_so_it_is_when_the_number_is_wanted_again_at_once(tmp_path: Path) -> None:
+    """Killed in between, a journal that still wants the old file would put an older content over what was stored."""
+    there: list[bytes] = []
+    dirty = DirtyFiles(
+        str(tmp_path / "dirty"), before_removal=lambda: there.append((tmp_path / "dirty" / "7").read_bytes())
+    )
+    dirty.on_doomed = lambda: None
+    LocalContent(dirty, InodeId(7)).write(0, b"old")
+    dirty.remove(InodeId(7))
+    LocalContent(dirty, InodeId(7)).write(0, b"new")
+    assert there == [b"old"]
+    assert (tmp_path / "dirty" / "7").read_bytes() == b"new"
+    dirty.close()
+
+
 def test_a_file_that_is_superfluous_for_another_reason_waits_for_that_to_be_durable(files: DirtyFiles) -> None:
     files.on_doomed = lambda: None
     LocalContent(files, ONE).write(0, b"first")
