@@ -27,7 +27,6 @@ from b2fs.cache.writeback.conflicts import ConflictGuard
 from b2fs.cache.writeback.keeper import LedgerKeeper
 from b2fs.cache.writeback.listener import Listener
 from b2fs.cache.writeback.newnames import NewNames
-from b2fs.cache.writeback.pace import IDLE_S
 from b2fs.cache.writeback.pending import Pending
 from b2fs.cache.writeback.report import status
 from b2fs.cache.writeback.retry import passes
@@ -251,10 +250,9 @@ class Engine:
         """Return when for rest_s programs have paused and no upload was under way or due, or after at_most_s."""
         until, busy_at = trio.current_time() + at_most_s, trio.current_time()
         while trio.current_time() < until:
-            await self.pace.wait_idle(until - trio.current_time())
             if self._storing.under_way or self._schedule.queue.head() is not None:
                 busy_at = trio.current_time()
-            elif trio.current_time() - max(busy_at, self.pace.last) >= rest_s:
+            elif self.pace.idle() and trio.current_time() - max(busy_at, self.pace.last) >= rest_s:
                 return
             await trio.sleep(_CALM_S)
 
@@ -364,7 +362,8 @@ class Engine:
         removals: list[Pending] = []
         while (due := await self._next_due()) is not None:
             if due and not self._schedule.hurrying and not self.pace.may_start(due, self._storing.under_way):
-                await self._schedule.queue.pause(IDLE_S / 2)
+                chance = self.pace.next_chance(due, self._storing.under_way)
+                await self._schedule.queue.pause(chance - trio.current_time())
                 continue
             # The slot comes first: between taking an entry and starting its task nothing may change.
             await self._slots.acquire()

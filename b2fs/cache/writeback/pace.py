@@ -43,6 +43,10 @@ class Pace:
         now = trio.current_time()
         return now - self._last > IDLE_S or running < (now - due - _PATIENCE_S) * _STARTS_PER_S
 
+    def next_chance(self, due: float, running: int) -> float:
+        """When may_start, which says no now, may say yes if nothing else happens."""
+        return min(self._last + IDLE_S * 1.01, due + _PATIENCE_S + (running + 0.5) / _STARTS_PER_S)
+
     async def wait_idle(self, at_most_s: float) -> None:
         """Return when programs pause, or after at_most_s."""
         until = trio.current_time() + at_most_s
