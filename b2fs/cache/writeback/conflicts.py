@@ -21,6 +21,7 @@ import trio
 
 from b2fs.cache.inode import Inode
 from b2fs.cache.ledger_rows import Remote
+from b2fs.cache.writeback.claim import Claim
 from b2fs.cache.writeback.pending import Pending
 from b2fs.cache.writeback.writer import Writer
 from b2fs.core.attrs import WRITER
@@ -72,16 +73,17 @@ class ConflictGuard:
         p.remote = Remote(True, current)
         p.layered = True
 
-    @staticmethod
-    def believes_free(p: Pending, inode: Inode) -> bool:
-        """Whether as far as we know nothing is under the key, so that what is found there is somebody else's.
+    def claim(self, p: Pending, inode: Inode, *, many: bool) -> Claim | None:
+        """If as far as we know nothing is under the key, so that what is found there is somebody else's.
 
         Of a hard-linked file not every name was looked at: what is there may be the file itself.  Directories are the
-        same whoever makes them.
+        same whoever makes them.  many: so are many other keys stored.
         """
         if p.remote.ref is not None or p.inode is not inode or inode.is_dir:
-            return False
-        return p.remote.known or inode.link_id is None
+            return None
+        if not p.remote.known and inode.link_id is not None:
+            return None
+        return Claim(p.key, asks=not (many and self._store.capabilities.versioning))
 
     async def taken(self, p: Pending) -> None:
         """Something is under a key that we believed to be free.  Raises StoreError."""

@@ -14,7 +14,7 @@ from b2fs.cache.inode import Inode
 from b2fs.cache.ledger import Ledger
 from b2fs.cache.ledger_rows import Remote
 from b2fs.cache.remote import RemoteView
-from b2fs.cache.writeback.claim import Claim, NameTaken
+from b2fs.cache.writeback.claim import NameTaken
 from b2fs.cache.writeback.config import WriteBackConfig
 from b2fs.cache.writeback.conflicts import ConflictGuard
 from b2fs.cache.writeback.listener import Listener
@@ -199,11 +199,11 @@ class Storing:
 
     async def _put_first(self, p: Pending, inode: Inode) -> Stored:
         """Store the inode under the key, and see to it that what somebody else has just put there is not lost."""
-        if not self._conflicts.believes_free(p, inode):
+        claim = self._conflicts.claim(p, inode, many=len(self._pending) >= self._config.bulk_threshold)
+        if claim is None:
             stored = await self._transfer.store(inode, p.key)
             self._new_names.stored_again(stored.info.ref)
             return stored
-        claim = Claim(p.key)
         try:
             stored = await self._transfer.store(inode, p.key, claim)
         except NameTaken:

@@ -162,7 +162,7 @@ class Transfer:
         self, key: str, body: Body, metadata: Mapping[str, str], content_type: str, claim: Claim | None = None
     ) -> ObjectInfo:
         signed = self.writer.sign(key, metadata)
-        first = claim is not None and self._store.capabilities.conditional_put
+        first = claim is not None and claim.asks and self._store.capabilities.conditional_put
         try:
             info = await self._store.put(key, body, metadata=signed, content_type=content_type, if_none_match=first)
         except PreconditionFailed as error:
