@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import random
 import threading
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -124,6 +124,28 @@ async def test_random_reads_are_kept_too(tmp_path: Path) -> None:
             assert await read_all(stream, 512 * KIB) == BIG, "what is there and what is not fit together"
             assert held > 0
             assert reader.stats.fetched_bytes < len(BIG)
+
+
+async def test_small_pieces_are_written_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, visits = _store(), []
+    store.round_trip_s = 0.002
+    ref = store.put("big", BIG)
+    with _cache(tmp_path) as cache:
+
+        def put_many(stretches: Sequence[tuple[ObjectRef, int, Buffer]]) -> int:
+            visits.append(len(stretches))
+            return BlockCache.put_many(cache, stretches)
+
+        monkeypatch.setattr(cache, "put_many", put_many)
+        async with _reading(store, cache) as reader:
+            stream = reader.open(ref)
+            for start in range(MIB, 21 * MIB, MIB):
+                await _read(stream, start, start + 4096)
+            await _settled(reader)
+            assert sum(visits) == 20
+            assert len(visits) < 10, "a visit costs as much as a request"
+            for start in range(MIB, 21 * MIB, MIB):
+                assert cache.present(ref).covers(start, start + 4096)
 
 
 def _damage_half(directory: Path) -> list[int]:

@@ -32,6 +32,9 @@ T = TypeVar("T")
 
 _RETRY_DELAY_S = 0.1
 _WRITE_BATCH_BYTES = 8 << 20
+#: Less than so much waits for more for a while, in seconds: a visit to the disk costs as much as a small request.
+_WORTH_WRITING_BYTES = 1 << 20
+_LINGER_S = 0.5
 #: A disk that writes less per second makes no reader slower; its cache then has gaps.  A guess: below most networks.
 _QUICK_DISK_BYTES_S = 64e6
 #: The sweep would compete with the first reads for the interpreter.
@@ -76,7 +79,9 @@ class Fetcher:
         self._disk_limit = trio.CapacityLimiter(config.disk_threads)
         self._warm_limit = trio.CapacityLimiter(config.warm_parallel)
         self._unwritten: deque[tuple[Piece, ObjectRef]] = deque()
-        self._write_wanted = trio.Event()
+        self._unwritten_bytes = 0
+        self._some_unwritten = trio.Event()
+        self._many_unwritten = trio.Event()
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Carry out fetches and disk writes until cancelled."""
@@ -277,7 +282,10 @@ class Fetcher:
         flight.reserved -= piece.size
         if piece.fetched and self._blocks is not None and self.memory.hold(piece):
             self._unwritten.append((piece, flight.ref))
-            self._write_wanted.set()
+            self._unwritten_bytes += piece.size
+            self._some_unwritten.set()
+            if self._is_worth_writing():
+                self._many_unwritten.set()
 
     async def _obtain(self, flight: Flight) -> None:
         """Fill flight.pieces from disk, and from the store what is missing there."""
@@ -397,14 +405,21 @@ class Fetcher:
             if removed:
                 log.info("Removed %d files that an earlier run left in the block cache.", removed)
 
+    def _is_worth_writing(self) -> bool:
+        return self._unwritten_bytes >= _WORTH_WRITING_BYTES or len(self._unwritten) >= _WRITE_BATCH_PIECES
+
     async def _write_behind(self) -> None:
         """Write fetched pieces to the block cache, many at a time; at the end, what is still waiting."""
         try:
             while True:
-                await self._write_wanted.wait()
-                self._write_wanted = trio.Event()
-                while self._unwritten:
-                    await self._write_batch()
+                await self._some_unwritten.wait()
+                with trio.move_on_after(_LINGER_S):
+                    await self._many_unwritten.wait()
+                await self._write_batch()
+                if not self._unwritten:
+                    self._some_unwritten = trio.Event()
+                if not self._is_worth_writing():
+                    self._many_unwritten = trio.Event()
         finally:
             with trio.move_on_after(5, shield=True):
                 while self._unwritten:
@@ -417,6 +432,7 @@ class Fetcher:
         while self._unwritten and size < _WRITE_BATCH_BYTES and len(batch) < _WRITE_BATCH_PIECES:
             batch.append(self._unwritten.popleft())
             size += batch[-1][0].size
+        self._unwritten_bytes -= size
         stretches = [(ref, piece.start, piece.data) for piece, ref in batch]
         began = trio.current_time()
         try:
