@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict
@@ -13,10 +14,17 @@ import click
 from b2fs.cli.console import DrainDisplay, complain, show_status
 from b2fs.config.units import parse_duration, show_files, show_size
 from b2fs.daemon.client import DeadlinePassed, NoDaemon, ask
-from b2fs.daemon.exits import EXIT_LEFT, EXIT_OK
+from b2fs.daemon.exits import EXIT_FAILED, EXIT_LEFT, EXIT_OK
 from b2fs.daemon.messages import Reply, Request
 from b2fs.daemon.mounts import MountEntry, find_b2fs_mount, mount_at, unmount
 from b2fs.errors import ConfigError
+
+#: A daemon whose mount is gone hears of it at once; one that has not in this time, in seconds, has another one.
+_ELSEWHERE_S = 10.0
+
+
+class _MountedElsewhere(Exception):
+    """The mountpoint is free here, and the kernel still has the daemon serve."""
 
 
 @click.command("status")
@@ -97,11 +105,23 @@ def _wait_for_uploads(entry: MountEntry, within: str, timeout_s: float | None) -
 
 def _wait_for_end(mountpoint: str, uid: int, timeout_s: float | None, then: Callable[[], None] = lambda: None) -> int:
     """Listen to the daemon, call `then`, wait until the daemon has ended."""
+    began = time.monotonic()
+
+    def look(reply: Reply) -> None:
+        if reply.report.phase == "mounted" and time.monotonic() - began > _ELSEWHERE_S:
+            raise _MountedElsewhere
+
     try:
-        reply = _follow_to_end(mountpoint, uid, Request("follow"), timeout_s, then)
+        reply = _follow_to_end(mountpoint, uid, Request("follow"), timeout_s, then, look)
     except DeadlinePassed as error:
         complain(f"{error}; the daemon goes on uploading")
         return EXIT_LEFT
+    except _MountedElsewhere:
+        complain(
+            f"{mountpoint} is unmounted here, but something that was begun meanwhile (a container, a service) has "
+            "mounts of its own, this one among them; the daemon goes on until that ends"
+        )
+        return EXIT_FAILED
     if reply.kind == "stopped" and reply.report.writeback.pending_files == 0:
         return EXIT_OK
     complain(f"{_left(reply)}; safe in {reply.report.cache_dir}, and the next mount uploads them")
@@ -114,8 +134,9 @@ def _follow_to_end(
     request: Request,
     timeout_s: float | None,
     then: Callable[[], None] = lambda: None,
+    look: Callable[[Reply], None] = lambda reply: None,
 ) -> Reply:
-    """The last reply, with progress shown on the way; `then` is called at the first.
+    """The last reply, with progress shown on the way; `then` is called at the first, `look` with each that follows it.
 
     Raises ConfigError for an error that has no report.
     """
@@ -125,6 +146,7 @@ def _follow_to_end(
         while not reply.is_last:
             display.update(reply.report.writeback)
             reply = next(replies)
+            look(reply)
     if reply.kind == "error" and not reply.report.url:
         raise ConfigError(reply.message)
     return reply

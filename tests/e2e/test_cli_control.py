@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from b2fs.daemon.exits import EXIT_LEFT, EXIT_OK, EXIT_USAGE
+from b2fs.cli import control
+from b2fs.daemon.exits import EXIT_FAILED, EXIT_LEFT, EXIT_OK, EXIT_USAGE
 from tests.e2e.programs import B2FS, DEADLINE_S, force_unmount, is_mounted, run_b2fs, wait_until
 from tests.mounting import require_fuse
 
@@ -113,6 +114,25 @@ def test_a_plain_umount_lets_the_daemon_drain_and_b2fs_umount_waits_for_that(dae
         daemon.pending("0")
         assert umount.wait(DEADLINE_S) == EXIT_OK
     assert daemon.wait() == EXIT_OK
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may have mounts of its own")
+def test_umount_says_so_when_somebody_else_still_has_the_mount(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As a container does that was begun while it was there: it has a copy of every mount, which only it can undo."""
+    monkeypatch.setattr(control, "_ELSEWHERE_S", 0.5)
+    words = ["unshare", "--mount", "--propagation=private", "sh", "-c", "echo there; exec cat"]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as container:
+        assert container.stdout is not None
+        assert container.stdout.readline() == "there\n"
+        assert control.umount_and_wait(str(daemon.mountpoint), None) == EXIT_FAILED
+        assert "mounts of its own" in capsys.readouterr().err
+        assert not is_mounted(daemon.mountpoint)
+        assert daemon.process.poll() is None
+        assert container.stdin is not None
+        container.stdin.close()
+    assert daemon.process.wait(DEADLINE_S) == EXIT_OK
 
 
 def test_umount_cleans_up_behind_a_killed_daemon(daemon: Daemon) -> None:
