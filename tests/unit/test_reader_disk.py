@@ -140,7 +140,7 @@ async def test_small_pieces_are_written_together(tmp_path: Path, monkeypatch: py
         async with _reading(store, cache) as reader:
             stream = reader.open(ref)
             for start in range(MIB, 21 * MIB, MIB):
-                await _read(stream, start, start + 4096)
+                await read(stream, start, start + 4096)
             await _settled(reader)
             assert sum(visits) == 20
             assert len(visits) < 10, "a visit costs as much as a request"
