@@ -33,7 +33,7 @@ from b2fs.vfs.foreign import ForeignAttributes
 from b2fs.vfs.handles import FileHandle
 from b2fs.vfs.linkgroups import LinkGroups
 from b2fs.vfs.memory import Memory
-from b2fs.vfs.mutations import Mutations, check_target, held, symlink_mode
+from b2fs.vfs.mutations import Held, Mutations, check_target, symlink_mode
 from b2fs.vfs.namespace import Namespace
 from b2fs.vfs.recovery import Recovery
 from b2fs.vfs.refresh import Refresher
@@ -259,7 +259,7 @@ class B2Filesystem(Listener):
             return self._opened(child, flags, caller, changed=True), self._core.entry(child)
         if flags & os.O_EXCL:
             raise FsError(errno.EEXIST)
-        with held(self._core, child):
+        with Held(self._core, child):
             return await self.open(child.ino, flags, caller), self._core.entry(child)
 
     async def open(self, ino: InodeId, flags: int, caller: Caller) -> OpenFile:

@@ -15,7 +15,7 @@ from b2fs.core import attrs
 from b2fs.core.types import ObjectInfo
 from b2fs.errors import FsError
 from b2fs.vfs.core import Core
-from b2fs.vfs.mutations import held
+from b2fs.vfs.mutations import Held
 from b2fs.vfs.namespace import Namespace
 
 log = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ class LinkGroups:
                     found = await self._names.child(parent, self._names.odd.give(parent, component))
                     if found is None or not found.is_dir:
                         return
-                    way.enter_context(held(self._core, found))  # or it may be forgotten while its names are asked for
+                    way.enter_context(Held(self._core, found))  # or it may be forgotten while its names are asked for
                     parent = found
                 await self._names.child(parent, self._names.odd.give(parent, last))
             except FsError as error:

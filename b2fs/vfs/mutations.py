@@ -9,8 +9,6 @@ from __future__ import annotations
 import errno
 import stat
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from b2fs.cache.inode import Inode
 from b2fs.cache.ledger_rows import Remote
@@ -33,18 +31,23 @@ _SYMLINK_MAX = 4095
 _NOTHING = Remote(True, None)
 
 
-@contextmanager
-def held(core: Core, *inodes: Inode | None) -> Iterator[None]:
-    """Keep these inodes under their names while a call waits, even if they are stored and given back meanwhile."""
-    kept = [inode for inode in inodes if inode is not None]
-    for inode in kept:
-        inode.holds += 1
-    try:
-        yield
-    finally:
-        for inode in kept:
-            inode.holds -= 1
-            core.drop_if_unused(inode)
+class Held:
+    """Keeps an inode under its name while a call waits, even if it is stored and given back meanwhile."""
+
+    __slots__ = ("_core", "_inode")
+
+    def __init__(self, core: Core, inode: Inode | None) -> None:
+        self._core = core
+        self._inode = inode
+
+    def __enter__(self) -> None:
+        if self._inode is not None:
+            self._inode.holds += 1
+
+    def __exit__(self, *_: object) -> None:
+        if self._inode is not None:
+            self._inode.holds -= 1
+            self._core.drop_if_unused(self._inode)
 
 
 class Mutations:
@@ -205,7 +208,7 @@ class Mutations:
         self.check_may_remove(parent, inode, caller)
         if not inode.is_dir:
             raise FsError(errno.ENOTDIR)
-        with held(self._core, inode):
+        with Held(self._core, inode):
             if not await self._scanner.is_empty(inode):
                 raise FsError(errno.ENOTEMPTY)
             self._check_still(parent, name, inode)

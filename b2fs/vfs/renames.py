@@ -23,7 +23,7 @@ from b2fs.vfs.api import RENAME_EXCHANGE, RENAME_NOREPLACE
 from b2fs.vfs.clock import now_ns
 from b2fs.vfs.core import Core
 from b2fs.vfs.files import Files
-from b2fs.vfs.mutations import Mutations, held
+from b2fs.vfs.mutations import Held, Mutations
 from b2fs.vfs.namespace import Namespace
 from b2fs.vfs.permissions import W_OK
 from b2fs.vfs.scan import Scanner
@@ -56,9 +56,9 @@ class Renames:
         if flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE) or flags == RENAME_NOREPLACE | RENAME_EXCHANGE:
             raise FsError(errno.EINVAL)
         inode = await self._names.existing(*old)
-        with held(self._core, inode):
+        with Held(self._core, inode):
             target = await self._names.child(*new)
-            with held(self._core, target):
+            with Held(self._core, target):
                 await self._rename(old, new, inode, target, flags, caller)
 
     async def _rename(
