@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 
+import pytest
 import trio
 from trio.testing import MockClock
 
+from b2fs.cache.writeback.pace import Pace
 from b2fs.store.forward import Method
+from tests.writeback.conftest import place
 from tests.writeback.harness import Mount, Place, changes_counted
 from tests.writeback.tiny import KIB, PART, TINY, append, noise, tiny
 
-__all__ = ["tiny"]  # a fixture
+__all__ = ["place", "tiny"]  # fixtures
 
 MIB = 1 << 20
 BODY = noise(6 * MIB)
@@ -107,3 +110,26 @@ async def test_a_change_in_a_large_object_is_stored_at_once_and_those_soon_after
     for at in range(10, 120, 10):
         wanted[at : at + 7] = b"changed"
     assert place.bucket.contents()["a"] == wanted
+
+
+async def test_time_that_passes_while_it_is_seen_that_an_upload_must_wait(
+    place: Place, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The processor is taken from us there, say: the moment to ask again may be over when it is waited for."""
+    may_start, refused = Pace.may_start, 0
+
+    def slow(pace: Pace, due: float, running: int) -> bool:
+        nonlocal refused
+        answer = may_start(pace, due, running)
+        refused += not answer
+        autojump_clock.jump(0.1)
+        return answer
+
+    monkeypatch.setattr(Pace, "may_start", slow)
+    async with place.mount() as mount:
+        for number in range(200):
+            await mount.save(f"f{number}", b"%d" % number)
+            await trio.sleep(0.01)
+        await mount.drain()
+        assert refused
+    assert len(place.bucket.contents()) == 200

@@ -168,7 +168,7 @@ class Engine:
     def changed(self, inode: Inode) -> None:
         """The inode's content or attributes changed: every key of it is to be brought up to date."""
         inode.changed_at = self.pace.foreground()
-        if inode.pending < len(inode.links):
+        if inode.pending < inode.key_count:
             for key in inode.all_keys():
                 if key not in self._pending:
                     self.want(key, inode, _seen_under(key, inode))
@@ -362,8 +362,7 @@ class Engine:
         removals: list[Pending] = []
         while (due := await self._next_due()) is not None:
             if due and not self._schedule.hurrying and not self.pace.may_start(due, self._storing.under_way):
-                chance = self.pace.next_chance(due, self._storing.under_way)
-                await self._schedule.queue.pause(chance - trio.current_time())
+                await self._schedule.queue.pause_until(self.pace.next_chance(due, self._storing.under_way))
                 continue
             # The slot comes first: between taking an entry and starting its task nothing may change.
             await self._slots.acquire()

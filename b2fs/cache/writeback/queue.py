@@ -51,8 +51,8 @@ class DueQueue:
         with trio.move_on_at(until):
             await self._wake.wait()
 
-    async def pause(self, seconds: float) -> None:
-        """Wait although rows are due, unless an earlier one comes."""
+    async def pause_until(self, until: float) -> None:
+        """Wait although rows are due, unless an earlier one comes; until may be over already."""
         self._wake = trio.Event()
-        with trio.move_on_after(seconds):
+        with trio.move_on_at(until):
             await self._wake.wait()
