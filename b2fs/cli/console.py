@@ -93,7 +93,7 @@ def show_status(report: MountReport, console: Console | None = None) -> None:
         ("Bucket", report.url + (" (read-only)" if report.read_only else "")),
         ("Mountpoint", report.mountpoint),
         ("State", f"{report.phase}{', offline' if figures.offline else ''}, process {report.pid}"),
-        ("To upload", _pending(figures)),
+        ("To upload", _pending(report)),
         ("Uploaded", f"{show_files(figures.uploaded_files)}, {show_size(figures.uploaded_bytes)}"),
         ("Conflicts", str(figures.conflicts)),
         ("Cache", report.cache_dir),
@@ -104,7 +104,10 @@ def show_status(report: MountReport, console: Console | None = None) -> None:
     (console or Console(highlight=False)).print(table)
 
 
-def _pending(figures: Figures) -> str:
+def _pending(report: MountReport) -> str:
+    figures = report.writeback
+    if report.read_only:
+        return "nothing: this mount does not write"
     if not figures.pending_files:
         return "nothing: everything is in the bucket"
     return (

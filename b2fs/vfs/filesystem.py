@@ -432,7 +432,9 @@ class B2Filesystem(Listener):
     async def prepare(self) -> None:
         """Take up what an earlier end left, and learn the root's attributes."""
         await self.memory.restore()
-        if not self._core.config.read_only:
+        if self._core.config.read_only:
+            self._recovery.leave()
+        else:
             self._recovery.restore()
         root = self._core.root
         if not root.pending:

@@ -14,6 +14,10 @@ from b2fs.vfs.namespace import Namespace
 log = logging.getLogger(__name__)
 
 
+def _changes(count: int) -> str:
+    return f"{count} {'change' if count == 1 else 'changes'} from before"
+
+
 class Recovery:
     """See the module.  Runs before the first request."""
 
@@ -44,8 +48,14 @@ class Recovery:
         core.ledger.taken_up()
         core.ledger.commit()
         if rows:
-            log.warning("%d changes from before are not in the bucket yet; they are being stored", len(rows))
+            log.warning("not in the bucket yet: %s; being stored now", _changes(len(rows)))
         return len(rows)
+
+    def leave(self) -> None:
+        """A mount that may not write neither shows nor stores what waits in the ledger; say so, if anything does."""
+        if rows := self._core.ledger.load_entries():
+            told = "not in the bucket yet: %s; shown and stored by the next mount that may write"
+            log.warning(told, _changes(len(rows)))
 
     def _set_aside(self, keys: dict[InodeId, str]) -> None:
         """Keep what a power cut has left of files that were never synced; what the bucket has is not replaced by it."""

@@ -172,6 +172,10 @@ def test_the_status_shows_failures() -> None:
     assert "a/b: the cap is used up" in text
     assert "s3://photos (read-only)" in text
     assert "mounted, offline" in text
+    assert "everything is in the bucket" not in text
+    out = io.StringIO()
+    show_status(MountReport(url="s3://photos", read_only=True), Console(file=out, width=200))
+    assert "this mount does not write" in out.getvalue()
 
 
 @pytest.mark.parametrize("reply", [Reply("status"), Reply("error", MountReport(url="s3://x"), "no")])
