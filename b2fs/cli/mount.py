@@ -9,7 +9,8 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,11 +75,9 @@ def checked_settings(url: str, mountpoint: str, raw: dict[str, str]) -> MountSet
 
 def serve_foreground(settings: MountSettings) -> int:
     """Run the mount here; the exit status."""
-    parts = _begun(settings)
-    from b2fs.daemon import process
-    from b2fs.daemon.run import Events
-
-    with DrainDisplay() as display:
+    with _begun(settings) as parts, DrainDisplay() as display:
+        from b2fs.daemon import process
+        from b2fs.daemon.run import Events
 
         def ready() -> None:
             say(f"{settings.location.url} is mounted at {settings.mountpoint}; Ctrl-C unmounts it.")
@@ -86,12 +85,18 @@ def serve_foreground(settings: MountSettings) -> int:
         return report_outcome(process.serve(settings, parts, Events(ready, display.update)))
 
 
-def _begun(settings: MountSettings) -> Parts:
-    """What makes up the mount, with the bucket being asked from now on, while the rest of the program is loaded."""
+@contextmanager
+def _begun(settings: MountSettings) -> Iterator[Parts]:
+    """What makes up the mount, with what can begin now under way, while the rest of the program is loaded."""
     gc.disable()  # until the mount answers: loading makes nothing but what stays
-    from b2fs.daemon.build import greet, real_parts
+    from b2fs.daemon.build import parts_begun
 
-    return real_parts(greet(settings))
+    parts = parts_begun(settings)
+    try:
+        yield parts
+    finally:
+        if parts.begun is not None:
+            parts.begun.abandon()
 
 
 def mount_in_background(settings: MountSettings) -> int:
@@ -100,11 +105,11 @@ def mount_in_background(settings: MountSettings) -> int:
 
 
 def _serve_background(settings: MountSettings, ready_fd: int) -> int:
-    parts = _begun(settings)
-    from b2fs.daemon import process
-    from b2fs.daemon.run import Events
+    with _begun(settings) as parts:
+        from b2fs.daemon import process
+        from b2fs.daemon.run import Events
 
-    return report_outcome(process.serve(settings, parts, Events(), ready_fd))
+        return report_outcome(process.serve(settings, parts, Events(), ready_fd))
 
 
 def report_outcome(outcome: Outcome | None) -> int:

@@ -52,7 +52,15 @@ def s3_config(settings: MountSettings, location: RemoteLocation) -> S3Config:
     )
 
 
-def vfs_config(settings: MountSettings, directory: Path) -> VfsConfig:
+def owner_of(settings: MountSettings) -> tuple[int, int, int]:
+    """Owner, group and permission bits of a directory without attributes; it belongs to whoever mounts."""
+    umask = _USUAL_UMASK if settings.umask is None else settings.umask
+    uid = os.getuid() if settings.uid is None else settings.uid
+    gid = os.getgid() if settings.gid is None else settings.gid
+    return uid, gid, 0o777 & ~umask
+
+
+def vfs_config(settings: MountSettings, directory: Path, started_ns: int | None = None) -> VfsConfig:
     """The filesystem core, with its state in directory; objects without attributes belong to whoever mounts."""
     from b2fs.cache.writeback.config import WriteBackConfig
     from b2fs.cache.writeback.conflicts import ConflictPolicy
@@ -60,7 +68,7 @@ def vfs_config(settings: MountSettings, directory: Path) -> VfsConfig:
     from b2fs.vfs.config import Quota, VfsConfig
 
     up, down = settings.bwlimit or (0, 0)
-    umask = _USUAL_UMASK if settings.umask is None else settings.umask
+    uid, gid, dir_mode = owner_of(settings)
     return VfsConfig(
         cache_dir=str(directory),
         cache_size_bytes=settings.cache_size,
@@ -84,12 +92,8 @@ def vfs_config(settings: MountSettings, directory: Path) -> VfsConfig:
             _reader_config(settings.memory_limit // 2, down),
             complete_bytes=settings.cache_size // _COMPLETE_SHARE if settings.random_reads == "whole" else 0,
         ),
-        defaults=Defaults(
-            uid=os.getuid() if settings.uid is None else settings.uid,
-            gid=os.getgid() if settings.gid is None else settings.gid,
-            file_mode=0o666 & ~umask,
-            dir_mode=0o777 & ~umask,
-        ),
+        defaults=Defaults(uid=uid, gid=gid, file_mode=0o666 & dir_mode, dir_mode=dir_mode),
+        started_ns=started_ns,
     )
 
 
@@ -118,8 +122,8 @@ def _reader_config(memory_bytes: int, bytes_s: int) -> ReaderConfig:
     return ReaderConfig(memory_bytes=memory_bytes, prefetch=prefetch, timeout_s=timeout_s)
 
 
-def fuse_config(settings: MountSettings) -> FuseConfig:
-    """How the kernel mounts it."""
+def fuse_config(settings: MountSettings, agreements_dir: str | None = None) -> FuseConfig:
+    """How the kernel mounts it; agreements_dir is FuseConfig's."""
     from b2fs.fuse.config import FuseConfig
 
     return FuseConfig(
@@ -128,4 +132,5 @@ def fuse_config(settings: MountSettings) -> FuseConfig:
         allow_other=settings.allow_other,
         acl=settings.acl,
         mount_options=frozenset(name for name in ("noexec", "dev", "suid") if getattr(settings, name)),
+        agreements_dir=agreements_dir,
     )

@@ -7,6 +7,7 @@ the core and FUSE are loaded while the bucket is being asked.  Loading is most o
 from __future__ import annotations
 
 import importlib
+import os
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from functools import partial
@@ -16,26 +17,44 @@ from typing import TYPE_CHECKING
 from b2fs.config.location import FileLocation
 from b2fs.config.settings import MountSettings
 from b2fs.daemon.interfaces import Core, Frontend, Parts
+from b2fs.daemon.sockets import runtime_dir
 from b2fs.store.protocol import ObjectStore
 from b2fs.vfs.api import KernelNotifier
 
 if TYPE_CHECKING:
+    from b2fs.daemon.early import EarlyStart
     from b2fs.store.s3.greeting import Greeting
 
 
-def real_parts(greeting: Greeting | None = None) -> Parts:
+def real_parts() -> Parts:
     """A store behind the URL, the filesystem core, the kernel."""
-    return Parts(partial(make_store, greeting=greeting), open_core, make_frontend, load)
+    return Parts(make_store, open_core, make_frontend, load)
 
 
-def greet(settings: MountSettings) -> Greeting | None:
-    """Ask a server behind a network the first questions; None where there is none, or no key lies ready."""
+def parts_begun(settings: MountSettings) -> Parts:
+    """The same, with what can begin before the rest of the program is loaded.
+
+    A server behind a network is asked the first questions; and where that is possible, the mount is made as soon as
+    they are answered, with signals only noted until Parts.begun is taken over or abandoned.
+    """
     if isinstance(settings.location, FileLocation):
-        return None
+        return real_parts()
     from b2fs.config.components import s3_config
+    from b2fs.daemon import early
     from b2fs.store.s3 import greeting
 
-    return greeting.greet(s3_config(settings, settings.location))
+    key = early.ROOT_KEY if early.is_possible(settings) else None
+    asked = greeting.greet(s3_config(settings, settings.location), key)
+    if asked is None or key is None:
+        return replace(real_parts(), make_store=partial(make_store, greeting=asked))
+    begun = early.EarlyStart(settings, asked, runtime_dir(os.geteuid()))
+    return Parts(
+        partial(make_store, greeting=asked),
+        partial(open_core, started_ns=begun.started_ns),
+        partial(make_frontend, begun=begun),
+        load,
+        begun,
+    )
 
 
 #: What the core, the kernel's side and the first listing need, in the order in which a mount comes to need it.
@@ -48,12 +67,15 @@ def load() -> None:
         importlib.import_module(module)
 
 
-def make_frontend(settings: MountSettings) -> Frontend:
+def make_frontend(settings: MountSettings, begun: EarlyStart | None = None) -> Frontend:
     """The FUSE mount."""
     from b2fs.config.components import fuse_config
     from b2fs.fuse.mount import FuseMount
 
-    return FuseMount(settings.mountpoint, fuse_config(settings))
+    config = fuse_config(settings, runtime_dir(os.geteuid()))
+    if begun is None:
+        return FuseMount(settings.mountpoint, config)
+    return FuseMount(settings.mountpoint, config, begun.take_mount)
 
 
 def make_store(settings: MountSettings, greeting: Greeting | None = None) -> ObjectStore:
@@ -75,7 +97,7 @@ def _make_bare_store(settings: MountSettings, greeting: Greeting | None) -> Obje
         from b2fs.store.embedded.store import EmbeddedStore
 
         return EmbeddedStore(embedded_config(settings, location))
-    from b2fs.daemon.identity import SERVER, identity_path
+    from b2fs.daemon.directory import SERVER, identity_path
     from b2fs.store.s3.store import S3Store
 
     config = s3_config(settings, location)
@@ -84,10 +106,14 @@ def _make_bare_store(settings: MountSettings, greeting: Greeting | None) -> Obje
 
 
 def open_core(
-    store: ObjectStore, settings: MountSettings, directory: Path, kernel: KernelNotifier
+    store: ObjectStore,
+    settings: MountSettings,
+    directory: Path,
+    kernel: KernelNotifier,
+    started_ns: int | None = None,
 ) -> AbstractAsyncContextManager[Core]:
-    """The filesystem core on an open store, with its state in directory."""
+    """The filesystem core on an open store, with its state in directory; started_ns is VfsConfig's."""
     from b2fs.config.components import vfs_config
     from b2fs.vfs.filesystem import open_filesystem
 
-    return open_filesystem(store, vfs_config(settings, directory), kernel)
+    return open_filesystem(store, vfs_config(settings, directory, started_ns), kernel)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import socket
-import stat
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 
@@ -17,8 +16,9 @@ import trio
 
 from b2fs.daemon.interfaces import Core, Warming, WriteBack
 from b2fs.daemon.messages import MAX_LINE_BYTES, Reply, Request, WarmFigures
+from b2fs.daemon.sockets import bind_control_socket
 from b2fs.daemon.state import MountState
-from b2fs.errors import B2fsError, ConfigError
+from b2fs.errors import B2fsError
 
 log = logging.getLogger(__name__)
 
@@ -29,51 +29,13 @@ _LAST_WORDS_S = 2.0
 Send = Callable[[Reply], Awaitable[None]]
 
 
-def bind_control_socket(path: str) -> socket.socket:
-    """A listening socket at path, in a private directory; replaces one that a killed daemon left.
-
-    Raises ConfigError when a daemon still answers there or the directory is not ours.
-    """
-    directory = os.path.dirname(path)
-    try:
-        os.makedirs(directory, mode=0o700, exist_ok=True)
-        info = os.lstat(directory)
-        if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.geteuid():
-            raise ConfigError(f"{directory} is not a directory of yours")
-        os.chmod(directory, 0o700)
-        _remove_stale(path)
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        try:
-            listener.bind(path)
-            os.chmod(path, 0o600)
-            listener.listen(16)
-        except BaseException:
-            listener.close()
-            raise
-        return listener
-    except OSError as error:
-        raise ConfigError(f"The control socket {path} cannot be made: {error.strerror}") from None
-
-
-def _remove_stale(path: str) -> None:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as probe:
-        try:
-            probe.connect(path)
-        except FileNotFoundError:
-            return
-        except ConnectionRefusedError:
-            os.unlink(path)
-            return
-    raise ConfigError("The previous mount of this mountpoint has not ended yet: it is still uploading")
-
-
 @asynccontextmanager
-async def serve_control(path: str, state: MountState) -> AsyncIterator[None]:
+async def serve_control(path: str, state: MountState, bound: socket.socket | None = None) -> AsyncIterator[None]:
     """Answer commands while the context lasts, then let clients that wait hear how it ended.
 
-    The caller stops `state` before leaving the context.
+    The caller stops `state` before leaving the context.  bound is what bind_control_socket has made before.
     """
-    listener = trio.SocketListener(trio.socket.from_stdlib_socket(bind_control_socket(path)))
+    listener = trio.SocketListener(trio.socket.from_stdlib_socket(bound or bind_control_socket(path)))
     server = _Server(state)
     try:
         async with trio.open_nursery() as nursery:

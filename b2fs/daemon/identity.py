@@ -11,22 +11,18 @@ INVARIANT: only the holder of the lock reads or writes anything else below the d
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import os
-import re
-import stat
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import trio
 
+from b2fs.daemon.directory import LOCK, is_file_of, open_lock, unlock
 from b2fs.errors import ConfigError
 
-_LOCK = "lock"
 _MOUNT = "mount.json"
-SERVER = "server.json"
 _POLL_S = 0.1
 _HOLDER_BYTES = 8192
 #: How long a mount waits for a daemon that has already unmounted and is still uploading.
@@ -63,74 +59,41 @@ def recall(path: Path) -> dict[str, str]:
     return texts
 
 
-def identity_path(cache_root: str, store_identity: str, prefix: str, bucket: str) -> Path:
-    """The directory's path: different for every bucket and prefix, the same on every mount of them."""
-    digest = hashlib.sha256(f"{store_identity}\0{prefix}".encode("utf-8", "surrogateescape")).hexdigest()[:16]
-    return Path(cache_root) / f"{digest}-{re.sub(r'[^A-Za-z0-9.-]', '_', bucket)[:64]}"
-
-
 @asynccontextmanager
-async def claim(path: Path, owner: str, *, wait_s: float = FINISHING_WAIT_S) -> AsyncIterator[Identity]:
+async def claim(
+    path: Path, owner: str, *, wait_s: float = FINISHING_WAIT_S, held: int | None = None
+) -> AsyncIterator[Identity]:
     """Make the directory private and lock it for as long as the context lasts.
 
     owner is shown to others who want it (the mountpoint).  A holder that is finishing is waited for, up to wait_s.
+    held is a descriptor that holds the lock already; it is ours from now on.
     A directory in which nothing was kept is removed again at the end: a refused mount leaves nothing behind.
     Raises ConfigError when another daemon uses the directory or it cannot be made.  Checkpoint: yes.
     """
-    fd = await _open_locked(path, wait_s)
+    fd = await _open_locked(path, wait_s) if held is None else held
     try:
         _write_holder(fd, owner, finishing=False)
         yield Identity(path, fd, owner)
     finally:
-        os.ftruncate(fd, 0)
-        _remove_if_unused(path)
-        os.close(fd)
+        unlock(path, fd)
 
 
 async def _open_locked(path: Path, wait_s: float) -> int:
     """A descriptor of the lock file that holds the lock."""
     while True:
-        _make_private(path)
         try:
-            fd = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            fd = open_lock(path)
         except FileNotFoundError:
             continue  # the directory was removed by another one that had not used it
         locked = False
         try:
             await _lock(fd, path, wait_s)
-            locked = _is_file_of(fd, path / _LOCK)
+            locked = is_file_of(fd, path / LOCK)
             if locked:
                 return fd
         finally:
             if not locked:
                 os.close(fd)
-
-
-def _is_file_of(fd: int, path: Path) -> bool:
-    """Whether path still names the open file: who removes an unused directory holds the lock while doing so."""
-    try:
-        return os.path.samestat(os.fstat(fd), os.stat(path))
-    except FileNotFoundError:
-        return False
-
-
-def _remove_if_unused(path: Path) -> None:
-    if os.listdir(path) == [_LOCK]:
-        os.unlink(path / _LOCK)
-        os.rmdir(path)
-
-
-def _make_private(path: Path) -> None:
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if not os.path.lexists(path):
-            path.mkdir(mode=0o700)
-        info = os.lstat(path)
-        if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.geteuid():
-            raise ConfigError(f"The cache directory {path} is not a directory of yours")
-        os.chmod(path, 0o700)
-    except OSError as error:
-        raise ConfigError(f"The cache directory {path} cannot be used: {error.strerror}") from None
 
 
 async def _lock(fd: int, path: Path, wait_s: float) -> None:

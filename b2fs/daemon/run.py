@@ -23,7 +23,8 @@ import trio
 from b2fs.config.settings import settings_as_text
 from b2fs.config.units import show_files, show_size
 from b2fs.daemon.control import drain, serve_control
-from b2fs.daemon.identity import Identity, claim, identity_path
+from b2fs.daemon.directory import identity_path
+from b2fs.daemon.identity import Identity, claim
 from b2fs.daemon.interfaces import Core, Frontend, NoKernel, Parts
 from b2fs.daemon.messages import Figures
 from b2fs.daemon.notify import Notifier
@@ -106,7 +107,12 @@ async def run_mount(state: MountState, parts: Parts, notifier: Notifier, events:
     path = socket_path(state.settings.mountpoint, os.geteuid())
     run = _Run(state, parts, notifier, events)
     with trio.open_signal_receiver(*_SIGNALS) as signals:
-        async with serve_control(path, state), trio.open_nursery() as services:
+        if parts.begun is not None:
+            await trio.to_thread.run_sync(parts.begun.wait_decided)
+            for _ in parts.begun.noted:
+                run.shutdown.request()
+        bound = parts.begun.take_control() if parts.begun is not None else None
+        async with serve_control(path, state, bound), trio.open_nursery() as services:
             services.start_soon(run.shutdown.watch, signals)
             services.start_soon(_feed_watchdog, notifier)
             try:
@@ -172,10 +178,11 @@ class _Run:
                 yield
 
     def _claim(self, store: ObjectStore) -> AbstractAsyncContextManager[Identity]:
+        begun = self._parts.begun
         location = self._settings.location
         path = identity_path(self._settings.cache_dir, store.identity, location.prefix, location.bucket)
         self._state.cache_dir = str(path)
-        return claim(path, self._settings.mountpoint)
+        return claim(path, self._settings.mountpoint, held=begun.take_lock(path) if begun is not None else None)
 
     def _open_core(
         self, store: ObjectStore, identity: Identity, kernel: KernelNotifier

@@ -7,6 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import socket
+import stat
+
+from b2fs.errors import ConfigError
 
 RUNTIME_VARIABLE = "B2FS_RUNTIME_DIR"
 
@@ -30,3 +34,41 @@ def socket_path(mountpoint: str, uid: int) -> str:
     """The control socket of the mount that user uid has at this canonical mountpoint."""
     digest = hashlib.sha256(os.fsencode(mountpoint)).hexdigest()[:16]
     return os.path.join(runtime_dir(uid), f"{digest}.sock")
+
+
+def bind_control_socket(path: str) -> socket.socket:
+    """A listening socket at path, in a private directory; replaces one that a killed daemon left.
+
+    Raises ConfigError when a daemon still answers there or the directory is not ours.
+    """
+    directory = os.path.dirname(path)
+    try:
+        os.makedirs(directory, mode=0o700, exist_ok=True)
+        info = os.lstat(directory)
+        if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.geteuid():
+            raise ConfigError(f"{directory} is not a directory of yours")
+        os.chmod(directory, 0o700)
+        _remove_stale(path)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        try:
+            listener.bind(path)
+            os.chmod(path, 0o600)
+            listener.listen(16)
+        except BaseException:
+            listener.close()
+            raise
+        return listener
+    except OSError as error:
+        raise ConfigError(f"The control socket {path} cannot be made: {error.strerror}") from None
+
+
+def _remove_stale(path: str) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as probe:
+        try:
+            probe.connect(path)
+        except FileNotFoundError:
+            return
+        except ConnectionRefusedError:
+            os.unlink(path)
+            return
+    raise ConfigError("The previous mount of this mountpoint has not ended yet: it is still uploading")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from urllib.parse import quote
 
-from b2fs.fuse.handshake import Feature
+from b2fs.fuse.agreements import Agreements
+from b2fs.fuse.wire import Feature
 
 _SUBTYPE = "b2fs"
 
@@ -44,6 +45,8 @@ class FuseConfig:
     sync_timeout_s: float = 10.0
     #: How long an unmount lets the requests in flight finish, in seconds.
     grace_s: float = 10.0
+    #: A directory of ours, where it is kept what was agreed with the kernel; None keeps nothing.
+    agreements_dir: str | None = None
 
     def features(self) -> Feature:
         """What is agreed with the kernel beyond what libfuse does by itself."""
@@ -55,6 +58,13 @@ class FuseConfig:
         if self.acl:
             features |= Feature.POSIX_ACL | Feature.DONT_MASK
         return features
+
+    def agreements(self) -> Agreements | None:
+        """What mounts like this one have agreed with the kernel."""
+        if self.agreements_dir is None:
+            return None
+        asked = (self.features().value, sorted(self.session_options()), self.writeback_cache, self.acl)
+        return Agreements(self.agreements_dir, repr(asked))
 
     def session_options(self) -> set[str]:
         """The options for libfuse when the mount is there already: those of its own session."""

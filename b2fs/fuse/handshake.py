@@ -10,47 +10,24 @@ Without fusermount3 nothing is gained or lost: libfuse mounts, and the features 
 
 from __future__ import annotations
 
-import enum
 import errno
 import logging
 import os
 import select
 import socket
-import struct
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 import trio
 
+from b2fs.fuse.agreements import Agreements
+from b2fs.fuse.early import BUFFER_BYTES, Begun
+from b2fs.fuse.wire import Feature, amended, is_answer_to, offered
+
 log = logging.getLogger(__name__)
 
-#: More than the kernel's first request has; it refuses to write into less than this.
-_BUFFER_BYTES = 1 << 16
 #: A first request that is not answered in this time never will be, in seconds.
 _TIMEOUT_S = 20.0
-_INIT = 26
-#: struct fuse_in_header up to the operation, and struct fuse_init_in up to the flags behind that header.
-_REQUEST = struct.Struct("<IIQ")
-_REQUEST_INIT = struct.Struct("<IIII")
-_REQUEST_HEADER_BYTES = 40
-#: struct fuse_out_header, and struct fuse_init_out up to the flags behind it.
-_ANSWER = struct.Struct("<IiQ")
-_ANSWER_FLAGS = struct.Struct("<I")
-_ANSWER_FLAGS_AT = 16 + 12
-
-
-class Feature(enum.IntFlag):
-    """Bits of FUSE_INIT, from the kernel's include/uapi/linux/fuse.h."""
-
-    #: The kernel leaves the umask to us: a default ACL of the directory counts in its place.
-    DONT_MASK = 1 << 6
-    #: The kernel checks access control lists.
-    POSIX_ACL = 1 << 20
-    #: The kernel drops pages only when we tell it to.  Else it drops them whenever it learns of another mtime, that of
-    #: the program's own latest write among them.
-    EXPLICIT_INVAL_DATA = 1 << 25
-    #: We take set-id bits and capabilities away from a file that is written, truncated or given to somebody else, so
-    #: the kernel need not ask before every single write whether there are any.
-    HANDLE_KILLPRIV_V2 = 1 << 28
 
 
 async def mount_device(mountpoint: str, options: set[str]) -> int | None:
@@ -77,16 +54,24 @@ async def mount_device(mountpoint: str, options: set[str]) -> int | None:
     return descriptors[0]
 
 
-#: FUSE_AUTO_INVAL_DATA, which libfuse agrees to by itself, and which would come before EXPLICIT_INVAL_DATA.
-_AUTO_INVAL_DATA = 1 << 12
+class Disagreement(Exception):
+    """libfuse does not answer as the kernel was told that it would."""
 
 
 class Handshake:
-    """One first request: libfuse is told to use `path` as its mountpoint, `run` has it answered."""
+    """One first request: libfuse is told to use `path` as its mountpoint, `run` has it answered.
 
-    def __init__(self, device: int, wanted: Feature) -> None:
+    After an early mount (fuse.early) the kernel has its answer already, and libfuse's is compared with that.
+    """
+
+    def __init__(
+        self, device: int, wanted: Feature, begun: Begun | None = None, agreements: Agreements | None = None
+    ) -> None:
+        """device is begun's, if that is given.  What is agreed is kept in agreements."""
         self._device = device
         self._wanted = wanted
+        self._begun = begun
+        self._agreements = agreements
         self._ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         #: libfuse's descriptor from now on, which it closes itself.
         self.number = theirs.detach()
@@ -97,25 +82,55 @@ class Handshake:
         """How libfuse is told of a descriptor that is mounted already."""
         return f"/dev/fd/{self.number}"
 
-    async def run(self, serve: Callable[[], Awaitable[None]]) -> None:
+    async def run(self, serve: Callable[[], Awaitable[None]]) -> bool:
         """Have the first request answered by serve(), a loop that goes on until cancelled, and hand the kernel over.
 
-        Raises OSError if that fails.  The loop runs in a thread and a trio run of its own: no loop that is to go on may
-        have seen the socket.
+        False if one more request lies in libfuse's descriptor: when that was read, `take_over` is to be called.
+        Raises OSError if that fails, and Disagreement.  The loop runs in a thread and a trio run of its own: no loop
+        that is to go on may have seen the socket.
         """
-        request = await trio.to_thread.run_sync(os.read, self._device, _BUFFER_BYTES)
+        begun = self._begun
+        request = begun.request if begun else b""
+        if not request:
+            request = await trio.to_thread.run_sync(os.read, self._device, BUFFER_BYTES)
         self._ours.send(request)
         try:
             answer = await trio.to_thread.run_sync(trio.run, self._answer, serve)
         except trio.TooSlowError as error:
             raise OSError(errno.ETIMEDOUT, "libfuse does not answer the kernel") from error
-        os.write(self._device, self._amended(request, answer))
+        self._agree(request, self._amended(request, answer), begun.told if begun else None)
+        if begun is not None and begun.kept is not None:
+            self._ours.send(begun.kept)
+            return False
+        self.take_over()
+        return True
+
+    def take_over(self) -> None:
+        """Put the kernel in the place of the socket.  What libfuse has answered there until now is passed on."""
         os.dup2(self._device, self.number, inheritable=False)
+        with suppress(BlockingIOError):
+            while answer := self._ours.recv(BUFFER_BYTES, socket.MSG_DONTWAIT):
+                with suppress(FileNotFoundError):  # whoever asked has given up
+                    os.write(self._device, answer)
+        self.close()
 
     def close(self) -> None:
-        """Let go of what is not libfuse's; after `run` that is the kernel's side under its first number."""
-        self._ours.close()
-        os.close(self._device)
+        """Let go of what is not libfuse's, if that is not done; any number of calls is one."""
+        if self._device >= 0:
+            self._ours.close()
+            os.close(self._device)
+            self._device = -1
+
+    def _agree(self, request: bytes, answer: bytes, told: bytes | None) -> None:
+        """Tell the kernel, unless it was told; raises Disagreement if it was told something else."""
+        if told is None:
+            os.write(self._device, answer)
+            if self._agreements is not None and is_answer_to(answer, request):
+                self._agreements.remember(request, answer)
+        elif told != answer:
+            if self._agreements is not None:
+                self._agreements.forget(request)
+            raise Disagreement("libfuse answers the kernel otherwise than the last time")
 
     async def _answer(self, serve: Callable[[], Awaitable[None]]) -> bytes:
         with trio.fail_after(_TIMEOUT_S):
@@ -123,23 +138,15 @@ class Handshake:
                 nursery.start_soon(serve)
                 await trio.lowlevel.wait_readable(self._ours)
                 nursery.cancel_scope.cancel()
-        return self._ours.recv(_BUFFER_BYTES)
+        return self._ours.recv(BUFFER_BYTES)
 
     def _amended(self, request: bytes, answer: bytes) -> bytes:
         """libfuse's answer with the wanted features that the kernel offers; untouched if it is anything else."""
-        _, operation, unique = _REQUEST.unpack_from(request)
-        _, error, answered = _ANSWER.unpack_from(answer)
-        if operation != _INIT or error or answered != unique or len(answer) < _ANSWER_FLAGS_AT + _ANSWER_FLAGS.size:
+        if not is_answer_to(answer, request):
             log.warning("the kernel's first request was not what was expected; it is served without further features")
             return answer
-        offered = _REQUEST_INIT.unpack_from(request, _REQUEST_HEADER_BYTES)[3]
-        (flags,) = _ANSWER_FLAGS.unpack_from(answer, _ANSWER_FLAGS_AT)
-        self.agreed = self._wanted & offered
-        if Feature.EXPLICIT_INVAL_DATA in self.agreed:
-            flags &= ~_AUTO_INVAL_DATA
-        amended = bytearray(answer)
-        _ANSWER_FLAGS.pack_into(amended, _ANSWER_FLAGS_AT, flags | self.agreed)
-        return bytes(amended)
+        self.agreed = self._wanted & offered(request)
+        return amended(answer, self.agreed)
 
 
 def is_over(device: int) -> bool:

@@ -19,12 +19,14 @@ import trio
 
 from b2fs.errors import ConfigError
 from b2fs.fuse.config import FuseConfig
-from b2fs.fuse.handshake import Feature, Handshake, is_over, mount_device
+from b2fs.fuse.early import Begun
+from b2fs.fuse.handshake import Disagreement, Handshake, is_over, mount_device
 from b2fs.fuse.kernel import MountInfo, mount_at, tune
 from b2fs.fuse.notifier import Notifier
 from b2fs.fuse.operations import Shell
 from b2fs.fuse.outside import ask_kernel
 from b2fs.fuse.turns import Turns
+from b2fs.fuse.wire import Feature
 from b2fs.vfs.api import FileSystem
 
 log = logging.getLogger(__name__)
@@ -36,15 +38,23 @@ _ANSWER_TIMEOUT_S = 10.0
 class FuseMount:
     """A mountpoint and how it is to be mounted; `notifier` is the core's door to the kernel."""
 
-    def __init__(self, mountpoint: str | os.PathLike[str], config: FuseConfig | None = None) -> None:
+    def __init__(
+        self,
+        mountpoint: str | os.PathLike[str],
+        config: FuseConfig | None = None,
+        begun: Callable[[], Begun | None] = lambda: None,
+    ) -> None:
+        """begun() gives the mount that is there already, if one is; called once, when it can be taken over."""
         #: Absolute; without symbolic links once `prepare` has looked.
         self.mountpoint = os.path.abspath(mountpoint)
         self.notifier = Notifier()
         self._config = config or FuseConfig()
+        self._begun = begun
         self._turns = Turns()
         self._stop = trio.Event()
         #: The kernel's side of a mount that was not made by libfuse.
         self._device: int | None = None
+        self._handshake: Handshake | None = None
 
     def unmount(self) -> None:
         """Ask `serve` to end the mount; call it from the trio thread.  Any number of calls is one."""
@@ -56,8 +66,10 @@ class FuseMount:
         Raises ConfigError if the mountpoint cannot be used.  References that the kernel still held at the end are not
         given back by forget.  Cancelling unmounts.
         """
-        await self.prepare()
-        await self._init(core)
+        begun = self._begun()
+        if begun is None:
+            await self.prepare()
+        await self._init(core, begun)
         try:
             async with trio.open_nursery() as watching:
                 watching.start_soon(self._stop_when_cancelled)
@@ -94,30 +106,36 @@ class FuseMount:
             self.mountpoint, code = await probing
         return code, mount_at(os.fsencode(self.mountpoint))
 
-    async def _init(self, fs: FileSystem) -> None:
+    async def _init(self, fs: FileSystem, begun: Begun | None) -> None:
         shell = Shell(fs, self._config, self._turns.waits)
         self._turns.install()
         try:
+            if begun is not None:
+                try:
+                    await self._agree(shell, begun.device, begun)
+                    return
+                except Disagreement as error:
+                    log.warning("%s; it is mounted anew", error)
             device = await mount_device(self.mountpoint, self._config.options())
             if device is None:
                 self._check_lists(Feature(0))
                 pyfuse3.init(shell, self.mountpoint, self._config.options())
             else:
-                await self._agree(shell, device)
+                await self._agree(shell, device, None)
         except (RuntimeError, OSError) as error:
             if isinstance(error, RuntimeError):
                 pyfuse3.close(unmount=False)
             # libfuse or fusermount3 has written the reason to stderr, and gives none to us.
             raise ConfigError(f"the kernel refuses to mount at {self.mountpoint}{_why_refused()}") from error
 
-    async def _agree(self, shell: Shell, device: int) -> None:
+    async def _agree(self, shell: Shell, device: int, begun: Begun | None) -> None:
         """Let libfuse agree with the kernel on the mount that is there, with features that it does not know."""
-        handshake = Handshake(device, self._config.features())
-        self._device = handshake.number
+        handshake = Handshake(device, self._config.features(), begun, self._config.agreements())
+        self._device, self._handshake = handshake.number, handshake
         try:
             pyfuse3.init(shell, handshake.path, self._config.session_options())
             try:
-                await handshake.run(partial(pyfuse3.main, min_tasks=1, max_tasks=1))
+                over = await handshake.run(partial(pyfuse3.main, min_tasks=1, max_tasks=1))
                 self._check_lists(handshake.agreed)
             except BaseException:
                 pyfuse3.close(unmount=False)
@@ -125,9 +143,10 @@ class FuseMount:
         except BaseException:
             with trio.CancelScope(shield=True):
                 await _detach(self.mountpoint)
-            raise
-        finally:
             handshake.close()
+            raise
+        if not over:
+            self._turns.first_lies_ready(handshake.take_over)
 
     def _check_lists(self, agreed: Feature) -> None:
         """Lists that the kernel does not obey must not be kept: programs would leave a file's mode to them."""
@@ -140,6 +159,8 @@ class FuseMount:
         if self._device is not None and not is_over(self._device):
             with trio.CancelScope(shield=True):
                 await _detach(self.mountpoint)
+        if self._handshake is not None:
+            self._handshake.close()
         pyfuse3.close(unmount=True)
         self._turns.uninstall()
 
@@ -177,6 +198,8 @@ class FuseMount:
             device = (await ask_kernel(os.stat, self.mountpoint)).st_dev
         except OSError as error:
             return ConfigError(f"{self.mountpoint} was mounted but its root cannot be read: {error.strerror}")
+        if self._device is not None and is_over(self._device):
+            return None  # somebody was quicker: what answered is what was below
         tune(f"{os.major(device)}:{os.minor(device)}", self._config)
         ready()
         return None

@@ -68,6 +68,9 @@ class Turns:
         self.burst_s = BURST_S
         self.soon_s = SOON_S
         self.lowlevel = self
+        #: What is to be done when a request that lies in the descriptor already has been read.
+        self._when_read: Callable[[], None] | None = None
+        self._first_is_read = False
 
     def install(self) -> None:
         """From now on pyfuse3 asks this for trio's things; before pyfuse3.init."""
@@ -76,6 +79,10 @@ class Turns:
     @staticmethod
     def uninstall() -> None:
         pyfuse3.trio = trio  # type: ignore[attr-defined]  # as in install
+
+    def first_lies_ready(self, when_read: Callable[[], None]) -> None:
+        """The first request is in the descriptor already, which is not the kernel's yet; when_read() makes it so."""
+        self._when_read = when_read
 
     # ---- what pyfuse3 calls ------------------------------------------------------------------------------------------
 
@@ -89,6 +96,12 @@ class Turns:
 
     async def wait_readable(self, fd: int) -> None:
         """Return when the kernel has a request; a checkpoint at least every now and then."""
+        if self._when_read is not None:
+            if not self._first_is_read:
+                self._first_is_read = True  # trio must not see a descriptor that is about to become another one
+                return
+            when_read, self._when_read = self._when_read, None
+            when_read()
         began = time.perf_counter()
         if self._quick and fd < _FD_SETSIZE:
             if began - self._asked_at >= self.burst_s:

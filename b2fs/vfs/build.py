@@ -48,5 +48,7 @@ def build_core(bucket: ObjectStore, config: VfsConfig, notifier: KernelNotifier)
     if config.attr_index:
         index = AttrIndexConfig(config.prefix, f"{config.prefix}.b2fs/attrs/", config.ttl_s, not config.read_only)
         core.index = remote.attributes = AttributeIndex(store, remote.known, index)
+    if config.started_ns is not None:
+        core.started_ns = config.started_ns
     root.atime_ns = root.mtime_ns = root.ctime_ns = core.started_ns
     return core

@@ -52,3 +52,5 @@ class VfsConfig:
     defaults: Defaults = field(default_factory=Defaults)
     writeback: WriteBackConfig = field(default_factory=WriteBackConfig)
     reader: ReaderConfig = field(default_factory=ReaderConfig)
+    #: What a root without attributes of its own shows as its times, in ns; None: when the core was made.
+    started_ns: int | None = None

@@ -15,12 +15,11 @@ import trio.testing
 
 from b2fs.daemon import process
 from b2fs.daemon.client import ask
-from b2fs.daemon.control import bind_control_socket
 from b2fs.daemon.identity import claim, recall
 from b2fs.daemon.messages import Reply, Request
 from b2fs.daemon.notify import Notifier
 from b2fs.daemon.run import Events, Outcome, run_mount, run_recover
-from b2fs.daemon.sockets import socket_path
+from b2fs.daemon.sockets import bind_control_socket, socket_path
 from b2fs.daemon.state import MountState
 from b2fs.errors import B2fsError, ConfigError, NoSuchBucket, StoreError
 from tests.unit.daemon_fakes import World

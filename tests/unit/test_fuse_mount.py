@@ -15,9 +15,10 @@ import trio
 from b2fs.core.types import Attr, Caller, HandleId, InodeId, StatFs
 from b2fs.errors import ConfigError, Unavailable
 from b2fs.fuse.config import FuseConfig
-from b2fs.fuse.handshake import Feature, Handshake
+from b2fs.fuse.handshake import Handshake
 from b2fs.fuse.kernel import MountInfo, mount_at, parse_mountinfo
 from b2fs.fuse.mount import FuseMount, serve
+from b2fs.fuse.wire import Feature
 from b2fs.vfs.api import ROOT
 from tests.model.memfs import MemFs
 from tests.mounting import require_fuse
@@ -317,7 +318,7 @@ async def test_a_kernel_that_checks_no_lists_is_not_asked_to_keep_them(
 
 
 async def test_a_handshake_that_fails_leaves_no_mount(mountpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def fail(handshake: Handshake, loop: Callable[[], Awaitable[None]]) -> None:
+    async def fail(handshake: Handshake, loop: Callable[[], Awaitable[None]]) -> bool:
         raise OSError(errno.ETIMEDOUT, "no answer")
 
     with monkeypatch.context() as broken:

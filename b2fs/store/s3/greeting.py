@@ -22,9 +22,9 @@ from b2fs.store.s3.wire import Call, Paths
 log = logging.getLogger(__name__)
 
 
-def list_one(config: S3Config) -> Call:
-    """The cheapest call that needs credentials, bucket and listing right, and explains itself."""
-    path = Paths(config.bucket, virtual=config.addressing == "virtual").bucket(list_type=2, max_keys=1)
+def list_one(config: S3Config, key: str | None = None) -> Call:
+    """The cheapest call that needs credentials, bucket and listing right, and explains itself; it asks for a key."""
+    path = Paths(config.bucket, virtual=config.addressing == "virtual").bucket(list_type=2, max_keys=1, prefix=key)
     return Call("ListObjectsV2", "GET", path, expected_bytes=512)
 
 
@@ -36,13 +36,13 @@ def ask_versioning(config: S3Config) -> Call:
 class Greeting:
     """Questions under way, and the connections that they were asked on."""
 
-    def __init__(self, config: S3Config, keys: StaticKeys) -> None:
-        """Raises ConfigError, for what the store will refuse as well."""
+    def __init__(self, config: S3Config, keys: StaticKeys, key: str | None = None) -> None:
+        """key: the listing tells whether it is there.  Raises ConfigError, for what the store will refuse as well."""
         check_credentials(config, keys.access_key)
         self.connections = Connections(config)
         self._config = config
         self._keys = keys
-        self.listed = self._asked(list_one(config))
+        self.listed = self._asked(list_one(config, key))
         #: None where it is known.
         self.versioned = None if config.is_backblaze else self._asked(ask_versioning(config))
 
@@ -65,10 +65,13 @@ class Greeting:
         return answer
 
 
-def greet(config: S3Config) -> Greeting | None:
-    """Begin to ask; None if that needs more than lies ready.  Blocks for no longer than reading a file takes."""
+def greet(config: S3Config, key: str | None = None) -> Greeting | None:
+    """Begin to ask, about a key if that is of interest; None if that needs more than lies ready.
+
+    Blocks for no longer than reading a file takes.
+    """
     try:
         keys = find_nearby(config.profile)
-        return None if keys is None else Greeting(config, keys)
+        return None if keys is None else Greeting(config, keys, key)
     except B2fsError:
         return None
