@@ -263,6 +263,7 @@ raws = st.fixed_dictionaries(
         "metadata_ttl": st.integers(0, 10**6).map(lambda ms: f"{ms}ms"),
         "quota": st.sampled_from(["10G", "1500", "3M:100000"]),
         "bwlimit": st.sampled_from(["1M", "1M:10M", "0:64K", "off:20000", "1.5M:0"]),
+        "random_reads": st.sampled_from(["exact", "whole"]),
         "log_file": paths,
         "log_level": st.sampled_from(["debug", "error"]),
     },
@@ -297,6 +298,18 @@ def test_a_rate_is_for_both_directions_unless_there_are_two() -> None:
 def test_a_rate_that_is_none(text: str) -> None:
     with pytest.raises(ConfigError, match="--bwlimit"):
         build_settings(FILE_URL, "/mnt", {"bwlimit": text})
+
+
+@pytest.mark.parametrize("rates", [{}, {"bwlimit": "1M"}])
+def test_only_who_asks_for_it_gets_whole_files_for_pieces(rates: dict[str, str]) -> None:
+    def most(raw: dict[str, str]) -> int:
+        settings = build_settings(FILE_URL, "/mnt", {"cache_size": "8G", **rates, **raw})
+        return vfs_config(settings, Path("/cache")).reader.complete_bytes
+
+    assert most({}) == most({"random_reads": "exact"}) == 0
+    assert most({"random_reads": "whole"}) == 2 << 30
+    with pytest.raises(ConfigError, match="--random-reads"):
+        most({"random_reads": "some"})
 
 
 @pytest.mark.parametrize("text", ["16K", "100K", "1M", "3M", "20M"])
