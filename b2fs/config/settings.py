@@ -39,6 +39,11 @@ RandomReads = Literal["exact", "whole"]
 MIN_MEMORY_BYTES = 64 << 20
 MIN_CACHE_BYTES = 64 << 20
 _AWS_CA_BUNDLE = "AWS_CA_BUNDLE"
+#: Variables of ours, and those among them that set no option.
+_PREFIX = "B2FS_"
+_OTHER_VARIABLES = {"B2FS_RUNTIME_DIR", "B2FS_URL", "B2FS_MOUNTPOINT"}
+#: Names that are as much alike as this are one, misspelt; a guess that takes B2FS_LONG for none.
+_ALIKE = 0.85
 
 
 def default_cache_dir() -> str:
@@ -227,11 +232,25 @@ _BY_NAME = {option.name: option for option in OPTIONS}
 
 
 def raw_from_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """The options that B2FS_* variables set, and the certificates that the AWS tools are told to trust."""
+    """The options that B2FS_* variables set, and the certificates that the AWS tools are told to trust.
+
+    Raises ConfigError for a variable that can only be a misspelt option: nobody would see that it does nothing.
+    """
+    known = {option.variable for option in OPTIONS}
+    for name in environ.keys() - known - _OTHER_VARIABLES:
+        if name.startswith(_PREFIX):
+            _check_spelling(name, known)
     raw = {option.name: environ[option.variable] for option in OPTIONS if environ.get(option.variable)}
     if environ.get(_AWS_CA_BUNDLE):
         raw.setdefault("ca_bundle", environ[_AWS_CA_BUNDLE])
     return raw
+
+
+def _check_spelling(name: str, known: set[str]) -> None:
+    import difflib  # not where all is spelt right
+
+    for meant in difflib.get_close_matches(name, known, 1, _ALIKE):
+        raise ConfigError(f"{name} is no option of a mount; did you mean {meant}?")
 
 
 def known_option(name: str) -> bool:

@@ -197,6 +197,33 @@ def test_certificates_to_trust_are_an_option_or_what_the_aws_tools_are_told() ->
     assert build_settings(FILE_URL, "/mnt", raw_from_environment(told)).ca_bundle == "/aws.pem"
 
 
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("B2FS_CACHESIZE", "B2FS_CACHE_SIZE"),
+        ("B2FS_BW_LIMIT", "B2FS_BWLIMIT"),
+        ("B2FS_SYNC_ONCLOSE", "B2FS_SYNC_ON_CLOSE"),
+        ("B2FS_METADATATTL", "B2FS_METADATA_TTL"),
+    ],
+)
+def test_a_misspelt_variable_is_not_passed_over(name: str, meant: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{name} is no option of a mount; did you mean {meant}\\?$"):
+        raw_from_environment({name: "1G"})
+
+
+def test_other_variables_are_nobodys_business() -> None:
+    names = (
+        "B2FS_RUNTIME_DIR",
+        "B2FS_URL",
+        "B2FS_MOUNTPOINT",
+        "B2FS_LONG",
+        "B2FS_SEED",
+        "B2FS_BACKUP_USER",
+        "B2_CACHE_SIZE",
+    )
+    assert raw_from_environment(dict.fromkeys(names, "1")) == {}
+
+
 def test_option_lists_split_at_bare_commas() -> None:
     assert split_options(r"ro,cache_dir=/a\,b\\c,,uid=7") == ["ro", r"cache_dir=/a,b\c", "uid=7"]
 
