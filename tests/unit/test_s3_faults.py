@@ -227,6 +227,20 @@ async def test_a_completion_of_an_unknown_upload_is_refused() -> None:
                 await store.complete_upload("a", UploadId("u"), [PartInfo(1, HELLO_ETAG, 5)])
 
 
+@pytest.mark.parametrize("code", ["NoSuchUpload", "NoSuchKey"])
+async def test_an_upload_that_is_gone_is_gone_whatever_the_server_calls_it(code: str) -> None:
+    """Ceph answers NoSuchKey for one that was aborted."""
+    with scripted(error_reply(404, code)) as server:
+        async with store_on(server) as store:
+            with pytest.raises(NoSuchUpload):
+                await store.upload_part("a", UploadId("u"), 1, HELLO)
+            with pytest.raises(NoSuchUpload):
+                await store.list_parts("a", UploadId("u"))
+            with pytest.raises(NoSuchUpload):
+                await store.complete_upload("a", UploadId("u"), [PartInfo(1, HELLO_ETAG, 5)])
+            await store.abort_upload("a", UploadId("u"))
+
+
 async def test_an_error_in_the_body_of_a_200_is_an_error() -> None:
     failure = Reply(200, {"Content-Type": "application/xml"}, error_reply(200, "InternalError").body)
     success = Reply(200, {}, b'<CopyObjectResult><ETag>"abc"</ETag></CopyObjectResult>')

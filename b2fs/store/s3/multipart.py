@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from b2fs.core.types import ObjectInfo, ObjectRef, PartInfo, UploadId, UploadInfo
 from b2fs.errors import CorruptBody, InvalidRange, NoSuchUpload, NotFound
@@ -14,6 +14,17 @@ from b2fs.store.s3.caller import History
 from b2fs.store.s3.hashing import hashed
 from b2fs.store.s3.wire import Call, copy_source, md5_base64, metadata_headers, multipart_etag
 from b2fs.store.s3.writes import Writes
+
+
+@contextlib.contextmanager
+def _of_an_upload() -> Iterator[None]:
+    """What is not found can only be the upload; Ceph says NoSuchKey for one that was aborted."""
+    try:
+        yield
+    except NoSuchUpload:
+        raise
+    except NotFound as error:
+        raise NoSuchUpload(str(error)) from error
 
 
 class Multipart(Writes):
@@ -35,7 +46,8 @@ class Multipart(Writes):
         size = memoryview(body).nbytes
         headers = (("Content-MD5", await hashed(lambda: md5_base64(body), size)),)
         path = self._paths.key(key, partNumber=number, uploadId=upload_id)
-        response = await self.calls.call(Call("UploadPart", "PUT", path, headers, body))
+        with _of_an_upload():
+            response = await self.calls.call(Call("UploadPart", "PUT", path, headers, body))
         check_is_answer("UploadPart", response)
         return PartInfo(number, xmlio.unquote_etag(response.headers.get("etag", "")), size)
 
@@ -64,7 +76,8 @@ class Multipart(Writes):
         call = Call("CompleteMultipartUpload", "POST", path, (content_type,), body, errors_in_body=True)
         history = History()
         try:
-            response = await self.calls.call(call, history)
+            with _of_an_upload():
+                response = await self.calls.call(call, history)
             etag = xmlio.parse_made_etag(response.body)
         except (NoSuchUpload, CorruptBody) as unclear:
             if isinstance(unclear, NoSuchUpload) and not history.repeated:
@@ -106,7 +119,8 @@ class Multipart(Writes):
         marker: str | None = None
         while True:
             path = self._paths.key(key, uploadId=upload_id, part_number_marker=marker)
-            response = await self.calls.call(Call("ListParts", "GET", path, expected_bytes=256 << 10))
+            with _of_an_upload():
+                response = await self.calls.call(Call("ListParts", "GET", path, expected_bytes=256 << 10))
             page, following = await parse(xmlio.parse_parts, response.body)
             parts += page
             check_goes_on(following, marker)
