@@ -17,6 +17,8 @@ from pathlib import Path
 import pytest
 
 from b2fs.errors import CapExceeded, NotFound, Unavailable
+from b2fs.store.embedded import content as content_module
+from b2fs.store.embedded import database
 from b2fs.store.embedded.engine import Engine, EngineConfig
 from b2fs.store.embedded.errors import DamagedStore
 from b2fs.store.embedded.rows import BucketChanges, BucketSpec, FsckReport
@@ -234,6 +236,33 @@ def test_a_changed_file_is_found_and_left(tmp_path: Path, content: bytes, kind: 
         if kind == "size":
             with pytest.raises(DamagedStore):
                 engine.read(engine.bucket("bucket").id, "a")
+
+
+@pytest.mark.parametrize("refused", ["unlink", "sync_directory"])
+def test_a_disk_that_does_not_let_bodies_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: str) -> None:
+    """They are left to the next start, and everything else goes on."""
+    make_store(tmp_path)
+    asked = threading.Event()
+
+    def refuse(*_: object) -> None:
+        asked.set()
+        raise OSError(errno.EIO, "refused")
+
+    monkeypatch.setattr(database, "_REST_S", 0.0)
+    with open_store(tmp_path) as engine:
+        bucket = engine.bucket("bucket").id
+        row = engine.put(bucket, "a", BIG)
+        with monkeypatch.context() as patch:
+            patch.setattr(os if refused == "unlink" else content_module, refused, refuse)
+            engine.delete_version(bucket, "a", row.version_id)
+            assert asked.wait(60)
+            engine.put(bucket, "b", b"small")
+        assert engine.fsck().clean
+    with open_store(tmp_path) as engine:
+        assert engine.fsck().clean
+        assert [*tmp_path.glob("content/*/*")] == []
+        with engine._database.reader() as connection:
+            assert connection.execute("SELECT count(*) FROM trash").fetchone() == (0,)
 
 
 def test_an_orphan_file(tmp_path: Path) -> None:
