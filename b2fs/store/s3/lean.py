@@ -33,8 +33,6 @@ _READ_BYTES: Final = 64 << 10
 _LARGE_READ_BYTES: Final = 256 << 10
 #: Bodies up to this size are sent together with the head, in one piece.
 _JOINED_BYTES: Final = 64 << 10
-#: What is sent at a time, so that others have their turn in between.
-_SEND_BYTES: Final = 256 << 10
 #: How exactly time limits are kept, in seconds.
 _LOOK_S: Final = 0.5
 #: How a connection that the peer has ended makes itself known.
@@ -88,7 +86,7 @@ class _Line:
 
     def _send(self, data: Body) -> int:
         try:
-            return self.sock.send(data if len(data) <= _SEND_BYTES else memoryview(data)[:_SEND_BYTES])
+            return self.sock.send(data)
         except (BlockingIOError, ssl.SSLWantWriteError):
             return 0
 

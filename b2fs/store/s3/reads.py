@@ -17,7 +17,7 @@ VERIFY_BYTES = 1 << 20
 #: What a GET to the end of an object is taken to bring, as long as nothing is known; a guess.
 UNKNOWN_BODY_BYTES = 8 << 20
 #: Ranges from this size on are worth a thread each.
-BULK_BYTES = 1 << 20
+BULK_BYTES = 512 << 10
 #: How often a body is fetched that arrives complete by the connection's lights but is not what was asked for.
 BODY_ATTEMPTS = 3
 
