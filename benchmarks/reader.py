@@ -24,7 +24,7 @@ from contextlib import asynccontextmanager
 import trio
 
 from b2fs.cache.blocks import BlockCache, BlockCacheConfig
-from b2fs.cache.reader import Reader, Stream
+from b2fs.cache.reader import Reader, ReaderConfig, Stream
 from b2fs.core.siblings import SiblingHint
 from b2fs.core.types import ETag, ObjectRef
 from b2fs.store.embedded.store import EmbeddedConfig, EmbeddedStore
@@ -64,8 +64,8 @@ async def upload_small(store: ObjectStore) -> list[ObjectRef]:
 
 
 @asynccontextmanager
-async def reading(store: ObjectStore, blocks: BlockCache) -> AsyncIterator[Reader]:
-    reader = Reader(store, blocks)
+async def reading(store: ObjectStore, blocks: BlockCache, config: ReaderConfig) -> AsyncIterator[Reader]:
+    reader = Reader(store, blocks, config)
     async with trio.open_nursery() as nursery:
         await nursery.start(reader.run)
         yield reader
@@ -96,7 +96,7 @@ async def sequential(name: str, reader: Reader, ref: ObjectRef, length: int) -> 
 
 async def at_random(name: str, reader: Reader, ref: ObjectRef, length: int, count: int) -> None:
     choose, times = random.Random(1), []
-    stream = reader.open(ref)
+    stream, cpu = reader.open(ref), time.process_time()
     for _ in range(count):
         start = choose.randrange(ref.size // length) * length
         began = time.perf_counter()
@@ -104,6 +104,9 @@ async def at_random(name: str, reader: Reader, ref: ObjectRef, length: int, coun
         times.append(time.perf_counter() - began)
     stream.close()
     report(f"{name}: random {length // KIB} KiB, median", statistics.median(times) * 1e6, "us")
+    report(f"{name}:   all {count}", sum(times), "s")
+    report(f"{name}:   CPU", (time.process_time() - cpu) / count * 1e6, "us each")
+    report(f"{name}:   fetched and not read", reader.stats.wasted_bytes / MIB, "MiB")
 
 
 async def in_memory(reader: Reader, ref: ObjectRef) -> None:
@@ -151,14 +154,15 @@ def disk_costs(directory: str) -> None:
 async def phases(store: ObjectStore, directory: str, size: int) -> None:
     large, small = await upload_large(store, size), await upload_small(store)
 
-    async def phase(cache: str, work: Callable[[Reader], Awaitable[None]]) -> None:
+    async def phase(cache: str, work: Callable[[Reader], Awaitable[None]], complete_bytes: int = 0) -> None:
         blocks = BlockCache(BlockCacheConfig(os.path.join(directory, cache)))
-        async with reading(store, blocks) as reader:
+        async with reading(store, blocks, ReaderConfig(complete_bytes=complete_bytes)) as reader:
             await work(reader)
         blocks.close()
 
     await phase("c1", lambda reader: sequential("cold", reader, large, MIB))
     await phase("c2", lambda reader: at_random("cold", reader, large, 4 * KIB, 200))
+    await phase("c5", lambda reader: at_random("whole", reader, large, 4 * KIB, 200), size)
     await phase("c3", lambda reader: small_files("cold", reader, small))
     await phase("c4", lambda reader: keep(reader, large))
     await phase("c4", lambda reader: sequential("disk", reader, large, MIB))
