@@ -17,7 +17,7 @@ from typing import NoReturn
 
 import click
 
-from b2fs.cli.mount import checked_settings, mount_in_background
+from b2fs.cli.mounting import checked_settings, mount_in_background
 from b2fs.cli.statuses import exit_status
 from b2fs.config.mount_options import raw_from_options, split_options
 from b2fs.config.settings import raw_from_environment

@@ -71,6 +71,7 @@ class Site:
         with subprocess.Popen(words, env={**os.environ, **self._environ}, stderr=output, text=True) as command:
             try:
                 wait_until(lambda: is_mounted(self.mnt), "it is mounted")
+                self.mnt.stat()  # from now on it is not only there, but answers
                 yield command
             finally:
                 command.kill()

@@ -13,10 +13,10 @@ import pytest
 from rich.console import Console
 
 from b2fs import __version__
-from b2fs.cli import mount as mount_module
 from b2fs.cli import mount_helper
+from b2fs.cli import mounting as mount_module
+from b2fs.cli.commands import cli
 from b2fs.cli.console import DrainDisplay, show_status
-from b2fs.cli.main import cli
 from b2fs.cli.statuses import exit_status
 from b2fs.config.settings import MountSettings
 from b2fs.daemon import client

@@ -25,6 +25,11 @@ def test_a_command_is_refused_and_forks_with_nothing_loaded() -> None:
     )
 
 
+def test_a_plain_mount_loads_no_parser_of_commands() -> None:
+    modules = loaded_by("import b2fs.cli.main, b2fs.cli.mounting, b2fs.daemon.build, b2fs.daemon.early")
+    assert modules.isdisjoint({"click", "trio", "pyfuse3", "_awscrt", "sqlite3", "asyncio"})
+
+
 def test_a_server_is_asked_before_the_event_loop_is_loaded() -> None:
     modules = loaded_by("import b2fs.cli.mount, b2fs.daemon.build, b2fs.store.s3.greeting")
     assert modules.isdisjoint({"trio", "awscrt", "_awscrt", "pyfuse3", "sqlite3", "lxml"})
@@ -56,5 +61,5 @@ assert cache.get_range(ref, 0, 1 << 20)
 
 @pytest.mark.parametrize("command", ["status", "sync", "umount"])
 def test_commands_for_a_running_mount_load_no_event_loop(command: str) -> None:
-    program = f"from b2fs.cli.main import cli\nimport click\ncli.get_command(click.Context(cli), {command!r})"
+    program = f"from b2fs.cli.commands import cli\nimport click\ncli.get_command(click.Context(cli), {command!r})"
     assert loaded_by(program).isdisjoint({"awscrt", "botocore", "pyfuse3", "rich", "lxml"})
