@@ -178,8 +178,15 @@ class Inode:
         key = self.prefix + self.component(name)
         return key + "/" if child.children is not None else key
 
+    @property
+    def key_count(self) -> int:
+        """How many keys stand for it: one for each name, and the root's."""
+        return len(self.links) or int(self.ino == _ROOT and self.is_dir)
+
     def all_keys(self) -> list[str]:
-        """The keys of all names of this inode."""
+        """The keys that stand for it: those of its names, and the root's."""
+        if self.ino == _ROOT and self.is_dir:
+            return [self.prefix]
         return [parent.key_of(name, self) for parent, name in self.links]
 
     def posix(self) -> Posix:

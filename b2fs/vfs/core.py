@@ -158,7 +158,7 @@ class Core:
         inode.seq += 1
         if content:
             inode.content_seq += 1
-        if inode.links:
+        if self.has_name(inode):
             self.engine.changed(inode)
             self.ledger.save_inode(inode)
 
@@ -170,7 +170,7 @@ class Core:
         inode.mtime_ns = inode.ctime_ns = now_ns
         if not inode.marked:
             return
-        if not inode.pending or not inode.links:
+        if not inode.pending or not self.has_name(inode):
             self.touch(inode)
             return
         inode.seq += 1

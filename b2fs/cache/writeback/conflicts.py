@@ -57,6 +57,8 @@ class ConflictGuard:
     async def check(self, p: Pending, ours_s_ago: float) -> None:
         """Look before the key gets a new version.  Raises StoreError."""
         expected = p.remote.ref
+        if not p.key:
+            return  # the root of a bucket has no object of its own
         if expected is None or ours_s_ago < _TRUSTED_S:
             return
         try:
@@ -99,6 +101,8 @@ class ConflictGuard:
 
     async def is_covered(self, p: Pending) -> bool:
         """Whether the version that we made is hidden now, or below another one of ours; p.remote is what is there."""
+        if not p.key:
+            return False
         try:
             info = await self._store.head(p.key)
         except NotFound:

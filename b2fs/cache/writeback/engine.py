@@ -168,7 +168,7 @@ class Engine:
     def changed(self, inode: Inode) -> None:
         """The inode's content or attributes changed: every key of it is to be brought up to date."""
         inode.changed_at = self.pace.foreground()
-        if inode.pending < len(inode.links):
+        if inode.pending < inode.key_count:
             for key in inode.all_keys():
                 if key not in self._pending:
                     self.want(key, inode, _seen_under(key, inode))

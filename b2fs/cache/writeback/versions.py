@@ -64,6 +64,7 @@ class OwnVersions:
         if not p.key:
             # The root of a bucket has no key; its attributes are in a side object, whose versions do not matter.
             p.remote = Remote(True, ref)
+            self.answered(p.key, None)
             return
         if p.newest is not None and now - p.newest_at < self._config.supersede_s:
             p.superseded.append(p.newest)
