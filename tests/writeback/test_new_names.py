@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import trio
@@ -10,9 +11,10 @@ from trio.testing import MockClock
 
 from b2fs.cache.writeback.config import WriteBackConfig
 from b2fs.cache.writeback.conflicts import ConflictPolicy
-from b2fs.core.types import Capabilities
+from b2fs.core.types import Capabilities, ObjectInfo
 from b2fs.errors import AccessDenied, Unavailable
 from b2fs.store.forward import CHANGES, Method
+from b2fs.store.protocol import Body
 from tests.writeback.harness import Mount, Place
 from tests.writeback.memstore import MemStore
 from tests.writeback.tiny import PART, TINY, append, digest, noise
@@ -324,3 +326,25 @@ async def test_a_removed_file_does_not_come_back_from_a_put_that_was_not_heard(
         await mount.unlink("a")
         await mount.drain()
     assert any_place.bucket.contents() == {}
+
+
+@pytest.mark.parametrize("theirs", [False, True])
+async def test_a_server_that_fails_where_it_is_asked_is_asked_no_more(
+    any_place: Place, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, theirs: bool
+) -> None:
+    """As SeaweedFS does for some names.  What somebody else has put there is still found."""
+    real = MemStore.put
+
+    async def put(self: MemStore, key: str, body: Body, **conditions: Any) -> ObjectInfo:
+        if conditions.get("if_none_match"):
+            raise Unavailable("InternalError")
+        return await real(self, key, body, **conditions)
+
+    monkeypatch.setattr(MemStore, "put", put)
+    async with any_place.mount() as mount:
+        assert await mount.names() == set()
+        if theirs:
+            await _theirs(any_place, "a")
+        await mount.save("a", b"ours")
+        assert await _looked(mount) == theirs
+    assert any_place.bucket.contents()["a"] == b"ours"

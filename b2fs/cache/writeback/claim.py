@@ -23,15 +23,17 @@ class Claim:
     """See the module.
 
     asks: a PUT is to be made on the condition that nothing is there, if the server minds that.
+    failed: a try has failed, so it asks no more.  SeaweedFS answers 500 for ever to some that it takes unasked.
     proved: it has seen that nothing was there.
     """
 
     key: str
     asks: bool
+    failed: bool = False
     proved: bool = False
 
     async def look(self, store: ObjectStore) -> None:
-        """Before an upload in parts is completed.  Raises NameTaken."""
+        """Before an upload in parts is completed, and a PUT that does not ask.  Raises NameTaken."""
         if store.capabilities.versioning:
             return
         try:

@@ -85,7 +85,8 @@ class ConflictGuard:
             return None
         if not p.remote.known and inode.link_id is not None:
             return None
-        return Claim(p.key, asks=not (many and self._store.capabilities.versioning))
+        failed = p.attempts > 0
+        return Claim(p.key, asks=not failed and not (many and self._store.capabilities.versioning), failed=failed)
 
     async def taken(self, p: Pending) -> None:
         """Something is under a key that we believed to be free.  Raises StoreError."""

@@ -163,6 +163,8 @@ class Transfer:
     ) -> ObjectInfo:
         signed = self.writer.sign(key, metadata)
         first = claim is not None and claim.asks and self._store.capabilities.conditional_put
+        if claim is not None and claim.failed:
+            await claim.look(self._store)
         try:
             info = await self._store.put(key, body, metadata=signed, content_type=content_type, if_none_match=first)
         except PreconditionFailed as error:
