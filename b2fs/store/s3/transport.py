@@ -38,7 +38,8 @@ _CONNECT_FOR_BYTES = 2 << 20
 _COPY_BYTES_PER_S = 20e6
 _LONG_COPY_BYTES = 256 << 20
 #: Bodies up to here are sent within the event loop.  Larger ones would take less CPU in all that way too (4 MiB a
-#: quarter less), but more of the loop's own time, over TLS twice as much, and several at a time make it late by milliseconds.
+#: quarter less), but more of the loop's own time, over TLS twice as much, and several at a time make it late by
+#: milliseconds.
 LEAN_BYTES = 256 << 10
 
 
