@@ -15,6 +15,10 @@ def exit_status(run: Callable[[], object]) -> int:
         result = run()
     except KeyboardInterrupt:
         return _interrupted()
+    except BaseExceptionGroup as group:  # as tasks of the event loop pass it on
+        if group.subgroup(KeyboardInterrupt) is None:
+            raise
+        return _interrupted()
     except ConfigError as error:
         complain(str(error))
         return EXIT_USAGE

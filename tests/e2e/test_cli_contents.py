@@ -160,7 +160,7 @@ def test_an_interrupted_warming_ends_and_leaves_the_mount_alone(site: Site) -> N
         wait_until(lambda: any("/f" in entry["path"] for entry in site.log_of_gets()), "the first file")
         warm.send_signal(signal.SIGINT)
         # Dying of the signal, which a shell calls 130 as well, is what Python does where it is on its way out already.
-        assert warm.wait(60) in (130, -signal.SIGINT, EXIT_OK)
+        assert warm.wait(60) in (130, -signal.SIGINT, EXIT_OK), warm.stderr.read()
     assert (site.mountpoint / "f39").read_bytes() == bytes([39]) * (2 * MIB)
 
 

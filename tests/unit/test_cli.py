@@ -43,6 +43,7 @@ def raising(error: BaseException) -> Callable[[], object]:
         (BadCredentials("the key\nis wrong"), EXIT_FAILED, "b2fs: the key is wrong\n"),
         (click.UsageError("No such option"), EXIT_USAGE, "b2fs: No such option\n"),
         (KeyboardInterrupt(), 130, "b2fs: interrupted\n"),
+        (BaseExceptionGroup("", [KeyboardInterrupt()]), 130, "b2fs: interrupted\n"),
     ],
 )
 def test_errors_become_one_line_and_a_status(
