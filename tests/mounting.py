@@ -22,7 +22,7 @@ from typing import IO
 import pytest
 import trio
 
-from b2fs.core.types import InodeId
+from b2fs.core.nodes import InodeId
 from b2fs.fuse.config import FuseConfig
 from b2fs.fuse.mount import FuseMount
 from b2fs.store.embedded.store import EmbeddedConfig, EmbeddedStore

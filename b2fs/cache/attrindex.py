@@ -15,7 +15,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import trio
 from cachetools import LRUCache
@@ -40,8 +40,7 @@ _INLINE_BYTES = 32 << 10
 _LARGE, _STRIDE, _NAMES = 2000, 10, 100_000
 
 
-@dataclass(frozen=True, slots=True)
-class AttrIndexConfig:
+class AttrIndexConfig(NamedTuple):
     """root: the mount's key prefix; place: the prefix of the index objects.  Times in seconds.
 
     quiet_s, most_s: the index is written when nothing has changed for quiet_s, or for most_s something has.

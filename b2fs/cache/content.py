@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 
 from b2fs.core.extents import Extents
-from b2fs.core.types import InodeId
+from b2fs.core.nodes import InodeId
 from b2fs.store.disk import pread, sync_directory
 
 _KEEP_SIZE, _PUNCH_HOLE = 1, 2  # of fallocate(2)

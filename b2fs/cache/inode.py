@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 from b2fs.cache.content import LocalContent
 from b2fs.core.attrs import OURS, Posix
 from b2fs.core.keys import component_of
-from b2fs.core.types import Attr, InodeId, ObjectRef
+from b2fs.core.nodes import Attr, InodeId
+from b2fs.core.types import ObjectRef
 
 if TYPE_CHECKING:
     from b2fs.cache.writeback.multipart import MultipartUpload

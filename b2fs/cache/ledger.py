@@ -34,7 +34,8 @@ from b2fs.cache.ledger_rows import (
     object_ref,
 )
 from b2fs.cache.machine import boot_id
-from b2fs.core.types import ETag, InodeId, PartInfo, UploadId
+from b2fs.core.nodes import InodeId
+from b2fs.core.types import ETag, PartInfo, UploadId
 from b2fs.store.disk import sync_directory
 from b2fs.store.sqlite import register_plain_types
 

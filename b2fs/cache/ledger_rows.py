@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import struct
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from b2fs.cache.content import DirtyFiles, LocalContent
 from b2fs.cache.inode import Inode
 from b2fs.core.extents import Extents
-from b2fs.core.types import ETag, InodeId, ObjectRef, UploadId, VersionId
+from b2fs.core.nodes import InodeId
+from b2fs.core.types import ETag, ObjectRef, UploadId, VersionId
 
 _RANGE = struct.Struct("<QQ")
 _NO_CONTENT = None
@@ -38,23 +38,20 @@ _SAVE_ENTRY = "INSERT OR REPLACE INTO entry VALUES(?,?,?,?,?,?)"
 _SAVE_NEW_ENTRY = "INSERT OR REPLACE INTO entry VALUES(?,?,1,NULL,NULL,NULL)"
 
 
-@dataclass(frozen=True, slots=True)
-class Remote:
+class Remote(NamedTuple):
     """What the bucket holds under a key, as far as we know: ref None means nothing."""
 
     known: bool
     ref: ObjectRef | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class EntryRow:
+class EntryRow(NamedTuple):
     key: str
     ino: InodeId | None
     remote: Remote
 
 
-@dataclass(frozen=True, slots=True)
-class PartRow:
+class PartRow(NamedTuple):
     """An acknowledged part; away: its bytes may have left the dirty file."""
 
     number: int
@@ -63,8 +60,7 @@ class PartRow:
     away: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class UploadRow:
+class UploadRow(NamedTuple):
     """A multipart upload of ours, and the inode whose content it brings; ino None: it is to be aborted."""
 
     upload_id: UploadId

@@ -12,7 +12,6 @@ from __future__ import annotations
 import logging
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import trio
 
@@ -72,7 +71,7 @@ class LongKeys(ForwardingStore):
         return self._place + short_name(key[len(self._root) :]) if self._is_long(key) else key
 
     def _source(self, ref: ObjectRef) -> ObjectRef:
-        return replace(ref, key=self._short(ref.key)) if self._is_long(ref.key) else ref
+        return ref._replace(key=self._short(ref.key)) if self._is_long(ref.key) else ref
 
     def _with_path(self, key: str, metadata: Mapping[str, str] | None) -> dict[str, str]:
         return {**(metadata or {}), PATH_NAME: encode_path(key[len(self._root) :])}
@@ -82,7 +81,7 @@ class LongKeys(ForwardingStore):
         metadata = info.metadata
         if metadata is not None:
             metadata = {name: value for name, value in metadata.items() if name != PATH_NAME}
-        return replace(info, ref=replace(info.ref, key=key), metadata=metadata)
+        return info._replace(ref=info.ref._replace(key=key), metadata=metadata)
 
     def _note(self, key: str, info: ObjectInfo | None) -> None:
         """We changed what is under a long key."""
@@ -90,7 +89,7 @@ class LongKeys(ForwardingStore):
         if info is not None:
             if key not in self._objects:
                 self._order = None
-            self._objects[key] = replace(info, metadata=None, content_type=None)
+            self._objects[key] = info._replace(metadata=None, content_type=None)
         elif self._objects.pop(key, None) is not None:
             self._order = None
 
@@ -230,11 +229,11 @@ class LongKeys(ForwardingStore):
         if short is prefix:
             return page
         versions = (
-            replace(version, ref=replace(version.ref, key=prefix))
+            version._replace(ref=version.ref._replace(key=prefix))
             for version in page.versions
             if version.ref.key == short
         )
-        return replace(page, versions=tuple(versions), prefixes=())
+        return page._replace(versions=tuple(versions), prefixes=())
 
     async def list_objects(
         self,
@@ -286,7 +285,7 @@ class LongKeys(ForwardingStore):
                 prefixes.add(entry)
             else:
                 info = self._objects[key]
-                objects.append(replace(info, ref=replace(info.ref, version_id=None)))
+                objects.append(info._replace(ref=info.ref._replace(version_id=None)))
         if len(objects) > len(page.objects):
             objects.sort(key=lambda info: info.key)
         in_order = page.prefixes if len(prefixes) == len(page.prefixes) else tuple(sorted(prefixes))
@@ -353,7 +352,7 @@ class LongKeys(ForwardingStore):
             seen = self._path(info)
             if seen is not None and seen[2] is not None:
                 key = self._root + seen[2]
-                found[key] = replace(info, ref=replace(info.ref, key=key))
+                found[key] = info._replace(ref=info.ref._replace(key=key))
         # What we changed meanwhile is newer than the answer.
         kept = {key: info for key, info in self._objects.items() if key in self._touched}
         self._objects = {key: info for key, info in found.items() if key not in self._touched} | kept

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class FailedItem:
+class FailedItem(NamedTuple):
     """A key that could not be brought into the bucket so far, and why; it is tried again by itself."""
 
     path: str
     error: str
 
 
-@dataclass(frozen=True, slots=True)
-class WriteBackStatus:
+class WriteBackStatus(NamedTuple):
     """A moment of write-back.  Sizes in bytes, ages in seconds."""
 
     pending_files: int = 0

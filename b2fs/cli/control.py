@@ -7,7 +7,6 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import asdict
 
 import click
 
@@ -15,7 +14,7 @@ from b2fs.cli.console import DrainDisplay, complain, show_status
 from b2fs.config.units import parse_duration, show_files, show_size
 from b2fs.daemon.client import DeadlinePassed, NoDaemon, ask
 from b2fs.daemon.exits import EXIT_FAILED, EXIT_LEFT, EXIT_OK
-from b2fs.daemon.messages import Reply, Request
+from b2fs.daemon.messages import Reply, Request, as_plain
 from b2fs.daemon.mounts import MountEntry, find_b2fs_mount, mount_at, unmount
 from b2fs.errors import ConfigError
 
@@ -35,7 +34,7 @@ def status(mountpoint: str, as_json: bool) -> int:
     entry, _ = find_b2fs_mount(mountpoint)
     reply = _follow_to_end(entry.mountpoint, entry.owner_uid, Request("status"), None)
     if as_json:
-        click.echo(json.dumps(asdict(reply.report), indent=2))
+        click.echo(json.dumps(as_plain(reply.report), indent=2))
     else:
         show_status(reply.report)
     return EXIT_OK

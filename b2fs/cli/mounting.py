@@ -10,7 +10,6 @@ import gc
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from b2fs.cli.console import DrainDisplay, complain, say
@@ -39,7 +38,7 @@ def checked_settings(url: str, mountpoint: str, raw: dict[str, str]) -> MountSet
     settings = build_settings(url, mountpoint, raw)
     check_fuse(allow_other=settings.allow_other)
     clear_dead_mount(mountpoint)
-    return replace(settings, mountpoint=check_mountpoint(mountpoint, nonempty=settings.nonempty))
+    return settings._replace(mountpoint=check_mountpoint(mountpoint, nonempty=settings.nonempty))
 
 
 def serve_foreground(settings: MountSettings) -> int:

@@ -6,7 +6,6 @@ Components are imported inside the functions: whoever needs one configuration do
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,7 +38,7 @@ def s3_config(settings: MountSettings, location: RemoteLocation) -> S3Config:
     """The bucket behind an endpoint."""
     from b2fs.store.s3.config import MAX_BUFFERED_BYTES, S3Config
 
-    return S3Config(
+    config = S3Config(
         bucket=location.bucket,
         endpoint=settings.endpoint,
         region=settings.region,
@@ -50,6 +49,7 @@ def s3_config(settings: MountSettings, location: RemoteLocation) -> S3Config:
         read_only=settings.read_only,
         max_buffered_bytes=min(MAX_BUFFERED_BYTES, settings.memory_limit // 4),
     )
+    return config.checked()
 
 
 def owner_of(settings: MountSettings) -> tuple[int, int, int]:
@@ -88,23 +88,24 @@ def vfs_config(settings: MountSettings, directory: Path, started_ns: int | None 
             dirty_bytes=settings.cache_size,
             durable_timeout_s=_DURABLE_S + (_DURABLE_BYTES / up if up else 0),
         ),
-        reader=replace(
-            _reader_config(settings.memory_limit // 2, down),
-            complete_bytes=settings.cache_size // _COMPLETE_SHARE if settings.random_reads == "whole" else 0,
-        ),
+        reader=_reader_config(settings, down),
         defaults=Defaults(uid=uid, gid=gid, file_mode=0o666 & dir_mode, dir_mode=dir_mode),
         started_ns=started_ns,
     )
 
 
-def _reader_config(memory_bytes: int, bytes_s: int) -> ReaderConfig:
+def _reader_config(settings: MountSettings, bytes_s: int) -> ReaderConfig:
     """On a line that is held to bytes_s (0: not), ranges take seconds at most, and reads may wait for their turn."""
+    from dataclasses import replace
+
     from b2fs.cache.reader import ReaderConfig
     from b2fs.core.prefetch import PrefetchConfig
 
+    memory_bytes = settings.memory_limit // 2
+    complete_bytes = settings.cache_size // _COMPLETE_SHARE if settings.random_reads == "whole" else 0
     usual = PrefetchConfig()
     if not bytes_s:
-        return ReaderConfig(memory_bytes=memory_bytes)
+        return ReaderConfig(memory_bytes=memory_bytes, complete_bytes=complete_bytes)
 
     def seconds(number: int, unit: int, most: int) -> int:
         return min(most, max(unit, number * bytes_s // unit * unit))
@@ -119,7 +120,9 @@ def _reader_config(memory_bytes: int, bytes_s: int) -> ReaderConfig:
         range_bytes=largest,
     )
     timeout_s = ReaderConfig().timeout_s + memory_bytes / bytes_s
-    return ReaderConfig(memory_bytes=memory_bytes, prefetch=prefetch, timeout_s=timeout_s)
+    return ReaderConfig(
+        memory_bytes=memory_bytes, prefetch=prefetch, complete_bytes=complete_bytes, timeout_s=timeout_s
+    )
 
 
 def fuse_config(settings: MountSettings, agreements_dir: str | None = None) -> FuseConfig:

@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 from urllib.parse import quote, unquote
 
 from b2fs.errors import ConfigError
@@ -22,8 +21,7 @@ _B2_BUCKET = re.compile(r"[A-Za-z0-9-]{6,63}")
 _MAX_PREFIX_BYTES = 768  # leaves a key of 1,024 bytes room for one longest name
 
 
-@dataclass(frozen=True, slots=True)
-class FileLocation:
+class FileLocation(NamedTuple):
     """An embedded bucket: a directory `bucket` of the store at store_dir (an absolute path)."""
 
     store_dir: str
@@ -38,8 +36,7 @@ class FileLocation:
         return "file://" + quote(os.path.join(self.store_dir, self.bucket))
 
 
-@dataclass(frozen=True, slots=True)
-class RemoteLocation:
+class RemoteLocation(NamedTuple):
     """A bucket behind an S3-compatible endpoint; prefix is "" or ends in "/"."""
 
     scheme: Literal["s3", "b2"]

@@ -10,8 +10,7 @@ from __future__ import annotations
 import ipaddress
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 from b2fs.config.location import FileLocation, Location, parse_location
@@ -53,8 +52,7 @@ def default_cache_dir() -> str:
     return os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "b2fs")
 
 
-@dataclass(frozen=True, slots=True)
-class MountSettings:
+class MountSettings(NamedTuple):
     """One mount; paths are absolute, sizes in bytes, times in seconds; None means the component's own default."""
 
     location: Location
@@ -92,8 +90,7 @@ class MountSettings:
     log_level: str = "info"
 
 
-@dataclass(frozen=True, slots=True)
-class Option:
+class Option(NamedTuple):
     """One option: how its text becomes a field of MountSettings and back.  metavar is None for a flag."""
 
     name: str
@@ -332,10 +329,9 @@ def _is_loopback(host: str) -> bool:
 def settings_as_text(settings: MountSettings) -> dict[str, str]:
     """Every field that is set, as text that build_settings reads back (with "url" beside the options)."""
     texts = {"url": settings.location.url, "mountpoint": settings.mountpoint}
-    for field in fields(settings):
-        option = _BY_NAME.get(field.name)
-        value = getattr(settings, field.name)
+    for name, value in settings._asdict().items():
+        option = _BY_NAME.get(name)
         if option is None or value is None or (value is False and not option.may_be_set):
             continue
-        texts[field.name] = ("yes" if value else "no") if option.is_flag else option.render(value)
+        texts[name] = ("yes" if value else "no") if option.is_flag else option.render(value)
     return texts

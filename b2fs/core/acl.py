@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 ACCESS = b"system.posix_acl_access"
 DEFAULT = b"system.posix_acl_default"
@@ -21,8 +21,7 @@ _ONCE = (USER_OBJ, GROUP_OBJ, OTHER)
 _NAMED = (USER, GROUP)
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """tag: whom it is about (id for USER and GROUP); bits: read 4, write 2, execute 1."""
 
     tag: int
@@ -30,8 +29,7 @@ class Entry:
     id: int = 0xFFFFFFFF
 
 
-@dataclass(frozen=True, slots=True)
-class Acl:
+class Acl(NamedTuple):
     """A valid list: one entry each for the owner, the group and all others, and a mask where somebody is named."""
 
     entries: tuple[Entry, ...]
@@ -88,7 +86,7 @@ class Acl:
         new = {USER_OBJ: mode >> 6 & 7, self._group_class: mode >> 3 & 7, OTHER: mode & 7}
         return Acl(
             tuple(
-                replace(entry, bits=change(entry.bits, new[entry.tag])) if entry.tag in new else entry
+                entry._replace(bits=change(entry.bits, new[entry.tag])) if entry.tag in new else entry
                 for entry in self.entries
             )
         )

@@ -13,7 +13,8 @@ import binascii
 import json
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import NamedTuple
 from urllib.parse import quote, unquote
 
 DIRECTORY_TYPE = "application/x-directory"
@@ -35,8 +36,7 @@ _MODE_MASK = 0o177777
 _TYPES = frozenset((stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK))
 
 
-@dataclass(frozen=True, slots=True)
-class Defaults:
+class Defaults(NamedTuple):
     """What an object without attributes of its own gets; modes are permission bits without the type."""
 
     uid: int = 0
@@ -45,8 +45,7 @@ class Defaults:
     dir_mode: int = 0o755
 
 
-@dataclass(frozen=True, slots=True)
-class Posix:
+class Posix(NamedTuple):
     """The attributes that an object carries or is given."""
 
     mode: int
@@ -56,7 +55,7 @@ class Posix:
     atime_ns: int
     ctime_ns: int
     rdev: int = 0
-    xattrs: Mapping[bytes, bytes] = field(default_factory=dict)
+    xattrs: Mapping[bytes, bytes] = MappingProxyType({})
     #: The identity that all names of a hard-linked file share, or None.
     link_id: str | None = None
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 MIB = 1 << 20
 MIN_PART = 5 * MIB
@@ -26,8 +26,7 @@ class PartSource(Enum):
     COPY = "copy"  # the bytes are copied from the base version, server-side
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(NamedTuple):
     """One part: bytes [start, end) of the finished object."""
 
     number: int

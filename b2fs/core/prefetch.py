@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from b2fs.core.extents import Extents
 
@@ -59,8 +60,7 @@ class PrefetchConfig:
             raise ValueError("block_bytes <= range_bytes <= window_bytes must hold")
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(NamedTuple):
     """Ranges to fetch, disjoint: demand is needed by the read, ahead is a guess; either in the order of wanting."""
 
     demand: tuple[Range, ...] = ()

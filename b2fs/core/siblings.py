@@ -12,19 +12,18 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Hashable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from b2fs.core.types import ObjectRef
 
 
-@dataclass(frozen=True, slots=True)
-class SiblingHint:
+class SiblingHint(NamedTuple):
     """The files that will probably be read after the one that is opened now, nearest first."""
 
     upcoming: tuple[ObjectRef, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class SiblingConfig:
+class SiblingConfig(NamedTuple):
     """Counts of files, except where said."""
 
     first_window_files: int = 8

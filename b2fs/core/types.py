@@ -1,4 +1,4 @@
-"""The values that cross layer borders.
+"""What stores are asked and answer, in values that cross layer borders.
 
 Sizes and offsets are bytes, ranges are half-open `[start, end)`, times are nanoseconds since the epoch.
 """
@@ -6,18 +6,14 @@ Sizes and offsets are bytes, ranges are half-open `[start, end)`, times are nano
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import NamedTuple, NewType
 
 VersionId = NewType("VersionId", str)
 ETag = NewType("ETag", str)  # without the quotes of the wire
 UploadId = NewType("UploadId", str)
-InodeId = NewType("InodeId", int)
-HandleId = NewType("HandleId", int)
 
 
-@dataclass(frozen=True, slots=True)
-class ObjectRef:
+class ObjectRef(NamedTuple):
     """One immutable content in the bucket.
 
     version_id is None on servers without versioning, and while only a listing has been seen (listings carry no
@@ -35,8 +31,7 @@ class ObjectRef:
         return self.version_id or f"{self.key}\0{self.etag}\0{self.size}"
 
 
-@dataclass(frozen=True, slots=True)
-class ObjectInfo:
+class ObjectInfo(NamedTuple):
     """What a HEAD, GET, PUT or listing tells of one version of an object.
 
     metadata is None where the call does not carry it (listings); names are lower-case, without `x-amz-meta-`.
@@ -57,8 +52,7 @@ class ObjectInfo:
         return self.ref.size
 
 
-@dataclass(frozen=True, slots=True)
-class VersionInfo:
+class VersionInfo(NamedTuple):
     """One row of a version listing: a version or a hide marker."""
 
     ref: ObjectRef
@@ -67,8 +61,7 @@ class VersionInfo:
     is_hide_marker: bool
 
 
-@dataclass(frozen=True, slots=True)
-class ListPage:
+class ListPage(NamedTuple):
     """One page of a listing: objects and common prefixes in key order; next_token is None at the end."""
 
     objects: tuple[ObjectInfo, ...]
@@ -76,8 +69,7 @@ class ListPage:
     next_token: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class VersionPage:
+class VersionPage(NamedTuple):
     """One page of a version listing: by key, newest first; both markers are None at the end."""
 
     versions: tuple[VersionInfo, ...]
@@ -86,8 +78,7 @@ class VersionPage:
     next_version_marker: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class UploadInfo:
+class UploadInfo(NamedTuple):
     """A multipart upload that was started and neither completed nor aborted."""
 
     key: str
@@ -95,8 +86,7 @@ class UploadInfo:
     started_ns: int
 
 
-@dataclass(frozen=True, slots=True)
-class PartInfo:
+class PartInfo(NamedTuple):
     """An uploaded part: number from 1."""
 
     number: int
@@ -104,8 +94,7 @@ class PartInfo:
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class Capabilities:
+class Capabilities(NamedTuple):
     """What a store can do, found out by probing, never guessed from its name."""
 
     versioning: bool = True
@@ -126,77 +115,3 @@ class Capabilities:
     max_part_bytes: int = 5 << 30
     max_parts: int = 10_000
     max_object_bytes: int = 10_000_000_000_000
-
-
-@dataclass(slots=True)
-class Attr:
-    """What stat(2) shows of an inode; mode includes the file type."""
-
-    ino: InodeId
-    mode: int
-    nlink: int = 1
-    uid: int = 0
-    gid: int = 0
-    rdev: int = 0
-    size: int = 0
-    atime_ns: int = 0
-    mtime_ns: int = 0
-    ctime_ns: int = 0
-    #: st_blocks, in units of 512 bytes.
-    blocks: int = 0
-    #: How long the kernel may trust these attributes and the name that led here, in seconds.
-    ttl_s: float = 0.0
-
-
-class SetAttr(NamedTuple):
-    """The attributes that a setattr call changes; None leaves one as it is.  A tuple, as DirEntry is."""
-
-    mode: int | None = None
-    uid: int | None = None
-    gid: int | None = None
-    size: int | None = None
-    atime_ns: int | None = None
-    mtime_ns: int | None = None
-    #: The times are the present, as utimensat(2) with NULL sets them: then write permission is enough.
-    times_now: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """Who asks: the ids of the calling process."""
-
-    uid: int = 0
-    gid: int = 0
-    pid: int = 0
-    umask: int = 0o022
-    groups: frozenset[int] = field(default_factory=frozenset)
-
-
-@dataclass(frozen=True, slots=True)
-class StatFs:
-    """What statvfs(3) shows; sizes in units of block_size."""
-
-    block_size: int
-    blocks: int
-    blocks_free: int
-    files: int
-    files_free: int
-    name_max: int = 255
-
-
-class DirEntry(NamedTuple):
-    """One entry of readdir: the cookie continues the listing behind this entry.
-
-    A tuple, since listings make them by the ten thousand: a third of the cost of a frozen dataclass.
-    """
-
-    name: bytes
-    attr: Attr
-    cookie: int
-
-
-class OpenFile(NamedTuple):
-    """The answer to open: keep_cache tells the kernel that its pages are still right.  A tuple, as DirEntry is."""
-
-    handle: HandleId
-    keep_cache: bool

@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib
 import os
 from contextlib import AbstractAsyncContextManager
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -46,7 +45,7 @@ def parts_begun(settings: MountSettings) -> Parts:
     key = early.ROOT_KEY if early.is_possible(settings) else None
     asked = greeting.greet(s3_config(settings, settings.location), key)
     if asked is None or key is None:
-        return replace(real_parts(), make_store=partial(make_store, greeting=asked))
+        return real_parts()._replace(make_store=partial(make_store, greeting=asked))
     begun = early.EarlyStart(settings, asked, runtime_dir(os.geteuid()))
     return Parts(
         partial(make_store, greeting=asked),
@@ -102,7 +101,7 @@ def _make_bare_store(settings: MountSettings, greeting: Greeting | None) -> Obje
 
     config = s3_config(settings, location)
     directory = identity_path(settings.cache_dir, config.identity, location.prefix, location.bucket)
-    return S3Store(replace(config, memory_file=str(directory / SERVER), prove_behind=True), greeting=greeting)
+    return S3Store(config._replace(memory_file=str(directory / SERVER), prove_behind=True), greeting=greeting)
 
 
 def open_core(

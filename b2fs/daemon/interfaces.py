@@ -5,9 +5,8 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from b2fs.config.settings import MountSettings
 from b2fs.store.protocol import ObjectStore
@@ -139,8 +138,7 @@ class Begun(Protocol):
     def abandon(self) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Parts:
+class Parts(NamedTuple):
     """How to build a mount's parts from its settings.
 
     A store that was made has its identity, and does nothing until it is entered.  `load` may be called from a thread:

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from b2fs.daemon.interfaces import Warming, WriteBackStatus
 
@@ -20,16 +19,14 @@ _MAX_FAILURES = 100
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
+class Failure(NamedTuple):
     """A path whose upload failed, and why."""
 
     path: str = ""
     error: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Figures:
+class Figures(NamedTuple):
     """A moment of the write-back, as cache.status.WriteBackStatus; at most 100 failures are listed."""
 
     pending_files: int = 0
@@ -45,12 +42,11 @@ class Figures:
 
     @classmethod
     def of(cls, status: WriteBackStatus) -> Figures:
-        plain = {field.name: getattr(status, field.name) for field in fields(cls) if field.name != "failed"}
+        plain = {name: getattr(status, name) for name in cls._fields if name != "failed"}
         return cls(**plain, failed=tuple(Failure(item.path, item.error) for item in status.failed[:_MAX_FAILURES]))
 
 
-@dataclass(frozen=True, slots=True)
-class WarmFigures:
+class WarmFigures(NamedTuple):
     """A moment of `b2fs warm`; changed counts contents that were replaced meanwhile."""
 
     files: int = 0
@@ -63,12 +59,11 @@ class WarmFigures:
 
     @classmethod
     def of(cls, warming: Warming) -> WarmFigures:
-        plain = {field.name: getattr(warming, field.name) for field in fields(cls) if field.name != "changed"}
+        plain = {name: getattr(warming, name) for name in cls._fields if name != "changed"}
         return cls(**plain, changed=len(warming.changed))
 
 
-@dataclass(frozen=True, slots=True)
-class MountReport:
+class MountReport(NamedTuple):
     """A mount as `b2fs status` shows it; phase is starting, mounted, draining or stopped."""
 
     url: str = ""
@@ -82,15 +77,14 @@ class MountReport:
     writeback: Figures = Figures()
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """What a client wants; path is within the mount, "" for all of it."""
 
     command: str
     path: str = ""
 
     def encode(self) -> bytes:
-        return json.dumps(asdict(self)).encode() + b"\n"
+        return json.dumps(as_plain(self)).encode() + b"\n"
 
     @classmethod
     def decode(cls, line: bytes) -> Request:
@@ -99,8 +93,7 @@ class Request:
         return cls(str(content.get("command", "")), str(content.get("path", "")))
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(NamedTuple):
     """One line of an answer."""
 
     kind: str
@@ -113,7 +106,7 @@ class Reply:
         return self.kind != "progress"
 
     def encode(self) -> bytes:
-        return json.dumps(asdict(self)).encode() + b"\n"
+        return json.dumps(as_plain(self)).encode() + b"\n"
 
     @classmethod
     def decode(cls, line: bytes) -> Reply:
@@ -126,6 +119,15 @@ class Reply:
             str(content.get("message", "")),
             _known(WarmFigures, warm if isinstance(warm, Mapping) else {}),
         )
+
+
+def as_plain(value: object) -> object:
+    """What JSON makes of these values: of a tuple with named fields an object."""
+    if not isinstance(value, tuple):
+        return value
+    plain = [as_plain(item) for item in value]
+    names: tuple[str, ...] | None = getattr(value, "_fields", None)
+    return plain if names is None else dict(zip(names, plain, strict=True))
 
 
 def _object(line: bytes) -> dict[str, Any]:
@@ -146,5 +148,5 @@ def _report(content: object) -> MountReport:
 
 def _known(kind: type[T], content: Mapping[str, Any]) -> T:
     """kind(**content) without the names that it does not have."""
-    names = getattr(kind, "__dataclass_fields__")  # noqa: B009  (T has no such attribute for the type checker)
+    names = getattr(kind, "_fields")  # noqa: B009  (T has no such attribute for the type checker)
     return kind(**{name: value for name, value in content.items() if name in names})

@@ -12,7 +12,7 @@ import re
 import shutil
 import stat
 import subprocess
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from b2fs.errors import ConfigError
 
@@ -22,8 +22,7 @@ FUSE_CONF = "/etc/fuse.conf"
 _ESCAPE = re.compile(r"\\([0-7]{3})")
 
 
-@dataclass(frozen=True, slots=True)
-class MountEntry:
+class MountEntry(NamedTuple):
     """One line of the mount table; owner_uid is who mounted a FUSE filesystem."""
 
     mountpoint: str

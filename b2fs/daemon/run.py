@@ -16,7 +16,7 @@ import os
 import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import trio
 
@@ -46,16 +46,14 @@ _LOG_EVERY_S = 15.0
 _EXTEND_S = 30.0
 
 
-@dataclass(frozen=True, slots=True)
-class Events:
+class Events(NamedTuple):
     """What the process around the run wants to hear; none of these may block."""
 
     ready: Callable[[], None] = lambda: None
     draining: Callable[[Figures], None] = lambda figures: None
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """How a run ended: what is not in the bucket, and why (one sentence, "" if nothing is left)."""
 
     left_files: int

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 from urllib.parse import quote
 
 from b2fs.fuse.agreements import Agreements
@@ -11,8 +11,7 @@ from b2fs.fuse.wire import Feature
 _SUBTYPE = "b2fs"
 
 
-@dataclass(frozen=True, slots=True)
-class FuseConfig:
+class FuseConfig(NamedTuple):
     """How the kernel mounts the filesystem and talks to it.
 
     Requests carry up to 1 MiB each way: that is what libfuse and the kernel agree on by themselves.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pyfuse3
 
-from b2fs.core.types import Attr, Caller, SetAttr, StatFs
+from b2fs.core.nodes import Attr, Caller, SetAttr, StatFs
 
 
 class KernelCaller(Caller):
@@ -18,13 +18,6 @@ class KernelCaller(Caller):
     """
 
     __slots__ = ()
-
-    def __init__(self, uid: int, gid: int, pid: int, umask: int) -> None:
-        put = object.__setattr__
-        put(self, "uid", uid)
-        put(self, "gid", gid)
-        put(self, "pid", pid)
-        put(self, "umask", umask)
 
     @property
     def groups(self) -> frozenset[int]:

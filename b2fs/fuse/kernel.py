@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import re
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from b2fs.fuse.config import FuseConfig
 
@@ -15,8 +15,7 @@ log = logging.getLogger(__name__)
 _OCTAL = re.compile(rb"\\([0-7]{3})")
 
 
-@dataclass(frozen=True, slots=True)
-class MountInfo:
+class MountInfo(NamedTuple):
     """One line of /proc/self/mountinfo."""
 
     device: str  # "major:minor"

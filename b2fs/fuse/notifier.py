@@ -13,7 +13,7 @@ import logging
 import pyfuse3
 import trio
 
-from b2fs.core.types import InodeId
+from b2fs.core.nodes import InodeId
 
 log = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import pyfuse3
 
-from b2fs.core.types import Attr, Caller, DirEntry, HandleId, InodeId, OpenFile
+from b2fs.core.nodes import Attr, Caller, DirEntry, HandleId, InodeId, OpenFile
 from b2fs.errors import B2fsError, FsError, errno_of
 from b2fs.fuse.config import FuseConfig
 from b2fs.fuse.convert import KernelCaller, changes_of, fill_entry, statvfs_of

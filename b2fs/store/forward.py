@@ -7,10 +7,9 @@ inner store is asked.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
 from enum import Enum
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from b2fs.core.types import (
     Capabilities,
@@ -66,8 +65,7 @@ UPLOADS = frozenset(
 CHANGES = UPLOADS | {Method.HIDE, Method.DELETE_VERSION, Method.DELETE_MANY, Method.ABORT_UPLOAD}
 
 
-@dataclass(frozen=True, slots=True)
-class StoreCall:
+class StoreCall(NamedTuple):
     """One call: key is the prefix for listings and "" for delete_many; bytes_up is the size of the body."""
 
     method: Method

@@ -11,7 +11,7 @@ import stat
 
 from b2fs.cache.inode import Inode
 from b2fs.core.acl import ACCESS, DEFAULT, Acl
-from b2fs.core.types import Caller
+from b2fs.core.nodes import Caller
 from b2fs.errors import FsError
 from b2fs.vfs.permissions import in_group_or_root
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
-from b2fs.core.types import Attr, Caller, DirEntry, HandleId, InodeId, OpenFile, SetAttr, StatFs
+from b2fs.core.nodes import Attr, Caller, DirEntry, HandleId, InodeId, OpenFile, SetAttr, StatFs
 
 ROOT = InodeId(1)
 

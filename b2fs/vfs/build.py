@@ -17,7 +17,7 @@ from b2fs.cache.remote import RemoteConfig, RemoteView
 from b2fs.cache.writeback.engine import Engine
 from b2fs.cache.writeback.room import Room
 from b2fs.cache.writeback.transfer import Transfer
-from b2fs.core.types import InodeId
+from b2fs.core.nodes import InodeId
 from b2fs.store.protocol import ObjectStore
 from b2fs.vfs.api import ROOT, KernelNotifier
 from b2fs.vfs.config import VfsConfig

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from b2fs.cache.reader import ReaderConfig
 from b2fs.cache.writeback.config import WriteBackConfig
@@ -11,16 +11,14 @@ from b2fs.core.attrs import Defaults
 GIB = 1 << 30
 
 
-@dataclass(frozen=True, slots=True)
-class Quota:
+class Quota(NamedTuple):
     """How much may be stored below the mount's root; files None: as many as fit."""
 
     size_bytes: int
     files: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class VfsConfig:
+class VfsConfig(NamedTuple):
     """cache_dir: this mount's own directory for ledger, dirty files and blocks; sizes in bytes, times in seconds.
 
     prefix: the key prefix that is the mount's root, "" or ending in '/'.
@@ -49,8 +47,8 @@ class VfsConfig:
     quota: Quota | None = None
     #: Without a quota, what statvfs reports as the size of the filesystem: a bucket has no end.
     statfs_bytes: int = 1 << 50
-    defaults: Defaults = field(default_factory=Defaults)
-    writeback: WriteBackConfig = field(default_factory=WriteBackConfig)
-    reader: ReaderConfig = field(default_factory=ReaderConfig)
+    defaults: Defaults = Defaults()
+    writeback: WriteBackConfig = WriteBackConfig()
+    reader: ReaderConfig = ReaderConfig()
     #: What a root without attributes of its own shows as its times, in ns; None: when the core was made.
     started_ns: int | None = None

@@ -20,7 +20,7 @@ from b2fs.cache.writeback.room import Room
 from b2fs.cache.writeback.transfer import Transfer
 from b2fs.core.acl import Acl
 from b2fs.core.keys import split_key
-from b2fs.core.types import Attr, Caller, InodeId
+from b2fs.core.nodes import Attr, Caller, InodeId
 from b2fs.errors import FsError
 from b2fs.vfs.acls import access_list
 from b2fs.vfs.api import KernelNotifier

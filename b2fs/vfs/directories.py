@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator
 from b2fs.cache.inode import Inode
 from b2fs.cache.remote.listing import Listing
 from b2fs.cache.remote.loading import Page
-from b2fs.core.types import Attr, DirEntry, HandleId, InodeId
+from b2fs.core.nodes import Attr, DirEntry, HandleId, InodeId
 from b2fs.errors import FsError
 from b2fs.vfs.clock import now_ns
 from b2fs.vfs.core import Core

@@ -20,7 +20,7 @@ from b2fs.cache.remote.listing import unpack
 from b2fs.core import attrs
 from b2fs.core.attrs import Defaults
 from b2fs.core.keys import name_of
-from b2fs.core.types import InodeId
+from b2fs.core.nodes import InodeId
 from b2fs.vfs.numbers import stable_number
 
 

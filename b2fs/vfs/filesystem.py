@@ -18,7 +18,8 @@ from b2fs.cache.reader.stock import StockProgress
 from b2fs.cache.writeback.engine import Engine
 from b2fs.cache.writeback.listener import Listener
 from b2fs.core.attrs import kept_time
-from b2fs.core.types import Attr, Caller, DirEntry, HandleId, InodeId, OpenFile, SetAttr, StatFs, VersionId
+from b2fs.core.nodes import Attr, Caller, DirEntry, HandleId, InodeId, OpenFile, SetAttr, StatFs
+from b2fs.core.types import VersionId
 from b2fs.errors import B2fsError, FsError, StoreError
 from b2fs.store.protocol import ObjectStore
 from b2fs.vfs import acls, permissions

@@ -9,7 +9,8 @@ from typing import NamedTuple
 from b2fs.cache.inode import Inode
 from b2fs.cache.reader import Stream
 from b2fs.cache.remote.loading import Load
-from b2fs.core.types import Attr, Caller, HandleId, ObjectRef
+from b2fs.core.nodes import Attr, Caller, HandleId
+from b2fs.core.types import ObjectRef
 from b2fs.errors import B2fsError
 
 

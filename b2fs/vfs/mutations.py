@@ -14,7 +14,7 @@ from b2fs.cache.inode import Inode
 from b2fs.cache.ledger_rows import Remote
 from b2fs.core.keys import NAME_MAX, component_of
 from b2fs.core.longkeys import fits, is_long
-from b2fs.core.types import Caller
+from b2fs.core.nodes import Caller
 from b2fs.errors import FsError
 from b2fs.vfs import acls
 from b2fs.vfs.clock import now_ns

@@ -12,7 +12,6 @@ import errno
 import logging
 import stat
 from contextlib import suppress
-from dataclasses import replace
 
 import trio
 
@@ -326,7 +325,7 @@ class Namespace:
         _, marker = core.remote.marker(key)
         if marker is not None:
             # Both are written together, so the marker's version stands for the side object's too.
-            core.remote.learned(replace(info, ref=marker.ref, modified_ns=marker.modified_ns))
+            core.remote.learned(info._replace(ref=marker.ref, modified_ns=marker.modified_ns))
         return info
 
     async def _side_info(self, key: str) -> ObjectInfo | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hashlib import blake2b
 
-from b2fs.core.types import InodeId
+from b2fs.core.nodes import InodeId
 
 
 def stable_number(key: str) -> InodeId:

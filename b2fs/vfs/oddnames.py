@@ -8,7 +8,6 @@ a name stands for (`Inode.odd`).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 from b2fs.cache.inode import Inode
 from b2fs.cache.remote import Found, Listing
@@ -45,13 +44,13 @@ class OddNames:
             component = component_of(name.removesuffix(SHADOWED))
             found = await self._find(parent, component)
             if found.file is not None and self._is_shadowed(parent, component, found.is_dir):
-                return component, replace(found, is_dir=False)
+                return component, found._replace(is_dir=False)
         if is_hashed(name):
             listing = await self._core.remote.listing(parent.prefix)
             for component, is_dir in _components(listing):
                 if self.name(parent, component, is_dir, listing) == name:
                     found = await self._find(parent, component)
-                    return component, found if is_dir else replace(found, is_dir=False)
+                    return component, found if is_dir else found._replace(is_dir=False)
         return None
 
     async def _find(self, parent: Inode, component: str) -> Found:
@@ -60,7 +59,7 @@ class OddNames:
         if component:
             return found
         await remote.enter(prefix)
-        return replace(found, file=marker_content(remote.marker(prefix)[1]))
+        return found._replace(file=marker_content(remote.marker(prefix)[1]))
 
     # ---- from a component to its name ---------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ import stat
 from typing import Protocol
 
 from b2fs.core.acl import ACCESS, DEFAULT, Acl
-from b2fs.core.types import Caller, SetAttr
+from b2fs.core.nodes import Caller, SetAttr
 
 R_OK = 4
 W_OK = 2

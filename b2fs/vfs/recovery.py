@@ -7,7 +7,7 @@ import logging
 from b2fs.cache.inode import Inode
 from b2fs.cache.ledger_rows import EntryRow, Remote, UploadRow
 from b2fs.core.keys import name_of
-from b2fs.core.types import InodeId
+from b2fs.core.nodes import InodeId
 from b2fs.vfs.core import Core
 from b2fs.vfs.namespace import Namespace
 

@@ -17,7 +17,8 @@ from b2fs.cache.inode import Inode
 from b2fs.cache.ledger_rows import Remote
 from b2fs.cache.parallel import for_each
 from b2fs.core.keys import odd_name
-from b2fs.core.types import Caller, ObjectInfo
+from b2fs.core.nodes import Caller
+from b2fs.core.types import ObjectInfo
 from b2fs.errors import FsError
 from b2fs.vfs.api import RENAME_EXCHANGE, RENAME_NOREPLACE
 from b2fs.vfs.clock import now_ns

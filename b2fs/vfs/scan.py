@@ -13,7 +13,8 @@ from b2fs.cache.remote import Found, Listing
 from b2fs.cache.remote.listing import size_and_time, unpack
 from b2fs.core import attrs
 from b2fs.core.keys import is_simple, name_of
-from b2fs.core.types import Attr, InodeId, ObjectInfo
+from b2fs.core.nodes import Attr, InodeId
+from b2fs.core.types import ObjectInfo
 from b2fs.vfs.core import RESERVED, Core
 from b2fs.vfs.foreign import ForeignAttributes
 from b2fs.vfs.handles import DirRow

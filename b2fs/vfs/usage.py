@@ -16,7 +16,7 @@ import trio
 
 from b2fs.cache.inode import Inode
 from b2fs.cache.writeback.engine import Engine
-from b2fs.core.types import StatFs
+from b2fs.core.nodes import StatFs
 from b2fs.errors import FsError, StoreError
 from b2fs.store.protocol import ObjectStore
 from b2fs.vfs.config import Quota

@@ -6,7 +6,7 @@ import errno
 
 from b2fs.cache.inode import Inode
 from b2fs.core.acl import ACCESS, DEFAULT
-from b2fs.core.types import Caller
+from b2fs.core.nodes import Caller
 from b2fs.errors import FsError
 from b2fs.vfs import acls
 from b2fs.vfs.clock import now_ns

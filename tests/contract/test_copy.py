@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 
 from b2fs.core.types import ETag
@@ -108,10 +106,10 @@ async def test_a_source_that_is_gone(store: ObjectStore, root: str) -> None:
 @pytest.mark.needs("copy", "conditional_get")
 async def test_a_source_by_etag_that_has_changed(store: ObjectStore, root: str) -> None:
     source = await store.put(root + "a", b"x")
-    by_etag = dataclasses.replace(source.ref, version_id=None)
+    by_etag = source.ref._replace(version_id=None)
     await store.copy(by_etag, root + "b")
     assert (await store.get(root + "b"))[1] == b"x"
     with pytest.raises((NotFound, PreconditionFailed)):
-        await store.copy(dataclasses.replace(by_etag, etag=ETag("0" * 32)), root + "c")
+        await store.copy(by_etag._replace(etag=ETag("0" * 32)), root + "c")
     with pytest.raises(NotFound):
         await store.head(root + "c")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,7 +78,7 @@ class Wire:
         cache = self.root / f"cache{self.caches}"
         cache.mkdir(mode=0o700, exist_ok=True)
         config = S3Config(self.bucket, endpoint=self.proxy.endpoint, region=REGION, retry=RETRY, **(s3 or {}))
-        options = replace(VfsConfig(str(cache), attr_index=False, writeback=writeback), **vfs)
+        options = VfsConfig(str(cache), attr_index=False, writeback=writeback)._replace(**vfs)
         async with (
             S3Store(config, Capabilities()) as store,
             open_filesystem(store, options, NoKernel()) as fs,

@@ -16,7 +16,7 @@ import stat
 from collections.abc import AsyncIterator, Sequence
 
 from b2fs.core.attrs import kept_time
-from b2fs.core.types import Attr, Caller, DirEntry, HandleId, InodeId, OpenFile, SetAttr, StatFs
+from b2fs.core.nodes import Attr, Caller, DirEntry, HandleId, InodeId, OpenFile, SetAttr, StatFs
 from b2fs.errors import FsError
 from b2fs.vfs import permissions
 from b2fs.vfs.api import RENAME_EXCHANGE, RENAME_NOREPLACE

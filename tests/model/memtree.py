@@ -6,7 +6,7 @@ import errno
 import stat
 from collections.abc import Callable
 
-from b2fs.core.types import Attr, Caller, HandleId, InodeId, OpenFile
+from b2fs.core.nodes import Attr, Caller, HandleId, InodeId, OpenFile
 from b2fs.errors import FsError
 from b2fs.vfs import permissions
 from b2fs.vfs.api import ROOT

@@ -6,7 +6,7 @@ import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from b2fs.core.types import Attr, Caller, InodeId
+from b2fs.core.nodes import Attr, Caller, InodeId
 from b2fs.vfs.api import ROOT
 from tests.model.sparse import SparseBytes
 

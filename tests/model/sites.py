@@ -16,7 +16,7 @@ from pathlib import Path
 import trio
 
 from b2fs.cache.writeback.config import WriteBackConfig
-from b2fs.core.types import Caller, InodeId
+from b2fs.core.nodes import Caller, InodeId
 from b2fs.errors import Unavailable
 from b2fs.store.faults import FaultyStore
 from b2fs.store.forward import CHANGES

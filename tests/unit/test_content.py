@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from b2fs.cache.content import DirtyFiles, LocalContent
-from b2fs.core.types import InodeId
+from b2fs.core.nodes import InodeId
 
 ONE, TWO = InodeId(1), InodeId(2)
 

@@ -18,7 +18,7 @@ import trio
 from b2fs.cache.ledger import Ledger
 from b2fs.cache.ledger_peek import may_hold_entry
 from b2fs.cache.ledger_rows import Remote
-from b2fs.core.types import Caller, HandleId, InodeId
+from b2fs.core.nodes import Caller, HandleId, InodeId
 from b2fs.fuse import early
 from b2fs.fuse.agreements import Agreements
 from b2fs.fuse.config import FuseConfig

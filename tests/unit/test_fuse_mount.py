@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from b2fs.core.types import Attr, Caller, HandleId, InodeId, StatFs
+from b2fs.core.nodes import Attr, Caller, HandleId, InodeId, StatFs
 from b2fs.errors import ConfigError, Unavailable
 from b2fs.fuse.config import FuseConfig
 from b2fs.fuse.handshake import Handshake

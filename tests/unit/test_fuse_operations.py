@@ -13,7 +13,7 @@ import pyfuse3
 import pytest
 import trio
 
-from b2fs.core.types import Attr, Caller, DirEntry, HandleId, InodeId
+from b2fs.core.nodes import Attr, Caller, DirEntry, HandleId, InodeId
 from b2fs.errors import CapExceeded, FsError, NotFound, TimedOut, Unavailable
 from b2fs.fuse.config import FuseConfig
 from b2fs.fuse.convert import KernelCaller, fill_entry

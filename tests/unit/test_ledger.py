@@ -18,7 +18,8 @@ from b2fs.cache.content import DirtyFiles, LocalContent
 from b2fs.cache.inode import Inode
 from b2fs.cache.ledger import Ledger, LedgerError
 from b2fs.cache.ledger_rows import EntryRow, PartRow, Remote, UploadRow
-from b2fs.core.types import ETag, InodeId, ObjectRef, PartInfo, UploadId, VersionId
+from b2fs.core.nodes import InodeId
+from b2fs.core.types import ETag, ObjectRef, PartInfo, UploadId, VersionId
 
 ONE = InodeId(1)
 REF = ObjectRef("key", VersionId("v1"), ETag("e"), 100)

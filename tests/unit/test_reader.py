@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import random
-from dataclasses import replace
 
 import pytest
 import trio
@@ -30,7 +29,7 @@ from tests.unit.reader_fakes import BIG, KIB, MIB, ROUND_TRIP_S, FakeStore, read
 
 def _listed(ref: ObjectRef) -> ObjectRef:
     """The same content as a listing shows it."""
-    return replace(ref, version_id=None)
+    return ref._replace(version_id=None)
 
 
 @pytest.mark.parametrize("length", [64 * KIB, MIB, 3 * MIB + 1])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -190,7 +189,7 @@ async def test_a_line_that_turns_out_slow_ends_it_until_more_was_waited(
 ) -> None:
     mock_clock.rate = 1  # there are threads to wait for
     ref = store.put("big", BIG)
-    async with _bench(store, blocks, ref, replace(CONFIG, timeout_s=1e6)) as bench:
+    async with _bench(store, blocks, ref, CONFIG._replace(timeout_s=1e6)) as bench:
         bench.waited(1.0)
         await _until(lambda: store.waiting == 4)
         mock_clock.jump(1000)
@@ -235,7 +234,7 @@ async def test_a_disk_that_takes_no_more_ends_it(store: HeldStore, tmp_path: Pat
 
 async def test_what_is_large_beside_the_cache_is_left_alone(store: HeldStore, blocks: BlockCache) -> None:
     ref = store.put("big", BIG)
-    async with _bench(store, blocks, ref, replace(CONFIG, complete_bytes=len(BIG) - 1)) as bench:
+    async with _bench(store, blocks, ref, CONFIG._replace(complete_bytes=len(BIG) - 1)) as bench:
         bench.waited(LONG_S)
         assert bench.content.rest is None
     async with _bench(store, blocks, store.put("small", BIG[:MIB])) as bench:

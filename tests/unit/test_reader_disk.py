@@ -7,7 +7,6 @@ import random
 import threading
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -93,7 +92,7 @@ async def test_after_a_restart_nothing_is_requested(tmp_path: Path) -> None:
     store.gets.clear()
     with _cache(tmp_path) as cache:
         async with _reading(store, cache) as reader:
-            listed = replace(big, version_id=None)
+            listed = big._replace(version_id=None)
             stream = reader.open(listed)
             assert await read(stream, 13 * MIB + 5, 13 * MIB + 4101) == BIG[13 * MIB + 5 : 13 * MIB + 4101]
             assert await read_all(stream, MIB) == BIG

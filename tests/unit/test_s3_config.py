@@ -14,7 +14,7 @@ MASTER_KEY_ID = "0123456789ab"
 @pytest.mark.parametrize("endpoint", ["http://example.com", "http://10.0.0.1:9000", "http://127.0.0.1.example.com"])
 def test_plain_http_to_another_host_is_refused(endpoint: str) -> None:
     with pytest.raises(ConfigError, match="not encrypted"):
-        S3Config("bucket", endpoint)
+        S3Config("bucket", endpoint).checked()
     assert not S3Config("bucket", endpoint, insecure_http=True).tls
 
 
@@ -28,13 +28,13 @@ def test_plain_http_on_loopback(endpoint: str) -> None:
 )
 def test_what_is_no_endpoint(endpoint: str) -> None:
     with pytest.raises(ConfigError):
-        S3Config("bucket", endpoint)
+        S3Config("bucket", endpoint).checked()
 
 
 @pytest.mark.parametrize("bucket", ["", "a/b", "a b", "-a", "a?b"])
 def test_what_is_no_bucket(bucket: str) -> None:
     with pytest.raises(ConfigError, match="not a bucket name"):
-        S3Config(bucket)
+        S3Config(bucket).checked()
 
 
 def test_backblaze_endpoint_follows_from_the_region() -> None:
@@ -42,7 +42,7 @@ def test_backblaze_endpoint_follows_from_the_region() -> None:
     assert config.url == b2_endpoint("us-west-004") == "https://s3.us-west-004.backblazeb2.com"
     assert config.is_backblaze
     with pytest.raises(ConfigError, match="region"):
-        S3Config("bucket", backblaze=True)
+        S3Config("bucket", backblaze=True).checked()
 
 
 def test_the_signing_region_of_a_backblaze_host() -> None:
@@ -78,10 +78,10 @@ def test_a_key_that_was_copied_wrongly_is_refused_and_not_repeated(text: str) ->
 
 def test_numbers_that_make_no_sense() -> None:
     with pytest.raises(ConfigError):
-        S3Config("bucket", max_connections=0)
+        S3Config("bucket", max_connections=0).checked()
     with pytest.raises(ConfigError):
-        S3Config("bucket", memory_limit_bytes=1 << 20)
+        S3Config("bucket", memory_limit_bytes=1 << 20).checked()
     with pytest.raises(ConfigError):
-        S3Config("bucket", stall_timeout_s=0)
+        S3Config("bucket", stall_timeout_s=0).checked()
     with pytest.raises(ConfigError):
-        RetryPolicy(attempts=0)
+        RetryPolicy(attempts=0).checked()

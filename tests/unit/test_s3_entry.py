@@ -8,7 +8,6 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -176,7 +175,7 @@ def test_what_was_kept_is_there_for_the_same_server(tmp_path: Path) -> None:
         {"time": "long ago"},
         {"capabilities": {}},
         {"capabilities": [True]},
-        {"capabilities": dict.fromkeys(asdict(Capabilities()), "yes")},
+        {"capabilities": dict.fromkeys(Capabilities()._asdict(), "yes")},
     ],
 )
 def test_what_is_damaged_or_old_is_not_believed(tmp_path: Path, damage: dict[str, object]) -> None:

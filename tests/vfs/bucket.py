@@ -12,7 +12,8 @@ from pathlib import Path
 
 import trio
 
-from b2fs.core.types import Attr, Caller, Capabilities, ETag, HandleId, InodeId, ObjectInfo, OpenFile
+from b2fs.core.nodes import Attr, Caller, HandleId, InodeId, OpenFile
+from b2fs.core.types import Capabilities, ETag, ObjectInfo
 from b2fs.errors import FsError
 from b2fs.store.embedded.store import EmbeddedConfig, EmbeddedStore
 from b2fs.store.faults import FaultyStore
@@ -116,7 +117,7 @@ class MarkersWithoutMetadata(ForwardingStore):
 
     @property
     def capabilities(self) -> Capabilities:
-        return replace(self.inner.capabilities, marker_metadata=False)
+        return self.inner.capabilities._replace(marker_metadata=False)
 
     async def put(
         self,
@@ -144,7 +145,7 @@ async def mount(
     """A filesystem of its own on the bucket; it is not drained at the end."""
     await trio.to_thread.run_sync(partial(cache.mkdir, exist_ok=True))
     counted = FaultyStore(store)
-    async with open_filesystem(counted, replace(config, cache_dir=str(cache)), notifier or NoKernel()) as fs:
+    async with open_filesystem(counted, config._replace(cache_dir=str(cache)), notifier or NoKernel()) as fs:
         yield Mount(fs, counted)
 
 

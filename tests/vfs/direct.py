@@ -12,12 +12,12 @@ import stat
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeVar
 
 import trio
 
-from b2fs.core.types import Attr, Caller, DirEntry, HandleId, InodeId, SetAttr
+from b2fs.core.nodes import Attr, Caller, DirEntry, HandleId, InodeId, SetAttr
 from b2fs.errors import B2fsError, FsError, errno_of
 from b2fs.vfs.api import FileSystem
 from b2fs.vfs.clock import now_ns
@@ -77,7 +77,7 @@ class DirectDriver(Driver):
     @contextmanager
     def user(self, uid: int, gid: int | None = None, groups: Sequence[int] = ()) -> Iterator[None]:
         before = self._caller
-        self._caller = replace(before, uid=uid, gid=uid if gid is None else gid, groups=frozenset(groups))
+        self._caller = before._replace(uid=uid, gid=uid if gid is None else gid, groups=frozenset(groups))
         try:
             yield
         finally:
@@ -86,11 +86,11 @@ class DirectDriver(Driver):
     @contextmanager
     def umask(self, mask: int) -> Iterator[None]:
         before = self._caller
-        self._caller = replace(before, umask=mask)
+        self._caller = before._replace(umask=mask)
         try:
             yield
         finally:
-            self._caller = replace(self._caller, umask=before.umask)
+            self._caller = self._caller._replace(umask=before.umask)
 
     # -- descriptors
 

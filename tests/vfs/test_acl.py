@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from b2fs.core.acl import ACCESS, DEFAULT, GROUP_OBJ, MASK, OTHER, USER, USER_OBJ, Acl, Entry
-from b2fs.core.types import Caller, InodeId, SetAttr
+from b2fs.core.nodes import Caller, InodeId, SetAttr
 from b2fs.errors import FsError
 from b2fs.vfs.api import ROOT
 from b2fs.vfs.config import VfsConfig

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from b2fs.cache.attrindex_codec import encode
-from b2fs.core.types import SetAttr
+from b2fs.core.nodes import SetAttr
 from b2fs.errors import AccessDenied
 from b2fs.store.embedded.store import EmbeddedStore
 from b2fs.store.forward import Method

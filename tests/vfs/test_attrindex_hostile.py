@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from b2fs.cache.attrindex_codec import decode
-from b2fs.core.types import SetAttr
+from b2fs.core.nodes import SetAttr
 from b2fs.store.embedded.store import EmbeddedStore
 from tests.vfs.bucket import ANYBODY, bucket, mount
 

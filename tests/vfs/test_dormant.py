@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from trio.testing import MockClock
 
-from b2fs.core.types import InodeId, SetAttr
+from b2fs.core.nodes import InodeId, SetAttr
 from b2fs.errors import FsError
 from b2fs.store.forward import Method
 from b2fs.vfs.config import VfsConfig

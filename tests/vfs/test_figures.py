@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from trio.testing import MockClock
 
-from b2fs.core.types import SetAttr
+from b2fs.core.nodes import SetAttr
 from b2fs.errors import AccessDenied, FsError
 from b2fs.store.forward import Method
 from b2fs.vfs.api import ROOT

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from b2fs.core.keys import QUOTE as Q
-from b2fs.core.types import Attr, SetAttr
+from b2fs.core.nodes import Attr, SetAttr
 from b2fs.errors import FsError
 from b2fs.store.embedded.store import EmbeddedStore
 from b2fs.vfs.api import ROOT

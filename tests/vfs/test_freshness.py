@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from trio.testing import MockClock
 
-from b2fs.core.types import InodeId
+from b2fs.core.nodes import InodeId
 from b2fs.errors import FsError, Unavailable, errno_of
 from b2fs.store.forward import Method
 from b2fs.vfs.config import VfsConfig

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from b2fs.core.types import InodeId
+from b2fs.core.nodes import InodeId
 from b2fs.store.s3 import S3Config, S3Store
 from b2fs.vfs.config import VfsConfig
 from tests.mounting import NoKernel

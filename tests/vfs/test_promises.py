@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from b2fs.core.types import SetAttr
+from b2fs.core.nodes import SetAttr
 from b2fs.errors import FsError, StoreError, Unavailable
 from b2fs.store.forward import Method
 from b2fs.vfs.config import VfsConfig

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import trio
 
-from b2fs.core.types import SetAttr, StatFs
+from b2fs.core.nodes import SetAttr, StatFs
 from b2fs.errors import FsError, Unavailable
 from b2fs.store.forward import Method
 from b2fs.vfs.api import ROOT
@@ -50,7 +49,7 @@ async def test_what_is_in_the_bucket_counts(tmp_path: Path, prefix: str) -> None
         await store.put(f"{prefix}d/small", b"x")
         await store.put(f"{prefix}.b2fs/attrs/index", bytes(MIB))
         await store.put("other/large" if prefix else ".b2fs/x", bytes(MIB))
-        async with mount(store, tmp_path / "cache", replace(OPTIONS, prefix=prefix)) as mounted:
+        async with mount(store, tmp_path / "cache", OPTIONS._replace(prefix=prefix)) as mounted:
             assert await mounted.fs.statfs() == StatFs(4096, 2560, 2560 - 257, 10, 7)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from b2fs.core.types import InodeId, SetAttr
+from b2fs.core.nodes import InodeId, SetAttr
 from b2fs.store.forward import Method
 from b2fs.vfs.config import VfsConfig
 from tests.mounting import NoKernel

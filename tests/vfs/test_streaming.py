@@ -11,7 +11,7 @@ from typing import TypeVar
 import trio
 import trio.testing
 
-from b2fs.core.types import HandleId
+from b2fs.core.nodes import HandleId
 from b2fs.errors import Unavailable
 from b2fs.store.embedded.store import EmbeddedStore
 from b2fs.store.forward import ForwardingStore, Method, StoreCall

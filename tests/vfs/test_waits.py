@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from b2fs.core.types import Attr, OpenFile
+from b2fs.core.nodes import Attr, OpenFile
 from b2fs.store.forward import Method
 from b2fs.vfs.api import ROOT
 from b2fs.vfs.config import VfsConfig

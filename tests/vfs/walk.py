@@ -7,7 +7,7 @@ import os
 import stat
 from dataclasses import replace
 
-from b2fs.core.types import Attr, Caller, InodeId
+from b2fs.core.nodes import Attr, Caller, InodeId
 from b2fs.errors import FsError
 from b2fs.vfs.api import ROOT, FileSystem
 

@@ -12,14 +12,15 @@ import stat
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import trio
 
 from b2fs.cache.writeback.config import WriteBackConfig
-from b2fs.core.types import Attr, Caller, Capabilities, HandleId, InodeId, SetAttr
+from b2fs.core.nodes import Attr, Caller, HandleId, InodeId, SetAttr
+from b2fs.core.types import Capabilities
 from b2fs.store.faults import FaultyStore
 from b2fs.store.forward import Method, StoreCall
 from b2fs.vfs.api import ROOT
@@ -102,7 +103,7 @@ class Place:
     async def mount(self, *, config: WriteBackConfig | None = None, **options: object) -> AsyncIterator[Mount]:
         """A running filesystem; leaving does not drain.  The config's delays are the true ones unless given."""
         self.cache.mkdir(mode=0o700, exist_ok=True)
-        vfs = replace(VfsConfig(str(self.cache), attr_index=False, writeback=config or WriteBackConfig()), **options)  # type: ignore[arg-type]  # fields by name
+        vfs = VfsConfig(str(self.cache), attr_index=False, writeback=config or WriteBackConfig())._replace(**options)  # type: ignore[arg-type]  # fields by name
         store = TimedStore(MemStore(self.bucket, self.capabilities))
         async with store, open_filesystem(store, vfs, NoKernel()) as fs:
             mount = Mount(fs, store, self.bucket)

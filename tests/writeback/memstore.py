@@ -242,8 +242,8 @@ class MemStore:
             last = key if rolled is None else rolled + "\U0010ffff"
             if rolled is None:
                 # As S3's, it tells no version IDs.
-                ref = replace(version.ref, version_id=None)
-                objects.append(replace(version.info, ref=ref, metadata=None, content_type=None))
+                ref = version.ref._replace(version_id=None)
+                objects.append(version.info._replace(ref=ref, metadata=None, content_type=None))
             else:
                 prefixes.append(rolled)
         return ListPage(tuple(objects), tuple(prefixes), None)
@@ -372,7 +372,7 @@ class MemStore:
     def _told(self, version: Version) -> ObjectInfo:
         if self._capabilities.versioning:
             return version.info
-        return replace(version.info, ref=replace(version.ref, version_id=None))
+        return version.info._replace(ref=version.ref._replace(version_id=None))
 
     async def delete_version(self, key: str, version_id: VersionId) -> None:
         (await self._enter()).remove(key, version_id)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 
 import pytest
 import trio
@@ -68,7 +67,7 @@ async def test_a_version_of_ours_that_was_listed_is_not_removed_before_it_was_co
         inode = mount.fs._core.inode(await mount.ino("d/a"))
         assert inode.base is not None
         # As when it was forgotten, and listed anew.
-        inode.base = replace(inode.base, version_id=None)
+        inode.base = inode.base._replace(version_id=None)
         await _move_and_store_over(mount)
         await mount.store.resume()
         await mount.drain()
@@ -118,7 +117,7 @@ async def test_a_copy_whose_source_became_another_one_meanwhile_is_tried_again(
         base = inode.base
         assert base is not None
         mount.fs._core.discard_content(inode)
-        inode.base = replace(base, version_id=VersionId("that was removed"))
+        inode.base = base._replace(version_id=VersionId("that was removed"))
         mount.store.pause([Method.COPY])
         await mount.rename("a", "b")
         await mount.store.wait_held()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -91,7 +90,7 @@ async def test_the_end_of_a_mount_waits_for_the_look(versioned: Place, autojump_
 async def test_what_one_client_makes_costs_at_most_a_page_for_a_burst(
     place: Place, conditional: bool, autojump_clock: MockClock
 ) -> None:
-    place.capabilities = replace(place.capabilities, conditional_put=conditional)
+    place.capabilities = place.capabilities._replace(conditional_put=conditional)
     async with place.mount() as mount:
         await mount.mkdir("d")
         for number in range(50):
@@ -230,9 +229,9 @@ async def test_the_new_name_of_a_renamed_file(versioned: Place, autojump_clock: 
 
 @pytest.mark.parametrize("kind", CAPABILITIES)
 async def test_a_large_file(tiny: Place, kind: str, autojump_clock: MockClock) -> None:
-    tiny.capabilities = replace(CAPABILITIES[kind], min_part_bytes=tiny.capabilities.min_part_bytes)
+    tiny.capabilities = CAPABILITIES[kind]._replace(min_part_bytes=tiny.capabilities.min_part_bytes)
     body = noise(4 * PART)
-    async with tiny.mount(config=replace(TINY, conflict=ConflictPolicy.KEEP_BOTH)) as mount:
+    async with tiny.mount(config=TINY._replace(conflict=ConflictPolicy.KEEP_BOTH)) as mount:
         assert await mount.names() == set()
         await _theirs(tiny, "a")
         handle = await mount.create("a")

@@ -17,7 +17,7 @@ import trio
 from trio.testing import MockClock
 
 from b2fs.cache import content, ledger
-from b2fs.core.types import HandleId
+from b2fs.core.nodes import HandleId
 from tests.writeback.harness import CALLER, Mount, Place
 from tests.writeback.powercut import Disk, cut, powered, write_sparse
 from tests.writeback.tiny import ROOM, TINY, append, away, digest, noise

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
 import trio
@@ -27,7 +26,7 @@ def lose(bucket: MemBucket, upload_id: UploadId, number: int) -> None:
 
 def exchange(bucket: MemBucket, upload_id: UploadId, number: int) -> None:
     part, _ = bucket.uploads[upload_id].parts[number]
-    bucket.uploads[upload_id].parts[number] = replace(part, etag=ETag("0" * 32)), bytes(part.size)
+    bucket.uploads[upload_id].parts[number] = part._replace(etag=ETag("0" * 32)), bytes(part.size)
 
 
 def parts_by_place(mount: Mount) -> tuple[list[int], list[int]]:

@@ -13,7 +13,7 @@ from trio.testing import MockClock
 
 from b2fs.cache import content
 from b2fs.cache.ledger import Ledger
-from b2fs.core.types import HandleId
+from b2fs.core.nodes import HandleId
 from b2fs.errors import AccessDenied, Unavailable
 from b2fs.store.forward import CHANGES, Method, StoreCall
 from tests.writeback.harness import Mount, Place

@@ -9,7 +9,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from b2fs.core.types import HandleId
+from b2fs.core.nodes import HandleId
 from b2fs.errors import FsError, StoreError, Unavailable
 from b2fs.store.forward import CHANGES, Method
 from tests.writeback.harness import RW, Mount, Place

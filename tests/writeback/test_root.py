@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import stat
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from trio.testing import MockClock
 
-from b2fs.core.types import Capabilities, SetAttr
+from b2fs.core.nodes import SetAttr
+from b2fs.core.types import Capabilities
 from b2fs.store.forward import Method
 from b2fs.vfs.api import ROOT
 from tests.writeback.harness import CALLER, Mount, Place
@@ -17,7 +17,7 @@ from tests.writeback.harness import CALLER, Mount, Place
 
 @pytest.fixture(params=["markers", "side objects"])
 def any_place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
-    return Place(tmp_path, capabilities=replace(Capabilities(), marker_metadata=request.param == "markers"))
+    return Place(tmp_path, capabilities=Capabilities()._replace(marker_metadata=request.param == "markers"))
 
 
 async def permissions(mount: Mount) -> str:

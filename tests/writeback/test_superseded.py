@@ -8,7 +8,7 @@ import trio
 from trio.testing import MockClock
 
 from b2fs.cache.writeback.config import WriteBackConfig
-from b2fs.core.types import HandleId
+from b2fs.core.nodes import HandleId
 from b2fs.store.forward import Method
 from tests.writeback.harness import Mount, Place
 

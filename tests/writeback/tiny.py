@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,8 @@ from trio.testing import MockClock
 from b2fs.cache import content
 from b2fs.cache.writeback.config import WriteBackConfig
 from b2fs.core import parts
-from b2fs.core.types import Capabilities, HandleId
+from b2fs.core.nodes import HandleId
+from b2fs.core.types import Capabilities
 from tests.writeback.harness import Mount, Place
 
 KIB = 1 << 10
@@ -30,7 +30,7 @@ def tiny(autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(parts, "STREAM_PART", PART)
     monkeypatch.setattr(parts, "MIN_PART", PART // 2)
     monkeypatch.setattr(content, "_SMALL_BYTES", 0)
-    yield Place(tmp_path, capabilities=replace(Capabilities(), min_part_bytes=PART // 2))
+    yield Place(tmp_path, capabilities=Capabilities()._replace(min_part_bytes=PART // 2))
 
 
 def noise(size: int, seed: int = 0) -> bytes:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from b2fs.core.prefetch import PrefetchConfig
 
 
-@dataclass(frozen=True, slots=True)
-class ReaderConfig:
+class ReaderConfig(NamedTuple):
     """Sizes in bytes, times in seconds."""
 
     #: Everything that reading holds in memory: fetches on their way, read-ahead, and what was read lately.
     memory_bytes: int = 128 << 20
-    prefetch: PrefetchConfig = field(default_factory=PrefetchConfig)
+    prefetch: PrefetchConfig = PrefetchConfig()
     #: Objects up to this size are fetched whole by `warm`.
     warm_bytes: int = 1 << 20
     #: Requests that `warm` keeps in flight.

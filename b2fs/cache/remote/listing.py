@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 from bisect import bisect_left
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from b2fs.core.types import ETag, ObjectInfo, ObjectRef
 
@@ -44,8 +45,7 @@ def size_and_time(row: bytes) -> tuple[int, int]:
     return size, modified_ns
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(NamedTuple):
     """What one name stands for: an object of that key, a directory (keys below it), both, or neither."""
 
     file: ObjectInfo | None

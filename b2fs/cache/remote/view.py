@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import trio
 from cachetools import LRUCache, TTLCache
@@ -39,8 +39,7 @@ _AHEAD = 8
 _LISTING_ROWS = 4
 
 
-@dataclass(frozen=True, slots=True)
-class RemoteConfig:
+class RemoteConfig(NamedTuple):
     """ttl_s: how long a listing is trusted.  The others: how much is remembered.
 
     max_rows: names in listings; a million of them take about 250 MB.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import trio
 from cachetools import TTLCache
@@ -29,8 +29,7 @@ _WORTH_A_PAGE = 10
 LARGE = 1500
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
+class Known(NamedTuple):
     """The listings that walks fill.  peek: the one of a prefix, if it is trusted; keep: put one in its place."""
 
     peek: Callable[[str], Listing | None]

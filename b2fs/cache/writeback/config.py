@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from b2fs.cache.writeback.conflicts import ConflictPolicy
 
 MIB = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class WriteBackConfig:
+class WriteBackConfig(NamedTuple):
     """Delays in seconds, sizes in bytes.
 
     quiet_s: a closed file is uploaded when it has not changed for this long, so that saves within a second become one

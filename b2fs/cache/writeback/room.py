@@ -23,8 +23,8 @@ from b2fs.cache.writeback.engine import Engine
 from b2fs.cache.writeback.multipart import MultipartUpload
 from b2fs.cache.writeback.transfer import Transfer
 from b2fs.core.extents import Extents
+from b2fs.core.nodes import InodeId
 from b2fs.core.parts import Part
-from b2fs.core.types import InodeId
 from b2fs.errors import FsError
 
 #: Shares of the room: above the first, what is spare is dropped down to it; above the second, writers are slowed.

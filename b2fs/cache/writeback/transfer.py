@@ -9,8 +9,7 @@ from __future__ import annotations
 import mimetypes
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import trio
 
@@ -45,8 +44,7 @@ _METADATA_BYTES = 6_500
 _SIDE_LEAF = ".attrs"
 
 
-@dataclass(frozen=True, slots=True)
-class Stored:
+class Stored(NamedTuple):
     """What the bucket has confirmed: the version, and the inode's seq that it holds at least.
 
     late, of an upload in parts: what was written since and is not in the version.
@@ -174,7 +172,7 @@ class Transfer:
         if claim is not None:
             claim.proved = first
         self._count(len(body))
-        return replace(info, metadata=metadata, content_type=content_type)
+        return info._replace(metadata=metadata, content_type=content_type)
 
     def _count(self, size: int) -> None:
         """A body of this size was acknowledged."""
@@ -257,7 +255,7 @@ class Transfer:
         content_type = self._content_type(inode, key)
         signed = self.writer.sign(key, metadata)
         info = await self._store.copy(source, key, metadata=signed, content_type=content_type)
-        return replace(info, metadata=metadata, content_type=content_type)
+        return info._replace(metadata=metadata, content_type=content_type)
 
     async def _copy_parts(self, inode: Inode, source: ObjectRef, key: str, claim: Claim | None) -> ObjectInfo:
         info = await self._store.head(source.key, version_id=source.version_id)
@@ -381,7 +379,7 @@ class Transfer:
             if not upload.lasting:
                 self.forget(upload)
             raise
-        return replace(info, metadata=upload.metadata, content_type=upload.content_type)
+        return info._replace(metadata=upload.metadata, content_type=upload.content_type)
 
     async def _vanished(self, upload: MultipartUpload, error: NoSuchUpload) -> ObjectInfo:
         """The server does not know an upload: it was completed, or somebody dropped it.

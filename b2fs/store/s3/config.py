@@ -8,8 +8,7 @@ from __future__ import annotations
 import functools
 import ipaddress
 import re
-from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 from urllib.parse import urlsplit
 
 from b2fs.errors import ConfigError
@@ -32,8 +31,7 @@ MIN_CRT_MEMORY_BYTES = 256 << 20
 MAX_BUFFERED_BYTES = 64 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class RetryPolicy:
+class RetryPolicy(NamedTuple):
     """How often and how long a call is tried again after a fault that may pass.
 
     A delay is drawn uniformly from [0, min(max_delay_s, base_delay_s * 2**n)] (full jitter), and is never shorter than
@@ -45,13 +43,14 @@ class RetryPolicy:
     max_delay_s: float = 20.0
     deadline_s: float = 180.0
 
-    def __post_init__(self) -> None:
+    def checked(self) -> RetryPolicy:
+        """Itself.  Raises ConfigError."""
         if self.attempts < 1 or min(self.base_delay_s, self.max_delay_s) < 0 or self.deadline_s <= 0:
             raise ConfigError("the retry policy needs at least one attempt and times that are not negative")
+        return self
 
 
-@dataclass(frozen=True, slots=True)
-class S3Config:
+class S3Config(NamedTuple):
     """One bucket behind one endpoint.
 
     endpoint is a URL without a path; None means Amazon's endpoint of the region.  profile names a section of the AWS
@@ -88,9 +87,10 @@ class S3Config:
     memory_file: str | None = None
     #: A server of which nothing is remembered is tried out behind the first calls, not before them.
     prove_behind: bool = False
-    retry: RetryPolicy = field(default_factory=RetryPolicy)
+    retry: RetryPolicy = RetryPolicy()
 
-    def __post_init__(self) -> None:
+    def checked(self) -> S3Config:
+        """Itself.  Raises ConfigError."""
         if not _BUCKET.match(self.bucket):
             raise ConfigError(f"{self.bucket!r} is not a bucket name")
         if self.region is not None and not _REGION.match(self.region):
@@ -102,6 +102,8 @@ class S3Config:
         if min(self.connect_timeout_s, self.stall_timeout_s) <= 0 or self.min_bytes_per_s < 1:
             raise ConfigError("timeouts must be positive")
         _check_url(self.url, self.insecure_http)
+        self.retry.checked()
+        return self
 
     @property
     def url(self) -> str:

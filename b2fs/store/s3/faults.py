@@ -10,7 +10,7 @@ import email.utils
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from b2fs.errors import (
     AccessDenied,
@@ -109,8 +109,7 @@ _SENTENCES: Mapping[str, str] = {
 _ERROR_ROOT = re.compile(rb"\s*(?:<\?xml[^>]*\?>)?\s*<(?:\w+:)?Error[\s/>]")
 
 
-@dataclass(frozen=True, slots=True)
-class Response:
+class Response(NamedTuple):
     """A complete answer: header names are lower-case; the body is as long as the server announced."""
 
     status: int

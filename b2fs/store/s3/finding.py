@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
@@ -49,7 +48,7 @@ async def find_out(
         return proof, (proof.confirm_soon,)
     finding = _Finding(Trial(limitless, calls, config, versioning), server, memory)
     if config.prove_behind:
-        proof = Proof(dataclasses.replace(EVERYTHING, versioning=versioning), finding.find, known=False)
+        proof = Proof(EVERYTHING._replace(versioning=versioning), finding.find, known=False)
         return proof, (partial(finding.find_soon, proof),)
     return Proof(await finding.run(), None), (finding.remove_soon,)
 

@@ -7,7 +7,6 @@ the belief to change the bucket waits for that (see `proof`).
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import os
 import time
@@ -43,7 +42,7 @@ class CapabilityFile:
             "format": _FORMAT,
             "time": time.time(),
             "server": server,
-            "capabilities": dataclasses.asdict(capabilities),
+            "capabilities": capabilities._asdict(),
         }
         temporary = self._path + ".new"
         with contextlib.suppress(OSError):
@@ -54,7 +53,7 @@ class CapabilityFile:
 
 def _capabilities(values: object) -> Capabilities:
     """Raises ValueError for anything but a whole set of this version's capabilities."""
-    usual = dataclasses.asdict(Capabilities())
+    usual = Capabilities()._asdict()
     if (
         not isinstance(values, dict)
         or values.keys() != usual.keys()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import NamedTuple
 
 _KEY, _SECRET, _TOKEN = "aws_access_key_id", "aws_secret_access_key", "aws_session_token"
@@ -25,13 +24,15 @@ class Frozen(NamedTuple):
     token: str | None
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class StaticKeys:
+class StaticKeys(NamedTuple):
     """Keys without an end; stands where botocore's Credentials stand."""
 
     access_key: str
     secret_key: str
     token: str | None
+
+    def __repr__(self) -> str:
+        return "<keys>"  # nothing that is logged by mistake
 
     def get_frozen_credentials(self) -> Frozen:
         return Frozen(self.access_key, self.secret_key, self.token)

@@ -8,7 +8,6 @@ else.  A read-only store tries nothing that writes and assumes the least.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import re
 import secrets
 from collections.abc import Awaitable, Callable
@@ -65,8 +64,8 @@ async def known_capabilities(calls: Caller, config: S3Config, early: Early) -> C
     if config.is_backblaze:
         return _B2
     if config.is_amazon:
-        return dataclasses.replace(_AMAZON, versioning=await is_versioned(calls, config, early))
-    return dataclasses.replace(_LEAST, versioning=await is_versioned(calls, config, early))
+        return _AMAZON._replace(versioning=await is_versioned(calls, config, early))
+    return _LEAST._replace(versioning=await is_versioned(calls, config, early))
 
 
 async def is_versioned(calls: Caller, config: S3Config, early: Early) -> bool:
@@ -100,7 +99,7 @@ class Trial:
 
         The trials do not touch each other's objects, so they are made at the same time: a user waits for them.
         """
-        least = dataclasses.replace(_LEAST, versioning=self._versioning)
+        least = _LEAST._replace(versioning=self._versioning)
         try:
             source = await self._put("/a", b"first")
         except (AccessDenied, Unsupported):
@@ -114,7 +113,7 @@ class Trial:
         }
         if self._versioning:
             trials["copy_from_version"] = self._copy_from_version
-        return dataclasses.replace(least, **await self._all(trials, source))
+        return least._replace(**await self._all(trials, source))
 
     async def _all(
         self, trials: dict[str, Callable[[ObjectInfo], Awaitable[bool]]], source: ObjectInfo

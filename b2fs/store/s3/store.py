@@ -38,7 +38,7 @@ class S3Store(Listings, Multipart, Removals):
 
         greeting has the first questions, asked with the same config; the store takes its connections over.
         """
-        super().__init__(config, capabilities or Capabilities())
+        super().__init__(config.checked(), capabilities or Capabilities())
         self._greeting = greeting
         self.gate = Gate(config.max_connections, config.max_buffered_bytes)
         self._known = capabilities

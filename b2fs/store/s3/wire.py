@@ -12,7 +12,7 @@ import hashlib
 import string
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 from urllib.parse import quote, urlencode
 
 from b2fs.core.types import ETag, ObjectInfo, ObjectRef
@@ -26,8 +26,7 @@ _NAME_CHARS = frozenset(string.ascii_lowercase + string.digits + "!#$%&'*+-.^_`|
 _HEX = frozenset(string.hexdigits)
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(NamedTuple):
     """One request.
 
     operation is the S3 name of the call, path is percent-encoded and starts with '/', expected_bytes is a bound on the
