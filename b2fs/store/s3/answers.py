@@ -8,6 +8,7 @@ in a few operations.
 from __future__ import annotations
 
 from b2fs.core.slabs import SLABS
+from b2fs.errors import StoreError
 from b2fs.store.s3.faults import Response
 
 #: A head may have this much.  S3's metadata are at most 7,000 bytes.
@@ -24,11 +25,16 @@ class BadAnswer(Exception):
     """What arrived is no answer of HTTP, or only the beginning of one."""
 
 
+class NotTheRange(StoreError):
+    """A success that is not the range that was asked for; nothing of its body was taken."""
+
+
 class AnswerReader:
     """Takes one answer together, piece by piece.
 
     reusable says, once it is complete, whether the connection may carry another request.
     slabs: the body of a success that tells its length is a slab, if it is one of the sizes that are used again.
+    length: what a success has to have; it comes into a slab.
     """
 
     __slots__ = (
@@ -37,6 +43,7 @@ class AnswerReader:
         "_head",
         "_headers",
         "_large",
+        "_length",
         "_method",
         "_missing",
         "_slabs",
@@ -46,9 +53,10 @@ class AnswerReader:
         "reusable",
     )
 
-    def __init__(self, method: str, *, slabs: bool = False) -> None:
+    def __init__(self, method: str, *, slabs: bool = False, length: int | None = None) -> None:
         self._method = method
         self._slabs = slabs
+        self._length = length
         self._head: bytes = b""
         self._status = 0
         self._headers: dict[str, str] = {}
@@ -79,7 +87,7 @@ class AnswerReader:
         self.complete = not self._missing
 
     def feed(self, data: bytes) -> None:
-        """Take what has arrived.  Raises BadAnswer."""
+        """Take what has arrived.  Raises BadAnswer, NotTheRange."""
         while not self._status:
             self.begun = True
             head = self._head + data if self._head else data
@@ -144,6 +152,10 @@ class AnswerReader:
         else:
             self._missing = None
             self.reusable = False
+        if self._length is not None and status < 300:
+            if self._chunks is not None or self._missing != self._length:
+                raise NotTheRange(f"the answer has {length or 'an unknown number of'} bytes instead of {self._length}")
+            self._large = SLABS.take(self._length)
         if status >= 300 and self._missing is not None and self._missing > MAX_ERROR_BYTES:
             self._missing = MAX_ERROR_BYTES
             self.reusable = False

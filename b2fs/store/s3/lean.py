@@ -20,7 +20,6 @@ from typing import Final
 
 import trio
 
-from b2fs.errors import StoreError, Unavailable
 from b2fs.store.protocol import Body
 from b2fs.store.s3.answers import AnswerReader, BadAnswer
 from b2fs.store.s3.config import S3Config
@@ -174,7 +173,7 @@ class LeanConnections:
                         raise
             return await self._exchange(await self._connect(), question, limit_s)
         except (OSError, BadAnswer) as error:
-            raise _error_of(error) from error
+            raise error_of_connection(error) from error
 
     async def _exchange(self, line: _Line, question: Question, limit_s: float) -> Response:
         reader = AnswerReader(question.method, slabs=question.slabs)
@@ -293,9 +292,3 @@ async def _receive(line: _Line, reader: AnswerReader) -> None:
             raise _Unanswered("the server hung up")
         wait, size = False, max(_READ_BYTES, min(reader.missing, _LARGE_READ_BYTES))
         hurried += len(data)
-
-
-def _error_of(error: OSError | BadAnswer) -> StoreError:
-    if isinstance(error, BadAnswer):
-        return Unavailable(f"the connection failed: {error}")
-    return error_of_connection(error)

@@ -7,47 +7,38 @@ retries are the caller's.
 from __future__ import annotations
 
 import contextlib
-import http.client
-import io
 import select
 import socket
-import ssl
 import struct
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any, cast
+from typing import TYPE_CHECKING, NamedTuple
 
-from b2fs.core.slabs import SLABS
 from b2fs.errors import ConfigError, StoreError, TimedOut, Unavailable
 from b2fs.store.protocol import Body
+from b2fs.store.s3.answers import AnswerReader, BadAnswer
 from b2fs.store.s3.config import S3Config
 from b2fs.store.s3.faults import Response
 from b2fs.store.s3.nearby import Frozen
 from b2fs.store.s3.sigv4 import signed
 from b2fs.store.s3.wire import Call
 
+if TYPE_CHECKING:
+    import ssl
+
 #: Connections that are kept without work, and how long: servers close idle ones after a minute or less.
 _IDLE_CONNECTIONS = 16
 IDLE_S = 20.0
-#: Reads for at least so much ask the kernel for all of it in one call; smaller ones are the heads of answers.
-_WHOLE_READ_BYTES = 64 << 10
-#: The body of an error is read up to here.
-_ERROR_BYTES = 64 << 10
-
-
-class NotTheRange(StoreError):
-    """A success that is not the range that was asked for; nothing of its body was taken."""
+#: Heads and small bodies come with one read of this size.
+_READ_BYTES = 64 << 10
 
 
 class _Unanswered(ConnectionError):
     """The connection ended before the server answered anything."""
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
+class Question(NamedTuple):
     """A signed request.  length is what a success must bring, into a slab; None takes what comes, into bytes.
 
     slabs: where an answer is read within the event loop, the body of a success that tells its length may be a slab too.
@@ -176,33 +167,40 @@ class Connection:
     def ask(self, question: Question) -> tuple[Response, bool]:
         """Send a request and read its answer; the second value says whether the connection can be used again.
 
-        Raises OSError, http.client.HTTPException, NotTheRange; then it cannot.
+        Raises OSError, BadAnswer, NotTheRange; then it cannot.
         """
-        source = cast(Any, _Source(self.socket, self._whole_flag))
-        answer = http.client.HTTPResponse(source, method=question.method)
-        with contextlib.closing(answer):
-            try:
-                self.socket.sendall(question.sent())
-                answer.begin()
-            except ConnectionError as error:
-                raise _Unanswered(str(error)) from error
-            headers = _joined(answer.getheaders())
-            if not 200 <= answer.status < 300:
-                body = answer.read(_ERROR_BYTES)
-                return Response(answer.status, headers, body), answer.isclosed() and not answer.will_close
-            if question.length is None:
-                return Response(answer.status, headers, answer.read()), not answer.will_close
-            return self._into_slab(answer, headers, question.length), not answer.will_close
+        reader = AnswerReader(question.method, length=question.length)
+        try:
+            self.socket.sendall(question.sent())
+            data = self._receive()
+        except ConnectionError as error:
+            raise _Unanswered(str(error)) from error
+        if not data:
+            raise _Unanswered("the server hung up")
+        reader.feed(data)
+        while not reader.complete:
+            room = reader.room
+            if room is not None and (got := self._receive_into(room)):
+                reader.received(got)
+            elif room is None and (data := self._receive()):
+                reader.feed(data)
+            else:
+                reader.finish()
+        return reader.response(), reader.reusable
 
-    @staticmethod
-    def _into_slab(answer: http.client.HTTPResponse, headers: dict[str, str], length: int) -> Response:
-        if answer.length != length:
-            raise NotTheRange(f"the answer has {answer.length} bytes instead of {length}")
-        target = SLABS.take(length)
-        got = answer.readinto(target)
-        if got != length:
-            raise http.client.IncompleteRead(b"", length - got)
-        return Response(answer.status, headers, b"", target)
+    def _receive(self) -> bytes:
+        """What has arrived, b"" at the end of the stream."""
+        try:
+            return self.socket.recv(_READ_BYTES)
+        except BlockingIOError as error:
+            raise TimeoutError("no byte arrived in time") from error
+
+    def _receive_into(self, room: memoryview) -> int:
+        """How many bytes have arrived and are in room now, 0 at the end of the stream.  Waits for all, if it can."""
+        try:
+            return self.socket.recv_into(room, 0, self._whole_flag)
+        except BlockingIOError as error:
+            raise TimeoutError("no byte arrived in time") from error
 
     def silent(self) -> bool:
         """Whether nothing waits to be read: neither bytes nor the end."""
@@ -217,41 +215,6 @@ class Connection:
 
     def close(self) -> None:
         self.socket.close()
-
-
-class _Source(io.RawIOBase):
-    """What http.client reads from: its buffer passes reads that are larger than itself on, into the caller's memory."""
-
-    def __init__(self, sock: socket.socket, whole_flag: int) -> None:
-        super().__init__()
-        self._socket = sock
-        self._whole_flag = whole_flag
-
-    def makefile(self, mode: str) -> io.BufferedReader:
-        return _Lines(self)
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, target: Any) -> int:
-        flags = self._whole_flag if len(target) >= _WHOLE_READ_BYTES else 0
-        try:
-            return self._socket.recv_into(target, 0, flags)
-        except BlockingIOError as error:
-            raise TimeoutError("no byte arrived in time") from error
-
-
-class _Lines(io.BufferedReader):
-    """http.client takes the end of the stream for the end of a head: what is cut there is no answer."""
-
-    _begun = False
-
-    def readline(self, size: int | None = -1, /) -> bytes:
-        line = super().readline(size)
-        if not line.endswith(b"\n") and (line or self._begun):
-            raise http.client.IncompleteRead(line)
-        self._begun = True
-        return line
 
 
 class Exchange:
@@ -275,7 +238,7 @@ class Exchange:
                     if not self._question.repeatable:
                         raise
             return self._ask(self._connections.connect())
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, BadAnswer) as error:
             raise error_of_connection(error) from error
 
     def cancel(self) -> None:
@@ -311,6 +274,8 @@ def signed_question(config: S3Config, keys: Frozen, call: Call, payload: str, le
 
 
 def _tls_context(config: S3Config) -> ssl.SSLContext:
+    import ssl  # takes longer to load than a server on this machine to answer
+
     try:
         return ssl.create_default_context(cafile=config.ca_bundle)
     except OSError as error:
@@ -318,12 +283,10 @@ def _tls_context(config: S3Config) -> ssl.SSLContext:
 
 
 def _has_certificates(config: S3Config) -> bool:
+    import ssl
+
     paths = ssl.get_default_verify_paths()
     return bool(config.ca_bundle or paths.cafile or paths.capath)
-
-
-def _joined(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
-    return {name.lower(): value for name, value in headers}
 
 
 def _bound_waits(sock: socket.socket, seconds: float) -> None:
@@ -334,10 +297,12 @@ def _bound_waits(sock: socket.socket, seconds: float) -> None:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
 
 
-def error_of_connection(error: OSError | http.client.HTTPException) -> StoreError:
+def error_of_connection(error: OSError | BadAnswer) -> StoreError:
     """The exception for a fault below HTTP; all of these may pass."""
     if isinstance(error, TimeoutError):
         return TimedOut(f"the server was silent for too long ({error})")
+    import ssl  # not where nothing fails
+
     if isinstance(error, ssl.SSLCertVerificationError):
         return Unavailable(f"the server's certificate was not accepted: {error.verify_message}")
     if isinstance(error, socket.gaierror):
