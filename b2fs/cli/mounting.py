@@ -20,7 +20,7 @@ from b2fs.daemon.exits import EXIT_FAILED, EXIT_LEFT, EXIT_OK, STOPPED_EARLY
 from b2fs.daemon.mounts import check_fuse, check_mountpoint, clear_dead_mount
 
 if TYPE_CHECKING:
-    from b2fs.daemon.interfaces import Parts
+    from b2fs.daemon.parts import Parts
     from b2fs.daemon.run import Outcome
 
 

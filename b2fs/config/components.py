@@ -60,7 +60,9 @@ def owner_of(settings: MountSettings) -> tuple[int, int, int]:
     return uid, gid, 0o777 & ~umask
 
 
-def vfs_config(settings: MountSettings, directory: Path, started_ns: int | None = None) -> VfsConfig:
+def vfs_config(
+    settings: MountSettings, directory: Path, started_ns: int | None = None, *, bare_root: bool = False
+) -> VfsConfig:
     """The filesystem core, with its state in directory; objects without attributes belong to whoever mounts."""
     from b2fs.cache.writeback.config import WriteBackConfig
     from b2fs.cache.writeback.conflicts import ConflictPolicy
@@ -90,6 +92,7 @@ def vfs_config(settings: MountSettings, directory: Path, started_ns: int | None 
         ),
         reader=_reader_config(settings, down),
         defaults=Defaults(uid=uid, gid=gid, file_mode=0o666 & dir_mode, dir_mode=dir_mode),
+        bare_root=bare_root,
         started_ns=started_ns,
     )
 

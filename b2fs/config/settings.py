@@ -7,7 +7,6 @@ INVARIANT: settings hold no secret, so they may be logged, shown and kept in a f
 
 from __future__ import annotations
 
-import ipaddress
 import os
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
@@ -27,6 +26,7 @@ from b2fs.config.units import (
     render_rates,
     render_size,
 )
+from b2fs.core.hosts import is_loopback
 from b2fs.errors import ConfigError
 
 FsyncLevel = Literal["bucket", "local"]
@@ -312,18 +312,11 @@ def _check_endpoint(endpoint: str, insecure_http: bool) -> None:
         raise ConfigError("--endpoint: a URL must not hold a key")
     if parts.scheme not in ("https", "http") or not host or parts.path not in ("", "/") or parts.query:
         raise ConfigError(f"--endpoint: {endpoint!r} is not of the form https://HOST[:PORT]")
-    if parts.scheme == "http" and not insecure_http and not _is_loopback(host):
+    if parts.scheme == "http" and not insecure_http and not is_loopback(host):
         raise ConfigError(
             f"--endpoint: {endpoint} is not encrypted, so keys and data could be read on the way; "
             "use https://, or give --insecure-http if you mean it"
         )
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def settings_as_text(settings: MountSettings) -> dict[str, str]:

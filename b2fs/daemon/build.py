@@ -15,14 +15,15 @@ from typing import TYPE_CHECKING
 
 from b2fs.config.location import FileLocation
 from b2fs.config.settings import MountSettings
-from b2fs.daemon.interfaces import Core, Frontend, Parts
+from b2fs.daemon.parts import Parts
 from b2fs.daemon.sockets import runtime_dir
-from b2fs.store.protocol import ObjectStore
-from b2fs.vfs.api import KernelNotifier
 
 if TYPE_CHECKING:
     from b2fs.daemon.early import EarlyStart
+    from b2fs.daemon.interfaces import Core, Frontend
+    from b2fs.store.protocol import ObjectStore
     from b2fs.store.s3.greeting import Greeting
+    from b2fs.vfs.api import KernelNotifier
 
 
 def real_parts() -> Parts:
@@ -49,7 +50,7 @@ def parts_begun(settings: MountSettings) -> Parts:
     begun = early.EarlyStart(settings, asked, runtime_dir(os.geteuid()))
     return Parts(
         partial(make_store, greeting=asked),
-        partial(open_core, started_ns=begun.started_ns),
+        partial(open_core, begun=begun),
         partial(make_frontend, begun=begun),
         load,
         begun,
@@ -109,10 +110,13 @@ def open_core(
     settings: MountSettings,
     directory: Path,
     kernel: KernelNotifier,
-    started_ns: int | None = None,
+    begun: EarlyStart | None = None,
 ) -> AbstractAsyncContextManager[Core]:
-    """The filesystem core on an open store, with its state in directory; started_ns is VfsConfig's."""
+    """The filesystem core on an open store, with its state in directory."""
     from b2fs.config.components import vfs_config
     from b2fs.vfs.filesystem import open_filesystem
 
-    return open_filesystem(store, vfs_config(settings, directory, started_ns), kernel)
+    if begun is None:
+        return open_filesystem(store, vfs_config(settings, directory), kernel)
+    config = vfs_config(settings, directory, begun.started_ns, bare_root=begun.root_is_bare)
+    return open_filesystem(store, config, kernel)

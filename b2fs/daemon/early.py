@@ -61,6 +61,8 @@ class EarlyStart:
         """Begin.  From now on signals that would end the process are only noted."""
         #: When the mount began, which the times of a root without attributes of its own say.
         self.started_ns = now_ns()
+        #: Whether the bucket was seen to hold no attributes of the root; after wait_decided.
+        self.root_is_bare = False
         #: The signals that came, in their order.
         self.noted: list[int] = []
         self._settings = settings
@@ -139,7 +141,8 @@ class EarlyStart:
     def _begun(self) -> early.EarlyMount | None:
         settings = self._settings
         location = settings.location
-        if not isinstance(location, RemoteLocation) or not self._is_plain():
+        self.root_is_bare = self._is_plain()
+        if not isinstance(location, RemoteLocation) or not self.root_is_bare:
             return None
         self._path = identity_path(
             settings.cache_dir, s3_config(settings, location).identity, location.prefix, location.bucket

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable, Sequence
-from contextlib import AbstractAsyncContextManager
-from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
-from b2fs.config.settings import MountSettings
-from b2fs.store.protocol import ObjectStore
 from b2fs.vfs.api import FileSystem, KernelNotifier
 
 
@@ -113,43 +108,6 @@ class Frontend(Protocol):
         Cancelling it unmounts.  Raises ConfigError when mounting is not possible.
         """
         ...
-
-
-class Begun(Protocol):
-    """What was begun before the run (daemon.early); what the run does not take is undone by `abandon`."""
-
-    @property
-    def noted(self) -> Sequence[int]:
-        """Signals that came before the run heard them."""
-        ...
-
-    def wait_decided(self) -> None:
-        """Return when it is clear what has begun; blocks.  The others come after it."""
-        ...
-
-    def take_control(self) -> socket.socket | None:
-        """The listening control socket."""
-        ...
-
-    def take_lock(self, path: Path) -> int | None:
-        """A descriptor that holds the lock of the identity directory."""
-        ...
-
-    def abandon(self) -> None: ...
-
-
-class Parts(NamedTuple):
-    """How to build a mount's parts from its settings.
-
-    A store that was made has its identity, and does nothing until it is entered.  `load` may be called from a thread:
-    it loads what the others will need.  `begun` is what has begun already.
-    """
-
-    make_store: Callable[[MountSettings], ObjectStore]
-    open_core: Callable[[ObjectStore, MountSettings, Path, KernelNotifier], AbstractAsyncContextManager[Core]]
-    make_frontend: Callable[[MountSettings], Frontend]
-    load: Callable[[], None] = lambda: None
-    begun: Begun | None = None
 
 
 class NoKernel:

@@ -9,9 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import re
-import shutil
 import stat
-import subprocess
 from typing import NamedTuple
 
 from b2fs.errors import ConfigError
@@ -133,10 +131,16 @@ def check_fuse(*, allow_other: bool) -> None:
         ) from None
     except OSError as error:
         raise ConfigError(f"{FUSE_DEVICE} cannot be opened: {error.strerror}") from None
-    if os.geteuid() != 0 and shutil.which("fusermount3") is None:
+    if os.geteuid() != 0 and not _has_fusermount():
         raise ConfigError("fusermount3 is missing, which users need to mount; install Debian's package fuse3")
     if allow_other and os.geteuid() != 0 and not _users_may_allow_other():
         raise ConfigError("--allow-other needs the line user_allow_other in /etc/fuse.conf")
+
+
+def _has_fusermount() -> bool:
+    import shutil  # not where root mounts
+
+    return shutil.which("fusermount3") is not None
 
 
 def _users_may_allow_other() -> bool:
@@ -152,6 +156,9 @@ def unmount(mountpoint: str, *, lazily: bool = False) -> None:
 
     Raises ConfigError with the system's reason, for example that it is busy.
     """
+    import shutil
+    import subprocess  # a mount that comes up needs neither
+
     # fusermount3 works for root as well, and asks no umount helper, so one that calls us cannot call itself.
     tool = shutil.which("fusermount3")
     command = [tool, "-u", *(["-z"] if lazily else [])] if tool else ["umount", "-i", *(["-l"] if lazily else [])]

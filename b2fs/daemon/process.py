@@ -16,9 +16,9 @@ import trio
 from b2fs.config.settings import MountSettings
 from b2fs.daemon.background import say_ready
 from b2fs.daemon.early import SWITCH_INTERVAL_S
-from b2fs.daemon.interfaces import Parts
 from b2fs.daemon.logs import configure_logging
 from b2fs.daemon.notify import Notifier
+from b2fs.daemon.parts import Parts
 from b2fs.daemon.run import Events, Outcome, run_mount, run_recover
 from b2fs.daemon.state import MountState
 from b2fs.errors import B2fsError

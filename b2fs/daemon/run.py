@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import NamedTuple
@@ -25,9 +26,10 @@ from b2fs.config.units import show_files, show_size
 from b2fs.daemon.control import drain, serve_control
 from b2fs.daemon.directory import identity_path
 from b2fs.daemon.identity import Identity, claim
-from b2fs.daemon.interfaces import Core, Frontend, NoKernel, Parts
+from b2fs.daemon.interfaces import Core, Frontend, NoKernel
 from b2fs.daemon.messages import Figures
 from b2fs.daemon.notify import Notifier
+from b2fs.daemon.parts import Parts
 from b2fs.daemon.sockets import socket_path
 from b2fs.daemon.state import MountState
 from b2fs.errors import ConfigError
@@ -102,24 +104,38 @@ async def run_mount(state: MountState, parts: Parts, notifier: Notifier, events:
 
     Raises ConfigError or StoreError (possibly inside an exception group) when the mount cannot be made or breaks.
     """
-    path = socket_path(state.settings.mountpoint, os.geteuid())
     run = _Run(state, parts, notifier, events)
     with trio.open_signal_receiver(*_SIGNALS) as signals:
-        if parts.begun is not None:
-            await trio.to_thread.run_sync(parts.begun.wait_decided)
-            for _ in parts.begun.noted:
-                run.shutdown.request()
-        bound = parts.begun.take_control() if parts.begun is not None else None
-        async with serve_control(path, state, bound), trio.open_nursery() as services:
-            services.start_soon(run.shutdown.watch, signals)
-            services.start_soon(_feed_watchdog, notifier)
-            try:
-                with run.shutdown.everything:
-                    await run.mounted()
-            finally:
-                state.stop()
-                services.cancel_scope.cancel()
+        async with trio.open_nursery() as beginning:
+            bound = None
+            if parts.begun is not None:
+                beginning.start_soon(run.load)
+                await trio.to_thread.run_sync(parts.begun.wait_decided)
+                for _ in parts.begun.noted:
+                    run.shutdown.request()
+                bound = parts.begun.take_control()
+            await _serve_run(run, state, notifier, signals, bound)
     return run.outcome()
+
+
+async def _serve_run(
+    run: _Run,
+    state: MountState,
+    notifier: Notifier,
+    signals: AsyncIterator[int],
+    bound: socket.socket | None,
+) -> None:
+    """The run itself, with all that it answers to."""
+    path = socket_path(state.settings.mountpoint, os.geteuid())
+    async with serve_control(path, state, bound), trio.open_nursery() as services:
+        services.start_soon(run.shutdown.watch, signals)
+        services.start_soon(_feed_watchdog, notifier)
+        try:
+            with run.shutdown.everything:
+                await run.mounted()
+        finally:
+            state.stop()
+            services.cancel_scope.cancel()
 
 
 async def run_recover(state: MountState, parts: Parts, events: Events) -> Outcome:
@@ -145,10 +161,19 @@ class _Run:
         self._notifier = notifier
         self._events = events
         self._reason = ""
+        self._loading = False
+        self._loaded = trio.Event()
 
     def outcome(self) -> Outcome:
         figures = self._state.figures()
         return Outcome(figures.pending_files, figures.pending_bytes, self._state.cache_dir, self._reason)
+
+    async def load(self) -> None:
+        """Load what the parts will need, in a thread; only the first call does anything."""
+        if not self._loading:
+            self._loading = True
+            await trio.to_thread.run_sync(self._parts.load)
+            self._loaded.set()
 
     async def mounted(self) -> None:
         store = self._parts.make_store(self._settings)
@@ -169,10 +194,15 @@ class _Run:
 
     @asynccontextmanager
     async def _entered(self, store: ObjectStore) -> AsyncIterator[None]:
-        """The store, entered while the rest of the program is being loaded: one waits, the other computes."""
+        """The store, entered while the rest of the program is being loaded: one waits, the other computes.
+
+        The core comes when all is loaded: to import it here meanwhile would stop the event loop, and with it what the
+        store finds out about its server.
+        """
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(trio.to_thread.run_sync, self._parts.load)
+            nursery.start_soon(self.load)
             async with store:
+                await self._loaded.wait()
                 yield
 
     def _claim(self, store: ObjectStore) -> AbstractAsyncContextManager[Identity]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
+from b2fs.core.hosts import is_loopback
 from b2fs.errors import ConfigError
 from b2fs.server.auth.keys import Account, ApplicationKey
 from b2fs.server.http.limits import Limits
@@ -75,16 +75,6 @@ class Started:
     trust_file: str | None
     first_key: ApplicationKey | None
     accounts: Sequence[Account] = ()
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only programs of this machine can reach the address."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def parse_listen(text: str) -> tuple[str, int]:

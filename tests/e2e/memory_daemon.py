@@ -20,7 +20,8 @@ from b2fs.config.settings import MountSettings, build_settings
 from b2fs.daemon import process
 from b2fs.daemon.build import make_frontend
 from b2fs.daemon.exits import EXIT_LEFT, EXIT_OK
-from b2fs.daemon.interfaces import Core, Parts
+from b2fs.daemon.interfaces import Core
+from b2fs.daemon.parts import Parts
 from b2fs.daemon.run import Events
 from b2fs.errors import CapExceeded
 from b2fs.store.protocol import ObjectStore

@@ -12,7 +12,8 @@ import trio
 
 from b2fs.cache.status import FailedItem, WriteBackStatus
 from b2fs.config.settings import MountSettings, build_settings
-from b2fs.daemon.interfaces import Core, Frontend, NoKernel, Parts
+from b2fs.daemon.interfaces import Core, Frontend, NoKernel
+from b2fs.daemon.parts import Parts
 from b2fs.errors import StoreError
 from b2fs.store.protocol import ObjectStore
 from b2fs.vfs.api import KernelNotifier

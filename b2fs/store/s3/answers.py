@@ -7,9 +7,13 @@ in a few operations.
 
 from __future__ import annotations
 
-from b2fs.core.slabs import SLABS
+from typing import TYPE_CHECKING
+
 from b2fs.errors import StoreError
 from b2fs.store.s3.faults import Response
+
+if TYPE_CHECKING:
+    from b2fs.core.slabs import Slabs
 
 #: A head may have this much.  S3's metadata are at most 7,000 bytes.
 MAX_HEAD_BYTES = 64 << 10
@@ -147,15 +151,15 @@ class AnswerReader:
             self.reusable = self.reusable and length is None
         elif length is not None:
             self._missing = _number(length)
-            if self._slabs and status < 300 and SLABS.recycles(self._missing):
-                self._large = SLABS.take(self._missing)
+            if self._slabs and status < 300 and _shelf().recycles(self._missing):
+                self._large = _shelf().take(self._missing)
         else:
             self._missing = None
             self.reusable = False
         if self._length is not None and status < 300:
             if self._chunks is not None or self._missing != self._length:
                 raise NotTheRange(f"the answer has {length or 'an unknown number of'} bytes instead of {self._length}")
-            self._large = SLABS.take(self._length)
+            self._large = _shelf().take(self._length)
         if status >= 300 and self._missing is not None and self._missing > MAX_ERROR_BYTES:
             self._missing = MAX_ERROR_BYTES
             self.reusable = False
@@ -240,6 +244,12 @@ class _Chunks:
         line = bytes(self._buffer[:end])
         del self._buffer[: end + 2]
         return line
+
+
+def _shelf() -> Slabs:
+    from b2fs.core.slabs import SLABS  # loads ctypes: not before a mount answers
+
+    return SLABS
 
 
 def _headers(lines: list[str]) -> dict[str, str]:

@@ -5,12 +5,11 @@ Knows nothing of requests.  Every value that is wrong raises ConfigError with a 
 
 from __future__ import annotations
 
-import functools
-import ipaddress
 import re
 from typing import Literal, NamedTuple
 from urllib.parse import urlsplit
 
+from b2fs.core.hosts import is_loopback
 from b2fs.errors import ConfigError
 
 _B2_HOST = re.compile(r"(?:^|\.)backblazeb2\.com$")
@@ -198,13 +197,3 @@ def _check_url(url: str, insecure_http: bool) -> None:
         raise ConfigError("an endpoint URL is scheme, host and port only")
     if parts.scheme == "http" and not insecure_http and not is_loopback(parts.hostname):
         raise ConfigError(f"{url} is not encrypted: use https://, or allow it with --insecure-http")
-
-
-@functools.lru_cache(maxsize=16)
-def is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -6,7 +6,6 @@ texts decide nothing, with the one exception that stands in `_is_cap`.
 
 from __future__ import annotations
 
-import email.utils
 import re
 import time
 from collections.abc import Mapping
@@ -184,8 +183,10 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
         return min(max(0.0, float(value)), MOST_RETRY_AFTER_S)
     except ValueError:
         pass
+    from email.utils import parsedate_to_datetime  # loads a dozen modules, for what hardly any server sends
+
     try:
-        when = email.utils.parsedate_to_datetime(value)
+        when = parsedate_to_datetime(value)
     except ValueError:
         return None
     return min(max(0.0, when.timestamp() - time.time()), MOST_RETRY_AFTER_S)

@@ -21,9 +21,6 @@ from b2fs.store.s3.proof import SETTLING_S, Proof
 
 log = logging.getLogger(__name__)
 
-#: A mount takes about this from here until it answers, and what the first programs may wait for begins then.
-_COMING_UP_S = 0.1
-
 Task = Callable[[], Awaitable[None]]
 
 
@@ -116,9 +113,11 @@ class _Finding:
         return found
 
     async def find_soon(self, proof: Proof) -> None:
-        """The background's part: find out unless somebody did, and remove what was made for it."""
+        """The background's part: find out unless somebody did, and remove what was made for it.
+
+        That begins at once: the first listing waits for it, and while the program is loaded the line has nothing to do.
+        """
         try:
-            await trio.sleep(_COMING_UP_S)
             try:
                 await proof.wait_known()
             except StoreError as error:

@@ -16,7 +16,6 @@ from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
 from b2fs.errors import ConfigError, StoreError, TimedOut, Unavailable
-from b2fs.store.protocol import Body
 from b2fs.store.s3.answers import AnswerReader, BadAnswer
 from b2fs.store.s3.config import S3Config
 from b2fs.store.s3.faults import Response
@@ -27,6 +26,7 @@ from b2fs.store.s3.wire import Call
 if TYPE_CHECKING:
     import ssl
 
+    from b2fs.store.protocol import Body
 #: Connections that are kept without work, and how long: servers close idle ones after a minute or less.
 _IDLE_CONNECTIONS = 16
 IDLE_S = 20.0

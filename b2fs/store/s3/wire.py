@@ -6,20 +6,21 @@ A Call says everything about one request but credentials and connection.  Pure.
 from __future__ import annotations
 
 import base64
-import email.utils
 import functools
 import hashlib
 import string
 import time
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote, urlencode
 
 from b2fs.core.types import ETag, ObjectInfo, ObjectRef
 from b2fs.errors import CorruptBody, InvalidRange, InvalidRequest
-from b2fs.store.protocol import Body
 from b2fs.store.s3.faults import Response
 from b2fs.store.s3.xmlio import stable_version, unquote_etag
+
+if TYPE_CHECKING:
+    from b2fs.store.protocol import Body
 
 META = "x-amz-meta-"
 _NAME_CHARS = frozenset(string.ascii_lowercase + string.digits + "!#$%&'*+-.^_`|~")
@@ -146,8 +147,10 @@ def date_ns(headers: Mapping[str, str], name: str) -> int:
 @functools.lru_cache(maxsize=256)
 def _second_of(date: str) -> int | None:
     """A date of HTTP in seconds; None if it is none.  Answers that come together mostly say the same."""
+    from email.utils import parsedate_to_datetime  # loads a dozen modules: not before a mount answers
+
     try:
-        return int(email.utils.parsedate_to_datetime(date).timestamp())
+        return int(parsedate_to_datetime(date).timestamp())
     except ValueError:
         return None
 
