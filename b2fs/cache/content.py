@@ -199,12 +199,23 @@ class DirtyFiles:
 
     def set_aside(self, ino: InodeId, name: bytes) -> str:
         """Keep what is left of a torn file under a name for users; the path.  Raises OSError."""
-        kept = os.path.join(os.path.dirname(self.directory), "torn")
+        kept = self._aside
         os.makedirs(kept, mode=0o700, exist_ok=True)
         when = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
         path = f"{kept}/{os.fsdecode(name[:_NAME_BYTES])} (torn by a power cut, {when}, {ino})"
         os.rename(self.path(ino), path)
         return path
+
+    def count_aside(self) -> int:
+        """How many files `set_aside` has kept and nobody has removed."""
+        try:
+            return len(os.listdir(self._aside))
+        except FileNotFoundError:
+            return 0
+
+    @property
+    def _aside(self) -> str:
+        return os.path.join(os.path.dirname(self.directory), "torn")
 
     def close(self) -> None:
         while self._open:

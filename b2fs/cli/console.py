@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, TaskID
 
-    from b2fs.daemon.messages import Figures, MountReport
+    from b2fs.daemon.messages import Figures, MountReport, ReadFigures
 
 
 def complain(sentence: str) -> None:
@@ -95,13 +95,29 @@ def show_status(report: MountReport, console: Console | None = None) -> None:
         ("State", f"{report.phase}{', offline' if figures.offline else ''}, process {report.pid}"),
         ("To upload", _pending(report)),
         ("Uploaded", f"{show_files(figures.uploaded_files)}, {show_size(figures.uploaded_bytes)}"),
+        ("Read", _read(report.reading)),
         ("Conflicts", str(figures.conflicts)),
         ("Cache", report.cache_dir),
     ):
         table.add_row(name, value)
+    if report.set_aside:
+        parts = "1 part of a file" if report.set_aside == 1 else f"{report.set_aside} parts of files"
+        table.add_row("Set aside", f"{parts} that a power cut left, in {report.cache_dir}/torn")
     for failure in figures.failed:
         table.add_row("Failed", f"{failure.path}: {failure.error}")
     (console or Console(highlight=False)).print(table)
+
+
+def _read(reading: ReadFigures) -> str:
+    text = (
+        f"{show_size(reading.served_bytes)} by programs: {show_size(reading.fetched_bytes)} from the bucket, "
+        f"{show_size(reading.disk_bytes)} from the cache"
+    )
+    if reading.wasted_bytes:
+        text += f"; {show_size(reading.wasted_bytes)} fetched in vain"
+    if reading.failures:
+        text += f"; {reading.failures} {'request' if reading.failures == 1 else 'requests'} failed"
+    return text
 
 
 def _pending(report: MountReport) -> str:

@@ -75,11 +75,35 @@ class Warming(Protocol):
     def listed(self) -> bool: ...
 
 
+class Reading(Protocol):
+    """What was read since the mount began, in bytes; fetches and failures are requests."""
+
+    @property
+    def served_bytes(self) -> int: ...
+    @property
+    def fetched_bytes(self) -> int: ...
+    @property
+    def fetches(self) -> int: ...
+    @property
+    def disk_bytes(self) -> int: ...
+    @property
+    def wasted_bytes(self) -> int: ...
+    @property
+    def failures(self) -> int: ...
+
+
 class Core(FileSystem, Protocol):
     """The filesystem core with its write-back."""
 
     @property
     def writeback(self) -> WriteBack: ...
+
+    @property
+    def reading(self) -> Reading: ...
+
+    def set_aside(self) -> int:
+        """How many parts of files are kept that power cuts have left, until a user removes them."""
+        ...
 
     async def refresh(self, path: bytes) -> None:
         """Look at the bucket anew for everything at and below a path relative to the mount."""

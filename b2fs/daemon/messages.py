@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeVar
 
-from b2fs.daemon.interfaces import Warming, WriteBackStatus
+from b2fs.daemon.interfaces import Reading, Warming, WriteBackStatus
 
 MAX_LINE_BYTES = 1 << 20
 _MAX_FAILURES = 100
@@ -63,6 +63,21 @@ class WarmFigures(NamedTuple):
         return cls(**plain, changed=len(warming.changed))
 
 
+class ReadFigures(NamedTuple):
+    """What was read since the mount began, as cache.reader.ReaderStats."""
+
+    served_bytes: int = 0
+    fetched_bytes: int = 0
+    fetches: int = 0
+    disk_bytes: int = 0
+    wasted_bytes: int = 0
+    failures: int = 0
+
+    @classmethod
+    def of(cls, reading: Reading) -> ReadFigures:
+        return cls(*(getattr(reading, name) for name in cls._fields))
+
+
 class MountReport(NamedTuple):
     """A mount as `b2fs status` shows it; phase is starting, mounted, draining or stopped."""
 
@@ -75,6 +90,9 @@ class MountReport(NamedTuple):
     read_only: bool = False
     uptime_s: float = 0.0
     writeback: Figures = Figures()
+    reading: ReadFigures = ReadFigures()
+    #: Parts of files that power cuts have left, below torn/ in cache_dir.
+    set_aside: int = 0
 
 
 class Request(NamedTuple):
@@ -143,7 +161,9 @@ def _report(content: object) -> MountReport:
     failed = inner.get("failed") if isinstance(inner, Mapping) else ()
     failures = tuple(_known(Failure, item) for item in failed or () if isinstance(item, Mapping))
     figures = _known(Figures, {**(inner or {}), "failed": failures})
-    return _known(MountReport, {**outer, "writeback": figures})
+    reading = outer.get("reading")
+    read = _known(ReadFigures, reading if isinstance(reading, Mapping) else {})
+    return _known(MountReport, {**outer, "writeback": figures, "reading": read})
 
 
 def _known(kind: type[T], content: Mapping[str, Any]) -> T:

@@ -14,7 +14,7 @@ import trio
 from b2fs import __version__
 from b2fs.config.settings import MountSettings
 from b2fs.daemon.interfaces import Core
-from b2fs.daemon.messages import Figures, MountReport
+from b2fs.daemon.messages import Figures, MountReport, ReadFigures
 
 Phase = Literal["starting", "mounted", "draining", "stopped"]
 
@@ -32,6 +32,7 @@ class MountState:
         self.mounted = False
         self._started = time.monotonic()
         self._last_figures = Figures()
+        self._last_reading = ReadFigures()
 
     def figures(self) -> Figures:
         """The write-back now, or as it was when the core ended."""
@@ -39,9 +40,15 @@ class MountState:
             self._last_figures = Figures.of(self.core.writeback.status())
         return self._last_figures
 
+    def _reading(self) -> ReadFigures:
+        if self.core is not None:
+            self._last_reading = ReadFigures.of(self.core.reading)
+        return self._last_reading
+
     def detach_core(self) -> None:
         """Keep the last figures and forget the core, which is about to end."""
         self.figures()
+        self._reading()
         self.core = None
 
     def stop(self) -> None:
@@ -60,4 +67,6 @@ class MountState:
             read_only=self.settings.read_only,
             uptime_s=round(time.monotonic() - self._started, 3),
             writeback=self.figures(),
+            reading=self._reading(),
+            set_aside=self.core.set_aside() if self.core is not None else 0,
         )

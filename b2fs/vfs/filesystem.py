@@ -14,6 +14,7 @@ from typing import Any
 import trio
 
 from b2fs.cache.inode import Inode
+from b2fs.cache.reader import ReaderStats
 from b2fs.cache.reader.stock import StockProgress
 from b2fs.cache.writeback.engine import Engine
 from b2fs.cache.writeback.listener import Listener
@@ -77,6 +78,15 @@ class B2Filesystem(Listener):
     @property
     def writeback(self) -> Engine:
         return self._core.engine
+
+    @property
+    def reading(self) -> ReaderStats:
+        """What was read and fetched since the beginning."""
+        return self._core.reader.stats
+
+    def set_aside(self) -> int:
+        """How many parts of files are kept that power cuts have left."""
+        return self._core.files.count_aside()
 
     @property
     def held(self) -> int:

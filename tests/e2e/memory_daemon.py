@@ -21,6 +21,7 @@ from b2fs.daemon import process
 from b2fs.daemon.build import make_frontend
 from b2fs.daemon.exits import EXIT_LEFT, EXIT_OK
 from b2fs.daemon.interfaces import Core
+from b2fs.daemon.messages import ReadFigures
 from b2fs.daemon.parts import Parts
 from b2fs.daemon.run import Events
 from b2fs.errors import CapExceeded
@@ -60,6 +61,10 @@ class MemoryCore(MemFs):
     def __init__(self, writeback: FileWriteBack) -> None:
         super().__init__(check_permissions=False, ttl_s=60.0)
         self.writeback = writeback
+        self.reading = ReadFigures()
+
+    def set_aside(self) -> int:
+        return 0
 
 
 def main(bucket_file: str, mountpoint: str, cache_dir: str) -> int:

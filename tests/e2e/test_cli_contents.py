@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -173,3 +174,30 @@ def test_what_cannot_be_warmed_is_refused(site: Site, tmp_path: Path) -> None:
     assert elsewhere.returncode == EXIT_USAGE
     assert "is not on a b2fs mount" in elsewhere.stderr
     assert run_b2fs("refresh", tmp_path).returncode == EXIT_USAGE
+
+
+def test_the_status_tells_what_was_read_and_where_it_came_from(site: Site) -> None:
+    body = random.Random(6).randbytes(3 * MIB)
+    site.put("a", body)
+
+    def reading() -> dict[str, int]:
+        found: dict[str, int] = json.loads(run_b2fs("status", site.mountpoint, "--json").stdout)["reading"]
+        return found
+
+    site.mount()
+    assert not any(reading().values())
+    assert (site.mountpoint / "a").read_bytes() == body
+    first = reading()
+    assert first["served_bytes"] >= len(body)
+    assert first["fetched_bytes"] == len(body)
+    assert first["fetches"] == len([entry for entry in site.log_of_gets() if entry["path"] == f"/{site.bucket}/a"])
+    assert (first["disk_bytes"], first["wasted_bytes"], first["failures"]) == (0, 0, 0)
+    assert run_b2fs("umount", site.mountpoint).returncode == EXIT_OK
+    site.mount()
+    assert (site.mountpoint / "a").read_bytes() == body
+    again = reading()
+    assert (again["fetched_bytes"], again["fetches"]) == (0, 0)
+    assert again["disk_bytes"] >= len(body)
+    assert (
+        "3.0 MiB by programs: 0 B from the bucket, 3.0 MiB from the cache" in run_b2fs("status", site.mountpoint).stdout
+    )

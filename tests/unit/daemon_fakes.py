@@ -13,6 +13,7 @@ import trio
 from b2fs.cache.status import FailedItem, WriteBackStatus
 from b2fs.config.settings import MountSettings, build_settings
 from b2fs.daemon.interfaces import Core, Frontend, NoKernel
+from b2fs.daemon.messages import ReadFigures
 from b2fs.daemon.parts import Parts
 from b2fs.errors import StoreError
 from b2fs.store.protocol import ObjectStore
@@ -57,6 +58,10 @@ class FakeWriteBack:
 class FakeCore:
     def __init__(self, writeback: FakeWriteBack) -> None:
         self.writeback = writeback
+        self.reading = ReadFigures()
+
+    def set_aside(self) -> int:
+        return 0
 
 
 class FakeStore:

@@ -21,7 +21,7 @@ from b2fs.cli.statuses import exit_status
 from b2fs.config.settings import MountSettings
 from b2fs.daemon import client
 from b2fs.daemon.exits import EXIT_FAILED, EXIT_OK, EXIT_USAGE
-from b2fs.daemon.messages import Failure, Figures, MountReport, Reply, Request
+from b2fs.daemon.messages import Failure, Figures, MountReport, ReadFigures, Reply, Request
 from b2fs.errors import BadCredentials, ConfigError
 
 
@@ -179,7 +179,28 @@ def test_the_status_shows_failures() -> None:
     assert "this mount does not write" in out.getvalue()
 
 
-@pytest.mark.parametrize("reply", [Reply("status"), Reply("error", MountReport(url="s3://x"), "no")])
+def test_the_status_shows_what_was_read_and_what_power_cuts_left() -> None:
+    out = io.StringIO()
+    reading = ReadFigures(served_bytes=3 << 20, fetched_bytes=1 << 20, fetches=4, disk_bytes=2 << 20)
+    show_status(MountReport(reading=reading), Console(file=out, width=200))
+    assert "3.0 MiB by programs: 1.0 MiB from the bucket, 2.0 MiB from the cache" in out.getvalue()
+    assert "Set aside" not in out.getvalue()
+    assert "in vain" not in out.getvalue()
+    out = io.StringIO()
+    reading = reading._replace(wasted_bytes=1 << 10, failures=1)
+    show_status(MountReport(cache_dir="/cache", reading=reading, set_aside=2), Console(file=out, width=200))
+    assert "from the cache; 1.0 KiB fetched in vain; 1 request failed" in out.getvalue()
+    assert "2 parts of files that a power cut left, in /cache/torn" in out.getvalue()
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        Reply("status"),
+        Reply("error", MountReport(url="s3://x"), "no"),
+        Reply("status", MountReport(reading=ReadFigures(1, 2, 3, 4, 5, 6), set_aside=7)),
+    ],
+)
 def test_replies_survive_the_wire(reply: Reply) -> None:
     assert Reply.decode(reply.encode()) == reply
 

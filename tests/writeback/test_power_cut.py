@@ -179,6 +179,7 @@ async def test_the_beginning_of_a_file_that_was_never_synced_is_not_stored_over_
         monkeypatch.setattr(ledger, "boot_id", lambda: "another")
     async with after.mount() as mount:
         assert await mount.read("a") == left
+        assert mount.fs.set_aside() == int(started_anew)
         await mount.drain()
     assert after.bucket.contents() == {"a": left}
 
