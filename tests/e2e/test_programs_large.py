@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,6 +16,9 @@ SIZE_MIB = 1024 if LONG else 256
 #: Of the file that is larger than the cache.
 BEYOND_MIB = 3072 if LONG else 192
 MEMORY_MIB = 300
+_READERS = 50
+#: The limit of 64 MiB is for what is read; 45 MiB are the program itself, the rest is what libraries do not give back.
+_SMALL_MEMORY_MIB = 160
 
 
 def peak_memory_mib(pid: int) -> float:
@@ -48,6 +52,21 @@ def test_a_large_file_comes_back_in_bounded_memory(seaweedfs_site: Site) -> None
     assert (root / "large").stat().st_size == SIZE_MIB * MIB
     assert sha256(root / "large") == expected
     assert peak_memory_mib(site.pid) < MEMORY_MIB
+    site.umount()
+
+
+def test_fifty_readers_share_a_small_memory_limit(seaweedfs_site: Site) -> None:
+    site = seaweedfs_site
+    root = site.mount()
+    expected = {}
+    for number in range(_READERS):
+        make_random(root / f"f{number}", 4)
+        expected[f"f{number}"] = sha256(root / f"f{number}")
+    root = site.remount("--memory-limit=64M")
+    with ThreadPoolExecutor(_READERS) as readers:
+        found = list(readers.map(lambda name: sha256(root / name), expected))
+    assert found == list(expected.values())
+    assert peak_memory_mib(site.pid) < _SMALL_MEMORY_MIB
     site.umount()
 
 
