@@ -44,6 +44,8 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _ANSWER_TIMEOUT_S = 60.0
 _DRAIN_REPORT_S = 0.5
 _LOG_EVERY_S = 15.0
+#: Signals that follow each other more quickly than anybody can mean it, in seconds: service managers send several.
+ONE_REQUEST_S = 0.03
 #: Asked of systemd again and again while the drain makes progress; several reports may get lost.
 _EXTEND_S = 30.0
 
@@ -74,12 +76,17 @@ class Outcome(NamedTuple):
 
 
 class Shutdown:
-    """Signals to cancellations: the first ends the service and lets it drain, the second ends everything."""
+    """Signals to cancellations: the first ends the service and lets it drain, the second ends everything.
+
+    At the end of a session or of the machine systemd sends SIGHUP with SIGTERM, or SIGTERM from two sides.  Those are
+    one request: to take them for two would leave in the cache what could have been uploaded.
+    """
 
     def __init__(self) -> None:
         self.everything = trio.CancelScope()
         self._service: trio.CancelScope | None = None
-        self.requests = 0
+        self._requests = 0
+        self._first_at = 0.0
 
     def begin_service(self) -> trio.CancelScope:
         """The scope that the first request cancels from now on."""
@@ -87,15 +94,21 @@ class Shutdown:
         return self._service
 
     def request(self) -> None:
-        self.requests += 1
-        if self._service is None or self.requests > 1:
+        """Somebody wants an end."""
+        self._requests += 1
+        if self._requests == 1:
+            self._first_at = trio.current_time()
+        if self._service is None or self._requests > 1:
             self.everything.cancel()
         else:
             self._service.cancel()
 
     async def watch(self, signals: AsyncIterator[int]) -> None:
         async for number in signals:
-            log.info("%s: %s", signal.Signals(number).name, "stopping at once" if self.requests else "stopping")
+            if self._requests and (number == signal.SIGHUP or trio.current_time() - self._first_at < ONE_REQUEST_S):
+                log.info("%s: stopping already", signal.Signals(number).name)
+                continue
+            log.info("%s: %s", signal.Signals(number).name, "stopping at once" if self._requests else "stopping")
             self.request()
 
 

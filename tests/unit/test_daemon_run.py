@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
@@ -13,7 +14,7 @@ import pytest
 import trio
 import trio.testing
 
-from b2fs.daemon import process
+from b2fs.daemon import process, run
 from b2fs.daemon.client import ask
 from b2fs.daemon.identity import claim, recall
 from b2fs.daemon.messages import Reply, Request
@@ -87,7 +88,10 @@ async def test_a_signal_unmounts_and_drains(tmp_path: Path, number: signal.Signa
     assert mount.outcome.left_files == 0
 
 
-async def test_a_second_signal_stops_at_once_and_counts_what_is_left(tmp_path: Path) -> None:
+async def test_a_second_signal_stops_at_once_and_counts_what_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "ONE_REQUEST_S", 0.0)
     world = World(tmp_path, pending_files=2)
     async with running(world) as mount:
         os.kill(os.getpid(), signal.SIGTERM)
@@ -96,6 +100,23 @@ async def test_a_second_signal_stops_at_once_and_counts_what_is_left(tmp_path: P
     assert mount.outcome == Outcome(2, 2000, str(world.core_dir))
     assert "2 files (2.0 KiB) not in the bucket yet" in mount.outcome.sentence
     assert f"b2fs recover {world.core_dir}" in mount.outcome.sentence
+
+
+@pytest.mark.parametrize(("number", "window_s"), [(signal.SIGTERM, 1000.0), (signal.SIGHUP, 0.0)])
+async def test_what_a_service_manager_sends_with_the_first_signal_is_no_second_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, number: int, window_s: float
+) -> None:
+    monkeypatch.setattr(run, "ONE_REQUEST_S", window_s)
+    caplog.set_level(logging.INFO)
+    world = World(tmp_path, pending_files=2)
+    async with running(world) as mount:
+        os.kill(os.getpid(), signal.SIGTERM)
+        await world.writeback.waiting.wait()
+        os.kill(os.getpid(), number)
+        while "stopping already" not in caplog.text:
+            await trio.lowlevel.checkpoint()
+        world.writeback.uploaded.set()
+    assert mount.outcome == Outcome(0, 0, str(world.core_dir))
 
 
 async def test_an_error_that_stops_the_drain_is_in_the_outcome(tmp_path: Path) -> None:
