@@ -60,9 +60,7 @@ def owner_of(settings: MountSettings) -> tuple[int, int, int]:
     return uid, gid, 0o777 & ~umask
 
 
-def vfs_config(
-    settings: MountSettings, directory: Path, started_ns: int | None = None, *, bare_root: bool = False
-) -> VfsConfig:
+def vfs_config(settings: MountSettings, directory: Path, started_ns: int | None = None) -> VfsConfig:
     """The filesystem core, with its state in directory; objects without attributes belong to whoever mounts."""
     from b2fs.cache.writeback.config import WriteBackConfig
     from b2fs.cache.writeback.conflicts import ConflictPolicy
@@ -92,7 +90,6 @@ def vfs_config(
         ),
         reader=_reader_config(settings, down),
         defaults=Defaults(uid=uid, gid=gid, file_mode=0o666 & dir_mode, dir_mode=dir_mode),
-        bare_root=bare_root,
         started_ns=started_ns,
     )
 

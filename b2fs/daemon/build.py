@@ -43,9 +43,8 @@ def parts_begun(settings: MountSettings) -> Parts:
     from b2fs.daemon import early
     from b2fs.store.s3 import greeting
 
-    key = early.ROOT_KEY if early.is_possible(settings) else None
-    asked = greeting.greet(s3_config(settings, settings.location), key)
-    if asked is None or key is None:
+    asked = greeting.greet(s3_config(settings, settings.location), f"{settings.location.prefix}{early.RESERVED}")
+    if asked is None or not early.is_possible(settings):
         return real_parts()._replace(make_store=partial(make_store, greeting=asked))
     begun = early.EarlyStart(settings, asked, runtime_dir(os.geteuid()))
     return Parts(
@@ -116,7 +115,5 @@ def open_core(
     from b2fs.config.components import vfs_config
     from b2fs.vfs.filesystem import open_filesystem
 
-    if begun is None:
-        return open_filesystem(store, vfs_config(settings, directory), kernel)
-    config = vfs_config(settings, directory, begun.started_ns, bare_root=begun.root_is_bare)
+    config = vfs_config(settings, directory, None if begun is None else begun.started_ns)
     return open_filesystem(store, config, kernel)

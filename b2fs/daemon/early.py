@@ -50,8 +50,10 @@ _GREETING_S = 3.0
 #: How soon a signal ends that wait.
 _SIGNAL_S = 0.1
 _STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-#: The key, below the mount's prefix, under which the root's attributes are, if it has any (docs/architecture.md).
-ROOT_KEY = ".b2fs/root"
+#: Where, below the mount's prefix, b2fs keeps what is its own, and the name there of the root's attributes, if it has
+#: any (docs/architecture.md).
+RESERVED = ".b2fs/"
+_ROOT_NAME = b"root</Key>"
 
 
 class EarlyStart:
@@ -61,8 +63,6 @@ class EarlyStart:
         """Begin.  From now on signals that would end the process are only noted."""
         #: When the mount began, which the times of a root without attributes of its own say.
         self.started_ns = now_ns()
-        #: Whether the bucket was seen to hold no attributes of the root; after wait_decided.
-        self.root_is_bare = False
         #: The signals that came, in their order.
         self.noted: list[int] = []
         self._settings = settings
@@ -141,8 +141,7 @@ class EarlyStart:
     def _begun(self) -> early.EarlyMount | None:
         settings = self._settings
         location = settings.location
-        self.root_is_bare = self._is_plain()
-        if not isinstance(location, RemoteLocation) or not self.root_is_bare:
+        if not isinstance(location, RemoteLocation) or not self._is_plain():
             return None
         self._path = identity_path(
             settings.cache_dir, s3_config(settings, location).identity, location.prefix, location.bucket
@@ -161,7 +160,9 @@ class EarlyStart:
         deadline = time.monotonic() + _GREETING_S
         listed = self._result(self._greeting.listed, deadline)
         versioned = self._greeting.versioned
-        if listed is None or b"ListBucketResult" not in listed.body or b"<Contents" in listed.body:
+        if listed is None or b"ListBucketResult" not in listed.body:
+            return False
+        if _ROOT_NAME in listed.body or b"<IsTruncated>true" in listed.body:
             return False
         return versioned is None or self._result(versioned, deadline) is not None
 

@@ -50,7 +50,5 @@ class VfsConfig(NamedTuple):
     defaults: Defaults = Defaults()
     writeback: WriteBackConfig = WriteBackConfig()
     reader: ReaderConfig = ReaderConfig()
-    #: It is known that the root has no attributes of its own in the bucket.
-    bare_root: bool = False
     #: What a root without attributes of its own shows as its times, in ns; None: when the core was made.
     started_ns: int | None = None

@@ -448,7 +448,7 @@ class B2Filesystem(Listener):
         else:
             self._recovery.restore()
         root = self._core.root
-        if not root.pending and not self._core.config.bare_root:
+        if not root.pending:
             info = await self._names.directory_info(root.prefix)
             if info is not None:
                 self._names.learn(root, info)

@@ -220,7 +220,8 @@ async def test_sync_reports_the_error_that_stops_it(tmp_path: Path) -> None:
     assert (last.kind, last.message) == ("error", "the cap is used up")
 
 
-async def test_whoever_follows_hears_the_end_and_what_is_left(tmp_path: Path) -> None:
+async def test_whoever_follows_hears_the_end_and_what_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "ONE_REQUEST_S", 0.0)
     world = World(tmp_path, pending_files=2)
     replies: list[Reply] = []
     following = trio.Event()

@@ -19,6 +19,7 @@ from b2fs.core.types import Capabilities, ETag, ObjectRef, VersionId
 from b2fs.errors import StoreError, TimedOut, Unavailable, Unsupported
 from b2fs.store.s3 import S3Config, S3Store, entry
 from b2fs.store.s3 import finding as finding_module
+from b2fs.store.s3 import store as s3_store
 from b2fs.store.s3.greeting import Greeting, greet
 from b2fs.store.s3.memory import CapabilityFile
 from b2fs.store.s3.probe import EVERYTHING, Trial
@@ -120,6 +121,37 @@ async def test_what_was_asked_before_is_not_asked_again() -> None:
         async with S3Store(config, Capabilities(), greeting) as store:
             assert sorted(request.query for request in server.requests) == ["list-type=2&max-keys=1", "versioning="]
             assert store.calls.sent == 0
+
+
+PLACE = b"""<ListBucketResult><Name>bucket</Name><Prefix>.b2fs/</Prefix><EncodingType>url</EncodingType>
+<IsTruncated>false</IsTruncated><CommonPrefixes><Prefix>.b2fs/attrs/</Prefix></CommonPrefixes></ListBucketResult>"""
+
+
+@pytest.mark.parametrize("late_s", [0.0, 1000.0])
+async def test_a_place_that_was_listed_before_is_not_listed_again_at_once(
+    monkeypatch: pytest.MonkeyPatch, late_s: float
+) -> None:
+    monkeypatch.setattr(s3_store, "_LISTED_S", s3_store._LISTED_S - late_s)
+    with answering(PLACE) as (_, config):
+        greeting = greet(config, ".b2fs/")
+        assert greeting is not None
+        async with S3Store(config, Capabilities(), greeting) as store:
+            assert (await store.list_objects("", delimiter="/")).prefixes == (".b2fs/attrs/",)
+            assert store.calls.sent == 1  # that was another place
+            page = await store.list_objects(".b2fs/", delimiter="/")
+            assert (page.objects, page.prefixes, page.next_token) == ((), (".b2fs/attrs/",), None)
+            assert store.calls.sent == 1 + bool(late_s)
+            await store.list_objects(".b2fs/", delimiter="/")
+            assert store.calls.sent == 2 + bool(late_s)
+
+
+async def test_what_was_listed_before_is_the_answer_to_the_same_question_only() -> None:
+    with answering(PLACE) as (_, config):
+        greeting = greet(config, ".b2fs/")
+        async with S3Store(config, Capabilities(), greeting) as store:
+            await store.list_objects(".b2fs/", delimiter="/", start_after=".b2fs/b")
+            await store.list_objects(".b2fs/", delimiter="/")
+            assert store.calls.sent == 2
 
 
 async def test_a_greeting_that_comes_to_nothing_costs_no_explanation() -> None:
@@ -272,21 +304,20 @@ async def test_a_second_run_is_there_before_the_server_was_tried_out(
 
 async def test_a_server_never_met_is_tried_out_behind_the_first_calls(seaweedfs: Server, bucket: str) -> None:
     async with S3Store(S3Config(bucket, seaweedfs.endpoint)) as store:
-        truth = store.capabilities
+        truth, needed = store.capabilities, store.calls.sent
     assert truth != EVERYTHING, "or this shows nothing"
     async with S3Store(S3Config(bucket, seaweedfs.endpoint, prove_behind=True)) as store:
         assert store.calls.sent == 2
         assert store.capabilities.versioning == truth.versioning
         await store.put("a", b"hello")
-        assert store.calls.sent == 3
         async with trio.open_nursery() as nursery:
             for _ in range(3):
                 nursery.start_soon(store.wait_known)
         assert store.capabilities == truth
-        tried = store.calls.sent
+        assert store.calls.sent == needed + 1
         await store.wait_known()
         await store.put("dir/", b"")
-        assert store.calls.sent == tried + 1
+        assert store.calls.sent == needed + 2
     assert {info["Key"] for info in seaweedfs.client().list_objects_v2(Bucket=bucket)["Contents"]} == {"a", "dir/"}
 
 

@@ -314,3 +314,17 @@ async def test_the_root_is_listed_before_anybody_asks(tmp_path: Path, markers: b
         async with mount(store, tmp_path / "cache", config) as mounted:
             await mounted.find("d")
             assert "" not in {call.key for call in mounted.store.calls}
+
+
+@pytest.mark.parametrize("markers", [True, False], ids=["markers keep metadata", "markers drop metadata"])
+async def test_where_none_of_our_own_objects_are_none_is_asked_for(tmp_path: Path, markers: bool) -> None:
+    """One page of their place tells that, even if something else stands there, as while a server is tried out."""
+    config = VfsConfig("", look_ahead=True)
+    async with bucket(tmp_path) as inner:
+        store = inner if markers else MarkersWithoutMetadata(inner)
+        await fill(inner, ["d/f", ".b2fs/probe-1/a"])
+        async with mount(store, tmp_path / "cache", config) as mounted:
+            assert set(await mounted.ls("d")) == {"f"}
+            assert set(await mounted.ls()) == {"d"}
+            listed = [call.key for call in mounted.store.calls if call.method is Method.LIST_OBJECTS]
+            assert sorted(listed) == ["", ".b2fs/", "d/"]

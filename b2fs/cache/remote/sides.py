@@ -18,13 +18,13 @@ _PAGES = 4
 
 
 class SideObjects:
-    """See the module.  place is the prefix of all side objects; is_foreign says that there are none but new ones."""
+    """See the module.  place is the prefix of all side objects; is_lacking says that there are none but new ones."""
 
-    def __init__(self, store: ObjectStore, place: str, ttl_s: float, is_foreign: Callable[[], bool]) -> None:
+    def __init__(self, store: ObjectStore, place: str, ttl_s: float, is_lacking: Callable[[], bool]) -> None:
         self._store = store
         self._place = place
         self._ttl_s = ttl_s
-        self._is_foreign = is_foreign
+        self._is_lacking = is_lacking
         self._rows: dict[str, bytes] = {}
         #: Keys up to this one are known, whichever way the server sorts directories (see `walk`); None if all are.
         self._until: tuple[str, list[str]] | None = "", []
@@ -35,7 +35,7 @@ class SideObjects:
 
     async def find(self, key: str) -> tuple[bool, ObjectInfo | None]:
         """Whether it is known what is under a key, and the object there.  Checkpoint: only if it asks."""
-        if self._is_foreign():
+        if self._is_lacking():
             return key not in self._touched, None
         await self.load()
         if key in self._touched or not self._reaches(key):

@@ -67,7 +67,7 @@ class RemoteView:
         self.known = KnownAttributes(config.max_attributes)
         self.attributes: AttributeSource = NoAttributes()
         self.links = LinkNames(store, config.reserved.removesuffix(".b2fs/"), config.ttl_s)
-        self.sides = SideObjects(store, f"{config.reserved}dirs/", config.ttl_s, self._is_foreign)
+        self.sides = SideObjects(store, f"{config.reserved}dirs/", config.ttl_s, partial(self._lacks, "dirs"))
         #: What is being read: all loads of a directory, and the one that the next reader joins.
         self._reading: dict[str, list[Load]] = {}
         self._loads: dict[str, Load] = {}
@@ -179,15 +179,20 @@ class RemoteView:
         if self.peek(prefix) is not None:
             return
         try:
-            await self._begin(prefix)
-            if not self._is_foreign():
-                async with open_flat_nursery() as nursery:
-                    nursery.start_soon(self.attributes.load, prefix)
-                    nursery.start_soon(self._load_sides)
+            async with open_flat_nursery() as nursery:
+                # What stands at the place of our own objects mostly is known by now.
+                if self.find_nowait(self._config.reserved, "attrs") is None:
+                    await self._begin(prefix)
+                else:
+                    nursery.start_soon(self._begin, prefix)
+                nursery.start_soon(self.load_attributes, prefix)
+                nursery.start_soon(self._load_sides)
         except StoreError as error:
             log.debug("the root is listed when somebody asks for it: %s", error)
 
     async def _load_sides(self) -> None:
+        if self._lacks("dirs"):
+            return
         await self._store.wait_known()
         if not self._store.capabilities.marker_metadata:
             await self.sides.load()
@@ -218,13 +223,15 @@ class RemoteView:
 
     async def load_attributes(self, prefix: str) -> None:
         """Make what there is about a directory's entries beside the objects known.  Checkpoint: only if it asks."""
-        if not self._is_foreign():
+        if not self._lacks("attrs"):
             await self.attributes.load(prefix)
 
-    def _is_foreign(self) -> bool:
-        """Whether the bucket is known to hold no object of our own, so that none needs to be asked for."""
+    def _lacks(self, place: str) -> bool:
+        """Whether the bucket is known to hold none of our own objects of a kind, so that none needs to be asked for."""
         prefix, component = split_key(self._config.reserved)
         found = self.find_nowait(prefix, component[:-1]) if component else None
+        if found is None or found.is_dir:
+            found = self.find_nowait(self._config.reserved, place)
         return found is not None and not found.is_dir
 
     async def head(self, info: ObjectInfo) -> ObjectInfo:
@@ -322,7 +329,7 @@ class RemoteView:
 
     def forget(self, prefix: str) -> None:
         """Trust nothing below prefix any more: the next question goes to the bucket."""
-        for known in [p for p in self._listings if p.startswith(prefix)]:
+        for known in [p for p in self._listings if p.startswith(prefix) or p == self._config.reserved]:
             del self._listings[known]
         for loading in [p for p in self._loads if p.startswith(prefix)]:
             del self._loads[loading]  # who reads it goes on with it, and nobody else

@@ -17,32 +17,42 @@ from b2fs.store.s3.faults import Response
 from b2fs.store.s3.nearby import StaticKeys, find_nearby
 from b2fs.store.s3.sigv4 import EMPTY_SHA256
 from b2fs.store.s3.sockets import Connections, Exchange, signed_question
-from b2fs.store.s3.wire import Call, Paths
+from b2fs.store.s3.wire import Call, Paths, listing_call
 
 log = logging.getLogger(__name__)
 
 
-def list_one(config: S3Config, key: str | None = None) -> Call:
-    """The cheapest call that needs credentials, bucket and listing right, and explains itself; it asks for a key."""
-    path = Paths(config.bucket, virtual=config.addressing == "virtual").bucket(list_type=2, max_keys=1, prefix=key)
+def list_one(config: S3Config) -> Call:
+    """The cheapest call that needs credentials, bucket and listing right, and explains itself."""
+    path = _paths(config).bucket(list_type=2, max_keys=1)
     return Call("ListObjectsV2", "GET", path, expected_bytes=512)
 
 
+def list_place(config: S3Config, place: str) -> Call:
+    """The same, and it tells what stands right below a prefix."""
+    return listing_call(_paths(config), place, delimiter="/")
+
+
 def ask_versioning(config: S3Config) -> Call:
-    path = Paths(config.bucket, virtual=config.addressing == "virtual").bucket(versioning="")
-    return Call("GetBucketVersioning", "GET", path)
+    return Call("GetBucketVersioning", "GET", _paths(config).bucket(versioning=""))
+
+
+def _paths(config: S3Config) -> Paths:
+    return Paths(config.bucket, virtual=config.addressing == "virtual")
 
 
 class Greeting:
     """Questions under way, and the connections that they were asked on."""
 
-    def __init__(self, config: S3Config, keys: StaticKeys, key: str | None = None) -> None:
-        """key: the listing tells whether it is there.  Raises ConfigError, for what the store will refuse as well."""
+    def __init__(self, config: S3Config, keys: StaticKeys, place: str | None = None) -> None:
+        """place: a prefix that is listed.  Raises ConfigError, for what the store will refuse as well."""
         check_credentials(config, keys.access_key)
         self.connections = Connections(config)
         self._config = config
         self._keys = keys
-        self.listed = self._asked(list_one(config, key))
+        #: What `listed` is the first page of, with "/" between names.
+        self.place = place
+        self.listed = self._asked(list_one(config) if place is None else list_place(config, place))
         #: None where it is known.
         self.versioned = None if config.is_backblaze else self._asked(ask_versioning(config))
 
@@ -65,13 +75,13 @@ class Greeting:
         return answer
 
 
-def greet(config: S3Config, key: str | None = None) -> Greeting | None:
-    """Begin to ask, about a key if that is of interest; None if that needs more than lies ready.
+def greet(config: S3Config, place: str | None = None) -> Greeting | None:
+    """Begin to ask, also for what stands below a place; None if that needs more than lies ready.
 
     Blocks for no longer than reading a file takes.
     """
     try:
         keys = find_nearby(config.profile)
-        return None if keys is None else Greeting(config, keys, key)
+        return None if keys is None else Greeting(config, keys, place)
     except B2fsError:
         return None

@@ -10,7 +10,7 @@ from b2fs.core.types import ListPage, VersionPage
 from b2fs.errors import CorruptBody
 from b2fs.store.s3 import xmlio
 from b2fs.store.s3.base import S3Base, check_goes_on, parse
-from b2fs.store.s3.wire import Call
+from b2fs.store.s3.wire import Call, listing_call
 
 T = TypeVar("T")
 
@@ -40,16 +40,10 @@ class Listings(S3Base):
         token: str | None = None,
         max_keys: int = 1000,
     ) -> ListPage:
-        path = self._paths.bucket(
-            list_type=2,
-            prefix=prefix or None,
-            delimiter=delimiter,
-            start_after=start_after,
-            continuation_token=token,
-            max_keys=max_keys,
-            encoding_type="url",
+        call = listing_call(
+            self._paths, prefix, delimiter=delimiter, start_after=start_after, token=token, max_keys=max_keys
         )
-        page = await self._asked(Call("ListObjectsV2", "GET", path, expected_bytes=max_keys * 512), xmlio.parse_objects)
+        page = await self._asked(call, xmlio.parse_objects)
         check_goes_on(page.next_token, token)
         return page
 

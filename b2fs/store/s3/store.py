@@ -13,11 +13,15 @@ from types import TracebackType
 
 import trio
 
-from b2fs.core.types import Capabilities
+from b2fs.core.types import Capabilities, ListPage
+from b2fs.errors import CorruptBody
+from b2fs.store.s3 import xmlio
+from b2fs.store.s3.base import parse
 from b2fs.store.s3.caller import Caller
 from b2fs.store.s3.config import S3Config
 from b2fs.store.s3.credentials import Signer
 from b2fs.store.s3.entry import check_bucket, greeted, is_listing, knock
+from b2fs.store.s3.faults import Response
 from b2fs.store.s3.finding import Task, find_out
 from b2fs.store.s3.gate import Gate
 from b2fs.store.s3.greeting import Greeting
@@ -26,6 +30,9 @@ from b2fs.store.s3.multipart import Multipart
 from b2fs.store.s3.probe import EVERYTHING
 from b2fs.store.s3.removals import Removals
 from b2fs.store.s3.transport import Transport
+
+#: How long after its opening a store believes what was listed before, in seconds.
+_LISTED_S = 5.0
 
 
 class S3Store(Listings, Multipart, Removals):
@@ -44,6 +51,9 @@ class S3Store(Listings, Multipart, Removals):
         self._known = capabilities
         self._transport: Transport | None = None
         self._closing = contextlib.AsyncExitStack()
+        #: What the greeting has listed, until somebody asks for it, and the trio time after which it is too old.
+        self._listed: Response | None = None
+        self._listed_until = 0.0
 
     async def __aenter__(self) -> S3Store:
         try:
@@ -68,6 +78,7 @@ class S3Store(Listings, Multipart, Removals):
         if listed is None or not is_listing(listed):
             listed = None
             await knock(self._config)
+        self._listed, self._listed_until = listed, trio.current_time() + _LISTED_S
         if self._known is None:
             early = self._greeting.versioned if self._greeting else None
             self._proof, behind = await find_out(self.calls, self.without_limits(), self._config, listed, early)
@@ -75,6 +86,26 @@ class S3Store(Listings, Multipart, Removals):
         if listed is None:
             await check_bucket(self.calls, self._config)
         return ()
+
+    async def list_objects(
+        self,
+        prefix: str,
+        *,
+        delimiter: str | None = None,
+        start_after: str | None = None,
+        token: str | None = None,
+        max_keys: int = 1000,
+    ) -> ListPage:
+        """As the greeting was answered, if this is what it had asked a moment ago."""
+        if self._listed is not None and self._greeting is not None and prefix == self._greeting.place:
+            listed, self._listed = self._listed, None
+            fresh = trio.current_time() < self._listed_until
+            if fresh and delimiter == "/" and max_keys == 1000 and start_after is None and token is None:
+                with contextlib.suppress(CorruptBody):
+                    return await parse(xmlio.parse_objects, listed.body)
+        return await super().list_objects(
+            prefix, delimiter=delimiter, start_after=start_after, token=token, max_keys=max_keys
+        )
 
     async def wait_known(self) -> None:
         await self._proof.wait_known()

@@ -73,6 +73,28 @@ class Paths:
         return f"{self._root}/{quote_key(key)}{_query(query)}"
 
 
+def listing_call(
+    paths: Paths,
+    prefix: str,
+    *,
+    delimiter: str | None = None,
+    start_after: str | None = None,
+    token: str | None = None,
+    max_keys: int = 1000,
+) -> Call:
+    """ObjectStore.list_objects as a call."""
+    path = paths.bucket(
+        list_type=2,
+        prefix=prefix or None,
+        delimiter=delimiter,
+        start_after=start_after,
+        continuation_token=token,
+        max_keys=max_keys,
+        encoding_type="url",
+    )
+    return Call("ListObjectsV2", "GET", path, expected_bytes=max_keys * 512)
+
+
 def quote_key(key: str) -> str:
     """A key as it stands in a path or a copy source: everything but unreserved characters and '/' encoded."""
     try:
