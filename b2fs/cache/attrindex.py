@@ -38,6 +38,8 @@ _INLINE_ROWS = 500
 _INLINE_BYTES = 32 << 10
 #: Of directories with so many names every so many-th is remembered, and so many of them together.
 _LARGE, _STRIDE, _NAMES = 2000, 10, 100_000
+#: At the end of a mount the attribute index may take this long, in seconds.
+_FINISH_S = 10.0
 
 
 class AttrIndexConfig(NamedTuple):
@@ -254,6 +256,14 @@ class AttributeIndex:
             except BaseException:
                 self._take_back(changed)
                 raise
+
+    async def finish(self) -> None:
+        """As flush, at the end of a mount: what cannot be written soon is only found more slowly."""
+        try:
+            with trio.move_on_after(_FINISH_S):
+                await self.flush()
+        except StoreError as error:
+            log.info("the attribute index is not up to date: %s", error)
 
     def _take_back(self, changed: dict[str, dict[str, Row | None]]) -> None:
         """Changes stay to be written; what happened meanwhile is newer."""

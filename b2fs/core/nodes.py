@@ -33,7 +33,7 @@ class Attr:
 
 
 class SetAttr(NamedTuple):
-    """The attributes that a setattr call changes; None leaves one as it is.  A tuple, as DirEntry is."""
+    """The attributes that a setattr call changes; None leaves one as it is."""
 
     mode: int | None = None
     uid: int | None = None
@@ -67,10 +67,7 @@ class StatFs(NamedTuple):
 
 
 class DirEntry(NamedTuple):
-    """One entry of readdir: the cookie continues the listing behind this entry.
-
-    A tuple, since listings make them by the ten thousand: a third of the cost of a frozen dataclass.
-    """
+    """One entry of readdir: the cookie continues the listing behind this entry."""
 
     name: bytes
     attr: Attr
@@ -78,7 +75,7 @@ class DirEntry(NamedTuple):
 
 
 class OpenFile(NamedTuple):
-    """The answer to open: keep_cache tells the kernel that its pages are still right.  A tuple, as DirEntry is."""
+    """The answer to open: keep_cache tells the kernel that its pages are still right."""
 
     handle: HandleId
     keep_cache: bool

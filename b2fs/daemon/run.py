@@ -127,28 +127,8 @@ async def run_mount(state: MountState, parts: Parts, notifier: Notifier, events:
                 for _ in parts.begun.noted:
                     run.shutdown.request()
                 bound = parts.begun.take_control()
-            await _serve_run(run, state, notifier, signals, bound)
+            await run.served(signals, bound)
     return run.outcome()
-
-
-async def _serve_run(
-    run: _Run,
-    state: MountState,
-    notifier: Notifier,
-    signals: AsyncIterator[int],
-    bound: socket.socket | None,
-) -> None:
-    """The run itself, with all that it answers to."""
-    path = socket_path(state.settings.mountpoint, os.geteuid())
-    async with serve_control(path, state, bound), trio.open_nursery() as services:
-        services.start_soon(run.shutdown.watch, signals)
-        services.start_soon(_feed_watchdog, notifier)
-        try:
-            with run.shutdown.everything:
-                await run.mounted()
-        finally:
-            state.stop()
-            services.cancel_scope.cancel()
 
 
 async def run_recover(state: MountState, parts: Parts, events: Events) -> Outcome:
@@ -187,6 +167,19 @@ class _Run:
             self._loading = True
             await trio.to_thread.run_sync(self._parts.load)
             self._loaded.set()
+
+    async def served(self, signals: AsyncIterator[int], bound: socket.socket | None) -> None:
+        """The whole run, with all that it answers to; bound is serve_control's."""
+        path = socket_path(self._settings.mountpoint, os.geteuid())
+        async with serve_control(path, self._state, bound), trio.open_nursery() as services:
+            services.start_soon(self.shutdown.watch, signals)
+            services.start_soon(_feed_watchdog, self._notifier)
+            try:
+                with self.shutdown.everything:
+                    await self.mounted()
+            finally:
+                self._state.stop()
+                services.cancel_scope.cancel()
 
     async def mounted(self) -> None:
         store = self._parts.make_store(self._settings)

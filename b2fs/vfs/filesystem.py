@@ -21,7 +21,7 @@ from b2fs.cache.writeback.listener import Listener
 from b2fs.core.attrs import kept_time
 from b2fs.core.nodes import Attr, Caller, DirEntry, HandleId, InodeId, OpenFile, SetAttr, StatFs
 from b2fs.core.types import VersionId
-from b2fs.errors import B2fsError, FsError, StoreError
+from b2fs.errors import B2fsError, FsError
 from b2fs.store.protocol import ObjectStore
 from b2fs.vfs import acls, permissions
 from b2fs.vfs.api import KernelNotifier
@@ -47,8 +47,6 @@ from b2fs.vfs.xattrs import Xattrs, is_own
 
 log = logging.getLogger(__name__)
 
-#: At the end of a mount the attribute index may take this long, in seconds.
-_INDEX_S = 10.0
 _MAKEABLE = (stat.S_IFREG, stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK)
 
 
@@ -456,13 +454,8 @@ class B2Filesystem(Listener):
 
     async def write_index(self) -> None:
         """Write what is known of attributes and not in the bucket yet; without it they are only found more slowly."""
-        if self._core.index is None:
-            return
-        try:
-            with trio.move_on_after(_INDEX_S):
-                await self._core.index.flush()
-        except StoreError as error:
-            log.info("the attribute index is not up to date: %s", error)
+        if self._core.index is not None:
+            await self._core.index.finish()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Background work until cancelled; started when files can be read."""

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import ssl
 
     from b2fs.store.protocol import Body
+
 #: Connections that are kept without work, and how long: servers close idle ones after a minute or less.
 _IDLE_CONNECTIONS = 16
 IDLE_S = 20.0
