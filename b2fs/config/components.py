@@ -23,8 +23,13 @@ _USUAL_UMASK = 0o022
 #: How long fsync waits for the bucket, in seconds; and on a line that is held back, as long as this many bytes take.
 _DURABLE_S = 300.0
 _DURABLE_BYTES = 1 << 30
-#: Of the cache, what one file may take of which programs wanted only pieces: it pushes out others.
+#: Of the cache, what one file may take of which programs wanted only pieces, as it pushes out others; and if nobody has
+#: asked for it, as it may cost money.
 _COMPLETE_SHARE = 4
+_UNASKED_SHARE = 16
+#: Then, as well: an index at the end and what is found by it are fewer pieces, and who is nearer gains little.
+_UNASKED_AFTER_PIECES = 8
+_UNASKED_AFTER_S = 0.010
 
 
 def embedded_config(settings: MountSettings, location: FileLocation) -> EmbeddedConfig:
@@ -99,17 +104,23 @@ def _reader_config(settings: MountSettings, bytes_s: int) -> ReaderConfig:
     from dataclasses import replace
 
     from b2fs.cache.reader import ReaderConfig
-    from b2fs.core.prefetch import PrefetchConfig
+    from b2fs.core.completion import Patience
 
-    memory_bytes = settings.memory_limit // 2
-    complete_bytes = settings.cache_size // _COMPLETE_SHARE if settings.random_reads == "whole" else 0
-    usual = PrefetchConfig()
+    config = ReaderConfig(memory_bytes=settings.memory_limit // 2)
+    if settings.random_reads == "whole":
+        config = config._replace(complete_bytes=settings.cache_size // _COMPLETE_SHARE)
+    elif settings.random_reads == "auto" and not bytes_s:
+        config = config._replace(
+            complete_bytes=settings.cache_size // _UNASKED_SHARE,
+            complete_after=Patience(_UNASKED_AFTER_PIECES, _UNASKED_AFTER_S),
+        )
     if not bytes_s:
-        return ReaderConfig(memory_bytes=memory_bytes, complete_bytes=complete_bytes)
+        return config
 
     def seconds(number: int, unit: int, most: int) -> int:
         return min(most, max(unit, number * bytes_s // unit * unit))
 
+    usual = config.prefetch
     largest = seconds(4, usual.block_bytes, usual.range_bytes)
     window = seconds(16, largest, usual.window_bytes)
     prefetch = replace(
@@ -119,10 +130,7 @@ def _reader_config(settings: MountSettings, bytes_s: int) -> ReaderConfig:
         window_bytes=window,
         range_bytes=largest,
     )
-    timeout_s = ReaderConfig().timeout_s + memory_bytes / bytes_s
-    return ReaderConfig(
-        memory_bytes=memory_bytes, prefetch=prefetch, complete_bytes=complete_bytes, timeout_s=timeout_s
-    )
+    return config._replace(prefetch=prefetch, timeout_s=config.timeout_s + config.memory_bytes / bytes_s)
 
 
 def fuse_config(settings: MountSettings, agreements_dir: str | None = None) -> FuseConfig:

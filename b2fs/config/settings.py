@@ -32,7 +32,7 @@ from b2fs.errors import ConfigError
 FsyncLevel = Literal["bucket", "local"]
 Conflict = Literal["ours-on-top", "keep-both"]
 ForeignAttrs = Literal["sample", "head"]
-RandomReads = Literal["exact", "whole"]
+RandomReads = Literal["auto", "exact", "whole"]
 
 #: Less would not hold the parts of one large file in flight.
 MIN_MEMORY_BYTES = 64 << 20
@@ -78,7 +78,7 @@ class MountSettings(NamedTuple):
     sync_on_close: bool = False
     conflict: Conflict = "ours-on-top"
     memory_limit: int = 256 << 20
-    random_reads: RandomReads = "exact"
+    random_reads: RandomReads = "auto"
     #: Bytes a second up and down; 0 is no bound.
     bwlimit: tuple[int, int] | None = None
     metadata_ttl: float = 60.0
@@ -182,10 +182,11 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option(
         "random_reads",
-        "exact|whole",
-        "What reading pieces here and there in a large file fetches: those pieces (default), or, once it pays, the "
-        "whole file beside them, if it has at most a quarter of --cache-size.",
-        _choice("exact", "whole"),
+        "auto|exact|whole",
+        "What reading pieces here and there in a large file fetches: those pieces (exact), or, once it pays, the whole "
+        "file beside them, if it has at most a quarter of --cache-size (whole); by default (auto) the latter only from "
+        "a server that is far away, and up to a sixteenth of --cache-size.",
+        _choice("auto", "exact", "whole"),
     ),
     Option(
         "bwlimit",

@@ -4,11 +4,16 @@ The question is that of whoever rents and might buy: each random piece costs a r
 a while, and nobody knows how many pieces will still be wanted.  Time that was waited for pieces is what is known, so it
 decides: once it comes to a share of what fetching the rest would take, the rest is fetched.
 
+Bytes may cost money as well.  So somebody can want more than that first (`Patience`): a few pieces, as whoever looks at
+the index at a file's end wants no more than them, and a server that is far away, as with a near one little is won.
+
 How quick the line is nobody knows either, before something large came over it.  So there is a guess at first, which
 counts for little as soon as there are figures, and the first ranges are small.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 _MIB = 1 << 20
 #: The rate at first, and the time for which it counts: after as much time of fetching it has half of the weight.  A
@@ -64,6 +69,39 @@ class LineRate:
         return max(_MIB, 1 << int(wanted).bit_length() >> 1)
 
 
-def is_worth_it(waited_s: float, missing_bytes: int, bytes_s: float) -> bool:
-    """Whether to fetch what is missing, after programs have waited for pieces for so long in all."""
-    return missing_bytes > 0 and waited_s >= _SHARE * missing_bytes / bytes_s
+class Patience(NamedTuple):
+    """What must have been seen of an object before the rest of it may be fetched."""
+
+    #: Random pieces that had to be waited for.
+    pieces: int = 1
+    #: How long one of them took on average, in seconds.
+    wait_s: float = 0.0
+
+
+class Waits:
+    """What programs have waited for pieces of one object, in seconds."""
+
+    __slots__ = ("pieces", "total_s")
+
+    def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin anew."""
+        self.total_s = 0.0
+        self.pieces = 0
+
+    def add(self, seconds: float) -> None:
+        """A program has waited for a piece for so long."""
+        self.total_s += seconds
+        self.pieces += 1
+
+
+def is_worth_it(waits: Waits, missing_bytes: int, bytes_s: float, patience: Patience) -> bool:
+    """Whether to fetch what is missing, after programs have waited for pieces so often and for so long."""
+    return (
+        missing_bytes > 0
+        and waits.pieces >= patience.pieces
+        and waits.total_s >= patience.wait_s * waits.pieces
+        and waits.total_s >= _SHARE * missing_bytes / bytes_s
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from b2fs.core.completion import LineRate, is_worth_it
+from b2fs.core.completion import LineRate, Patience, Waits, is_worth_it
 
 MIB = 1 << 20
 
@@ -70,10 +70,32 @@ def test_ranges_are_powers_of_two_within_their_bounds(most: int) -> None:
         _carry(line, number, number + 0.01, 30 * MIB)
 
 
+AT_ONCE = Patience()
+
+
+def _waits(*seconds: float) -> Waits:
+    waits = Waits()
+    for each in seconds:
+        waits.add(each)
+    return waits
+
+
 def test_the_longer_programs_wait_the_more_is_worth_fetching() -> None:
-    assert not is_worth_it(0.0, 1, 100e6)
-    assert not is_worth_it(0.2, 100_000_000, 100e6)
-    assert is_worth_it(0.3, 100_000_000, 100e6)
-    assert not is_worth_it(0.3, 200_000_000, 100e6), "more is missing"
-    assert not is_worth_it(0.3, 100_000_000, 50e6), "the line is slower"
-    assert not is_worth_it(1e9, 0, 100e6), "nothing is missing"
+    assert not is_worth_it(_waits(), 1, 100e6, AT_ONCE)
+    assert not is_worth_it(_waits(0.2), 100_000_000, 100e6, AT_ONCE)
+    enough = _waits(0.2, 0.1)
+    assert is_worth_it(enough, 100_000_000, 100e6, AT_ONCE)
+    assert not is_worth_it(enough, 200_000_000, 100e6, AT_ONCE), "more is missing"
+    assert not is_worth_it(enough, 100_000_000, 50e6, AT_ONCE), "the line is slower"
+    assert not is_worth_it(_waits(1e9), 0, 100e6, AT_ONCE), "nothing is missing"
+    enough.forget()
+    assert not is_worth_it(enough, 100_000_000, 100e6, AT_ONCE)
+
+
+def test_the_patient_want_pieces_of_a_server_that_is_far_away() -> None:
+    patience = Patience(pieces=3, wait_s=0.010)
+    assert not is_worth_it(_waits(1.0, 1.0), 1, 100e6, patience), "an index, and what it leads to"
+    assert is_worth_it(_waits(0.010, 0.010, 0.010), 1, 100e6, patience)
+    assert not is_worth_it(_waits(0.010, 0.010, 0.009), 1, 100e6, patience), "a server that is near"
+    assert is_worth_it(_waits(0.020, 0.011, 0.001), 1, 100e6, patience), "one was under way already"
+    assert not is_worth_it(_waits(0.020, 0.020, 0.020), 100_000_000, 100e6, patience), "not yet"

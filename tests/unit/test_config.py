@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from b2fs.cache.reader import ReaderConfig
 from b2fs.config.components import s3_config, vfs_config
 from b2fs.config.location import FileLocation, RemoteLocation, parse_location
 from b2fs.config.mount_options import raw_from_options, split_options
@@ -30,6 +31,7 @@ from b2fs.config.units import (
     render_size,
     show_size,
 )
+from b2fs.core.completion import Patience
 from b2fs.errors import ConfigError
 
 FILE_URL = "file:///srv/store/photos"
@@ -290,7 +292,7 @@ raws = st.fixed_dictionaries(
         "metadata_ttl": st.integers(0, 10**6).map(lambda ms: f"{ms}ms"),
         "quota": st.sampled_from(["10G", "1500", "3M:100000"]),
         "bwlimit": st.sampled_from(["1M", "1M:10M", "0:64K", "off:20000", "1.5M:0"]),
-        "random_reads": st.sampled_from(["exact", "whole"]),
+        "random_reads": st.sampled_from(["auto", "exact", "whole"]),
         "log_file": paths,
         "log_level": st.sampled_from(["debug", "error"]),
     },
@@ -327,16 +329,22 @@ def test_a_rate_that_is_none(text: str) -> None:
         build_settings(FILE_URL, "/mnt", {"bwlimit": text})
 
 
-@pytest.mark.parametrize("rates", [{}, {"bwlimit": "1M"}])
-def test_only_who_asks_for_it_gets_whole_files_for_pieces(rates: dict[str, str]) -> None:
-    def most(raw: dict[str, str]) -> int:
-        settings = build_settings(FILE_URL, "/mnt", {"cache_size": "8G", **rates, **raw})
-        return vfs_config(settings, Path("/cache")).reader.complete_bytes
+def test_what_reading_pieces_may_fetch() -> None:
+    def reader(**raw: str) -> ReaderConfig:
+        return vfs_config(build_settings(FILE_URL, "/mnt", {"cache_size": "8G", **raw}), Path("/cache")).reader
 
-    assert most({}) == most({"random_reads": "exact"}) == 0
-    assert most({"random_reads": "whole"}) == 2 << 30
+    far = Patience(pieces=8, wait_s=0.010)
+    given: dict[str, str]
+    for given in ({}, {"random_reads": "auto"}, {"bwlimit": "1M:0"}):
+        assert (reader(**given).complete_bytes, reader(**given).complete_after) == (512 << 20, far)
+    assert reader(bwlimit="1M").complete_bytes == 0, "who spares the line has other plans for it"
+    rates: dict[str, str]
+    for rates in ({}, {"bwlimit": "1M"}):
+        assert reader(random_reads="exact", **rates).complete_bytes == 0
+        whole = reader(random_reads="whole", **rates)
+        assert (whole.complete_bytes, whole.complete_after) == (2 << 30, Patience())
     with pytest.raises(ConfigError, match="--random-reads"):
-        most({"random_reads": "some"})
+        reader(random_reads="some")
 
 
 @pytest.mark.parametrize("text", ["16K", "100K", "1M", "3M", "20M"])

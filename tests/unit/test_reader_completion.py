@@ -16,6 +16,7 @@ from b2fs.cache.reader import Reader, ReaderConfig
 from b2fs.cache.reader.completion import Completer
 from b2fs.cache.reader.content import Content
 from b2fs.cache.reader.fetch import Fetcher
+from b2fs.core.completion import Patience
 from b2fs.core.types import ETag, ObjectInfo, ObjectRef, VersionId
 from b2fs.errors import Unavailable
 from tests.unit.reader_fakes import BIG, KIB, MIB, FakeStore, read
@@ -122,6 +123,25 @@ async def test_all_is_fetched_once_it_pays_and_not_before(store: HeldStore, bloc
         assert blocks.present(ref).covers(0, ref.size)
         bench.waited(LONG_S)
         assert not bench.busy, "there is nothing left to fetch"
+
+
+async def test_the_patient_wait_for_pieces_of_a_server_that_is_far_away(store: HeldStore, blocks: BlockCache) -> None:
+    ref = store.put("big", BIG)
+    store.gate.set()
+    async with _bench(store, blocks, ref, CONFIG._replace(complete_after=Patience(pieces=3, wait_s=0.5))) as bench:
+        for seconds in (LONG_S, LONG_S):
+            bench.waited(seconds)
+        await trio.testing.wait_all_tasks_blocked()
+        assert store.gets == [], "too few"
+        bench.waited(0.1)
+        await _until(lambda: not bench.busy)
+        assert bench.fetcher.stats.completed_bytes == len(BIG)
+    near = store.put("near", BIG)
+    async with _bench(store, blocks, near, CONFIG._replace(complete_after=Patience(pieces=3, wait_s=0.5))) as bench:
+        for _ in range(100):
+            bench.waited(0.4)
+        await trio.testing.wait_all_tasks_blocked()
+        assert all(key != "near" for key, _, _ in store.gets)
 
 
 async def test_random_reads_go_on_and_then_need_no_store(store: HeldStore, blocks: BlockCache) -> None:

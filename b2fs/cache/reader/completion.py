@@ -1,9 +1,8 @@
 """Completer: fetches the rest of contents of which random pieces are read, beside the programs that read them.
 
-Only where the user has asked for it (`--random-reads=whole`), and when it is worth it (core.completion).  What comes
-goes onto the disk, from where later pieces are read; a program that wants a piece meanwhile fetches it by itself, as it
-would without us: a small piece is there sooner than a large range that is on its way.  Some of it so comes twice, and
-nobody waits for us.
+Not with `--random-reads=exact`, and only when it is worth it (core.completion).  What comes goes onto the disk, from
+where later pieces are read; a program that wants a piece meanwhile fetches it by itself, as it would without us: a
+small piece is there sooner than a large range that is on its way.  Some of it so comes twice, and nobody waits for us.
 
 Its memory is taken from the reader's budget only as far as that costs nobody anything.  It ends when the content is
 closed, and goes on with the next read that has to wait if memory was short or the line turned out slower than thought.
@@ -48,6 +47,7 @@ class Completer:
         self._timeout_s = config.timeout_s
         self._least_bytes = config.prefetch.block_bytes
         self._most_bytes = config.complete_bytes
+        self._patience = config.complete_after
         self._range_bytes = min(blocks.config.block_sizes[0], config.memory_bytes // _RANGE_SHARE)
         self._places = trio.CapacityLimiter(_PARALLEL)
 
@@ -58,7 +58,7 @@ class Completer:
         if content.rest is None:
             content.rest = Rest()
         rest = content.rest
-        rest.waited_s += seconds
+        rest.waits.add(seconds)
         if rest.scope is None and self._next(content, rest) is not None:
             rest.scope = trio.CancelScope()
             self._fetcher.start_soon(partial(self._complete, content, ref, rest, rest.scope))
@@ -85,7 +85,7 @@ class Completer:
                     await self._bring(content, ref, rest, chosen)
                 except Exception as error:  # noqa: BLE001  # nobody waits for it: whoever reads meets it by himself
                     log.info("Fetching the rest of %s failed: %s", ref.key, error)
-                    rest.waited_s = 0.0  # so it takes a while until it is tried again
+                    rest.waits.forget()  # so it takes a while until it is tried again
                 finally:
                     rest.under_way.remove(*chosen)
                     self._fetcher.memory.release(chosen[1] - chosen[0])
@@ -95,7 +95,7 @@ class Completer:
         there = Extents(content.on_disk or ())
         there.update(rest.under_way)
         missing = content.size - there.total
-        if rest.given_up or not is_worth_it(rest.waited_s, missing, self._line.bytes_s):
+        if rest.given_up or not is_worth_it(rest.waits, missing, self._line.bytes_s, self._patience):
             return None
         there.update(content.held)
         gaps = there.gaps(0, content.size)

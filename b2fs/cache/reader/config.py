@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from b2fs.core.completion import Patience
 from b2fs.core.prefetch import PrefetchConfig
 
 
@@ -22,6 +23,7 @@ class ReaderConfig(NamedTuple):
     timeout_s: float = 60.0
     #: Contents up to this size are fetched whole, beside programs that read random pieces of them (see completion).
     complete_bytes: int = 0
+    complete_after: Patience = Patience()
     #: Threads that read from the block cache at the same time.
     disk_threads: int = 4
 

@@ -15,6 +15,7 @@ from operator import attrgetter
 import trio
 
 from b2fs.cache.blocks import content_key
+from b2fs.core.completion import Waits
 from b2fs.core.extents import Extents
 from b2fs.core.types import ObjectInfo, ObjectRef, VersionId
 
@@ -91,11 +92,11 @@ class Flight:
 class Rest:
     """What is known and done about the rest of an open content of which random pieces are read (see completion)."""
 
-    __slots__ = ("given_up", "scope", "under_way", "unread", "waited_s")
+    __slots__ = ("given_up", "scope", "under_way", "unread", "waits")
 
     def __init__(self) -> None:
-        #: How long programs have waited for pieces, all together.
-        self.waited_s = 0.0
+        #: For pieces, of all programs.
+        self.waits = Waits()
         #: Of what is being fetched, while it is.
         self.scope: trio.CancelScope | None = None
         self.under_way = Extents()
