@@ -16,8 +16,8 @@ from urllib.parse import quote, unquote
 
 from b2fs.errors import ConfigError
 
-_S3_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
-_B2_BUCKET = re.compile(r"[A-Za-z0-9-]{6,63}")
+_S3_BUCKET = r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]"
+_B2_BUCKET = r"[A-Za-z0-9-]{6,63}"
 _MAX_PREFIX_BYTES = 768  # leaves a key of 1,024 bytes room for one longest name
 
 
@@ -81,9 +81,9 @@ def _parse_remote(scheme: Literal["s3", "b2"], rest: str) -> RemoteLocation:
             "A bucket URL must not hold a key: other users would see it; "
             "put it into the environment or into a profile in ~/.aws/credentials"
         )
-    if scheme == "b2" and not _B2_BUCKET.fullmatch(bucket):
+    if scheme == "b2" and not re.fullmatch(_B2_BUCKET, bucket):
         raise ConfigError(f"{bucket!r} is not a B2 bucket name: 6 to 63 letters, digits and hyphens")
-    if scheme == "s3" and not _S3_BUCKET.fullmatch(bucket):
+    if scheme == "s3" and not re.fullmatch(_S3_BUCKET, bucket):
         raise ConfigError(f"{bucket!r} is not a bucket name: 3 to 63 lower-case letters, digits, dots and hyphens")
     return RemoteLocation(scheme, bucket, _normal_prefix(prefix))
 

@@ -10,9 +10,10 @@ import re
 
 from b2fs.errors import ConfigError
 
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGTP]?)(?:i?B)?", re.IGNORECASE)
+# Patterns are compiled where they are used: a mount that is given none of these pays for none.
+_SIZE = r"(\d+(?:\.\d+)?)\s*([KMGTP]?)(?:i?B)?"
 _SHIFT = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40, "P": 50}
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?")
+_DURATION = r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?"
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 #: With less, a page of a listing takes as long as a program waits for an answer.
 MIN_RATE_BYTES_S = 16 << 10
@@ -22,7 +23,7 @@ _FALSE = frozenset({"0", "false", "no", "off"})
 
 def parse_size(text: str) -> int:
     """Bytes of "10G", "512M", "1.5T" or a plain number."""
-    match = _SIZE.fullmatch(text.strip())
+    match = re.fullmatch(_SIZE, text.strip(), re.IGNORECASE)
     if match is None:
         raise ConfigError(f"{text!r} is not a size: write a number with K, M, G or T, for example 10G")
     return int(float(match[1]) * (1 << _SHIFT[match[2].upper()])) if "." in match[1] else _whole(match)
@@ -90,7 +91,7 @@ def show_files(count: int) -> str:
 
 def parse_duration(text: str) -> float:
     """Seconds of "60", "60s", "5m", "1h", "2d" or "500ms"."""
-    match = _DURATION.fullmatch(text.strip())
+    match = re.fullmatch(_DURATION, text.strip())
     if match is None:
         raise ConfigError(f"{text!r} is not a duration: write a number with ms, s, m, h or d, for example 60s")
     return float(match[1]) * _SECONDS[match[2] or "s"]

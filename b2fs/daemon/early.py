@@ -10,7 +10,6 @@ Loads neither the event loop nor libfuse.
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import socket
@@ -18,18 +17,17 @@ import stat
 import sys
 import threading
 import time
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as NotInTime
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from b2fs.cache.ledger_peek import may_hold_entry
 from b2fs.config.components import fuse_config, owner_of, s3_config
 from b2fs.config.location import RemoteLocation
 from b2fs.config.settings import MountSettings
+from b2fs.core import latelog
 from b2fs.daemon.directory import LEDGER, identity_path, lock_nowait, unlock
 from b2fs.daemon.sockets import bind_control_socket, socket_path
 from b2fs.errors import B2fsError
@@ -38,9 +36,8 @@ from b2fs.fuse.wire import root_attributes
 from b2fs.vfs.clock import now_ns
 
 if TYPE_CHECKING:
-    from b2fs.store.s3.greeting import Greeting
-
-log = logging.getLogger(__name__)
+    from b2fs.store.s3.answers import Response
+    from b2fs.store.s3.greeting import Answer, Greeting
 
 #: Requests are served by one thread, and an early mount is made by one; the default of 5 ms lets every thread that
 #: wakes up, or loads, hold it that long.  1,000 small files with uploads beside them took three times as long with it.
@@ -129,7 +126,7 @@ class EarlyStart:
             if mount is None:
                 self._let_go()
         except (B2fsError, OSError) as error:
-            log.debug("nothing begins early: %s", error)
+            latelog.debug(__name__, "nothing begins early: %s", error)
             self._let_go()
             return
         finally:
@@ -141,8 +138,9 @@ class EarlyStart:
     def _begun(self) -> early.EarlyMount | None:
         settings = self._settings
         location = settings.location
-        if not isinstance(location, RemoteLocation) or not self._is_plain():
+        if not isinstance(location, RemoteLocation):
             return None
+        # All that can be undone without anybody having seen it comes before the server's answers, which take a while.
         self._path = identity_path(
             settings.cache_dir, s3_config(settings, location).identity, location.prefix, location.bucket
         )
@@ -151,9 +149,9 @@ class EarlyStart:
         if self._lock is None or may_hold_entry(self._path / LEDGER, location.prefix):
             return None
         config = fuse_config(settings, self._agreements_dir)
-        agreements = config.agreements()
+        options, agreements = config.options(), config.agreements()
         assert agreements is not None
-        return early.begin(settings.mountpoint, config.options(), agreements)
+        return early.begin(settings.mountpoint, options, agreements) if self._is_plain() else None
 
     def _is_plain(self) -> bool:
         """Whether the server has answered every question well, and knows nothing of the root."""
@@ -166,10 +164,10 @@ class EarlyStart:
             return False
         return versioned is None or self._result(versioned, deadline) is not None
 
-    def _result(self, answer: Future[Any], deadline: float) -> Any:
+    def _result(self, answer: Answer, deadline: float) -> Response | None:
         """The answer; None if it does not come in time, or somebody wants to stop meanwhile."""
         while time.monotonic() < deadline and not self.noted:
-            with suppress(NotInTime):
+            with suppress(TimeoutError):
                 return answer.result(_SIGNAL_S)
         return None
 

@@ -17,7 +17,7 @@ from b2fs.errors import ConfigError
 FS_TYPE = "fuse.b2fs"
 FUSE_DEVICE = "/dev/fuse"
 FUSE_CONF = "/etc/fuse.conf"
-_ESCAPE = re.compile(r"\\([0-7]{3})")
+_ESCAPE = r"\\([0-7]{3})"
 
 
 class MountEntry(NamedTuple):
@@ -48,7 +48,7 @@ def _parse_line(line: str) -> MountEntry:
 
 
 def _unescape(text: str) -> str:
-    return _ESCAPE.sub(lambda match: chr(int(match[1], 8)), text)
+    return re.sub(_ESCAPE, lambda match: chr(int(match[1], 8)), text) if "\\" in text else text
 
 
 def mount_at(path: str) -> MountEntry | None:

@@ -12,17 +12,15 @@ INVARIANT: of an early mount either `hand_over` or `abandon` is called, and noth
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import select
 import socket
 from collections.abc import Callable
 from typing import NamedTuple
 
+from b2fs.core import latelog
 from b2fs.fuse.agreements import Agreements
 from b2fs.fuse.wire import BATCH_FORGET, FORGET, GETATTR, INTERRUPT, ROOT_NODE, max_write, operation_of
-
-log = logging.getLogger(__name__)
 
 #: More than the kernel's first request has; it refuses to write into less than this.
 BUFFER_BYTES = 1 << 16
@@ -115,7 +113,7 @@ def begin(mountpoint: str, options: set[str], agreements: Agreements) -> EarlyMo
         detach(mountpoint)
         os.close(device)
         if isinstance(error, OSError):
-            log.debug("nothing is mounted early: %s", error)
+            latelog.debug(__name__, "nothing is mounted early: %s", error)
             return None
         raise
 

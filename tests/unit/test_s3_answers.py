@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from b2fs.store.s3.answers import MAX_ERROR_BYTES, MAX_HEAD_BYTES, AnswerReader, BadAnswer
-from b2fs.store.s3.faults import Response
+from b2fs.store.s3.answers import MAX_ERROR_BYTES, MAX_HEAD_BYTES, AnswerReader, BadAnswer, Response
 
 PLAIN = b'HTTP/1.1 200 OK\r\nETag: "abc"\r\ncontent-Length:5 \r\n\r\nhello'
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3;a=b\r\nhel\r\n002\r\nlo\r\n0\r\nTrailer: x\r\n\r\n"

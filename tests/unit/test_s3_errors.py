@@ -23,7 +23,8 @@ from b2fs.errors import (
     Unavailable,
     Unsupported,
 )
-from b2fs.store.s3.faults import MOST_RETRY_AFTER_S, Response, error_of, retry_after_s
+from b2fs.store.s3.answers import Response
+from b2fs.store.s3.faults import MOST_RETRY_AFTER_S, error_of, retry_after_s
 from tests.unit.s3_scripted import error_reply
 
 

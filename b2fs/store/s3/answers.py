@@ -7,12 +7,13 @@ in a few operations.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from b2fs.errors import StoreError
-from b2fs.store.s3.faults import Response
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from b2fs.core.slabs import Slabs
 
 #: A head may have this much.  S3's metadata are at most 7,000 bytes.
@@ -23,6 +24,21 @@ MAX_ERROR_BYTES = 64 << 10
 _MAX_LINE_BYTES = 4 << 10
 _DIGITS = frozenset("0123456789")
 _HEX_DIGITS = frozenset(b"0123456789abcdefABCDEF")
+
+
+class Response(NamedTuple):
+    """A complete answer: header names are lower-case; the body is as long as the server announced."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    #: A large body, in memory that is used again when this is gone; then `body` is empty.
+    large: memoryview | None = None
+
+    @property
+    def content(self) -> bytes | memoryview:
+        """The body, wherever it is."""
+        return self.body if self.large is None else self.large
 
 
 class BadAnswer(Exception):

@@ -9,9 +9,9 @@ import trio
 
 from b2fs.core.types import Capabilities
 from b2fs.errors import CorruptBody, StoreError, Unavailable, Unsupported
+from b2fs.store.s3.answers import Response
 from b2fs.store.s3.caller import Caller
 from b2fs.store.s3.config import S3Config
-from b2fs.store.s3.faults import Response
 from b2fs.store.s3.proof import Proof
 from b2fs.store.s3.wire import Paths
 

@@ -16,7 +16,8 @@ from typing import TypeVar
 
 import trio
 
-from b2fs.store.s3.faults import Response, error_of
+from b2fs.store.s3.answers import Response
+from b2fs.store.s3.faults import error_of
 from b2fs.store.s3.sockets import Connections, Exchange, Question
 from b2fs.store.s3.waiting import wait_future
 

@@ -14,9 +14,10 @@ from typing import Protocol
 import trio
 
 from b2fs.errors import BadCredentials, RetryableError, SlowDown, Unavailable
+from b2fs.store.s3.answers import Response
 from b2fs.store.s3.config import RetryPolicy
 from b2fs.store.s3.credentials import Signer
-from b2fs.store.s3.faults import Response, error_in_success
+from b2fs.store.s3.faults import error_in_success
 from b2fs.store.s3.gate import Gate
 from b2fs.store.s3.wire import Call
 

@@ -12,15 +12,12 @@ from urllib.parse import urlsplit
 from b2fs.core.hosts import is_loopback
 from b2fs.errors import ConfigError
 
-_B2_HOST = re.compile(r"(?:^|\.)backblazeb2\.com$")
-_AWS_HOST = re.compile(r"(?:^|\.)amazonaws\.com(?:\.cn)?$")
-_B2_REGION_OF_HOST = re.compile(r"^s3\.([a-z0-9-]+)\.backblazeb2\.com$")
-_REGION = re.compile(r"^[a-z0-9][a-z0-9-]*$")
-_BUCKET = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{1,254}$")
+_B2_DOMAIN = "backblazeb2.com"
+_AWS_DOMAINS = ("amazonaws.com", "amazonaws.com.cn")
+_REGION = r"[a-z0-9][a-z0-9-]*"
+_BUCKET = r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}"
 # An account ID, which is also the master key's ID, is 12 hex digits; application keys have 25 (B2: S3-compatible API).
-_B2_MASTER_KEY_ID = re.compile(r"^[0-9a-f]{12}$")
-#: What keys are made of, and headers can carry.
-_KEY = re.compile(r"[!-~]+")
+_B2_MASTER_KEY_ID = r"[0-9a-f]{12}"
 
 MIN_CRT_MEMORY_BYTES = 256 << 20
 """The CRT refuses a smaller limit.  It is a ceiling, nothing is set aside."""
@@ -90,9 +87,9 @@ class S3Config(NamedTuple):
 
     def checked(self) -> S3Config:
         """Itself.  Raises ConfigError."""
-        if not _BUCKET.match(self.bucket):
+        if not re.fullmatch(_BUCKET, self.bucket):
             raise ConfigError(f"{self.bucket!r} is not a bucket name")
-        if self.region is not None and not _REGION.match(self.region):
+        if self.region is not None and not re.fullmatch(_REGION, self.region):
             raise ConfigError(f"{self.region!r} is not a region name")
         if self.max_connections < 1 or self.max_buffered_bytes < 1:
             raise ConfigError("an S3 store needs at least one connection and a buffer")
@@ -120,8 +117,8 @@ class S3Config(NamedTuple):
         """The region that signatures name: given, or part of a Backblaze host name, or Amazon's default."""
         if self.region is not None:
             return self.region
-        match = _B2_REGION_OF_HOST.match(self.hostname)
-        return match.group(1) if match else "us-east-1"
+        host = re.fullmatch(rf"s3\.({_REGION})\.{re.escape(_B2_DOMAIN)}", self.hostname) if self.is_backblaze else None
+        return host[1] if host else "us-east-1"
 
     @property
     def hostname(self) -> str:
@@ -138,11 +135,11 @@ class S3Config(NamedTuple):
 
     @property
     def is_backblaze(self) -> bool:
-        return self.backblaze or bool(_B2_HOST.search(self.hostname))
+        return self.backblaze or _is_within(self.hostname, _B2_DOMAIN)
 
     @property
     def is_amazon(self) -> bool:
-        return bool(_AWS_HOST.search(self.hostname))
+        return any(_is_within(self.hostname, domain) for domain in _AWS_DOMAINS)
 
     @property
     def host_header(self) -> str:
@@ -162,6 +159,10 @@ class S3Config(NamedTuple):
         return f"{self.url}/{self.bucket}"
 
 
+def _is_within(host: str, domain: str) -> bool:
+    return host == domain or host.endswith(f".{domain}")
+
+
 def b2_endpoint(region: str) -> str:
     """The URL of Backblaze's S3-compatible API in a region."""
     return f"https://s3.{region}.backblazeb2.com"
@@ -173,12 +174,12 @@ def check_credentials(config: S3Config, key_id: str, secret: str | None = None) 
     That is B2's master key, and a key that was copied with a blank or the end of its line.
     """
     for text, what in ((key_id, "access key ID"), (secret, "secret access key")):
-        if text and not _KEY.fullmatch(text):
+        if text and (not (text.isascii() and text.isprintable()) or " " in text):
             raise ConfigError(
                 f"the {what} has a blank, the end of a line or another character in it that no key has: "
                 "see how it was copied"
             )
-    if config.is_backblaze and _B2_MASTER_KEY_ID.match(key_id):
+    if config.is_backblaze and re.fullmatch(_B2_MASTER_KEY_ID, key_id):
         raise ConfigError(
             "this is the ID of the B2 master key, which does not work with the S3-compatible API: "
             "create an application key (Backblaze: Application Keys, Add a New Application Key) and use its ID and key"

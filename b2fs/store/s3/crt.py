@@ -32,8 +32,9 @@ from awscrt.s3 import S3Client, S3RequestTlsMode, S3RequestType, S3RetryConfig, 
 
 from b2fs.errors import ConfigError, StoreError
 from b2fs.store.protocol import Body
+from b2fs.store.s3.answers import Response
 from b2fs.store.s3.config import S3Config
-from b2fs.store.s3.faults import Response, error_of, error_of_crt
+from b2fs.store.s3.faults import error_of, error_of_crt
 from b2fs.store.s3.nearby import Frozen
 from b2fs.store.s3.plain import PlainConnections
 from b2fs.store.s3.waiting import Completion

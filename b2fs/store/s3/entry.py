@@ -10,7 +10,6 @@ import errno
 import os
 import socket
 import ssl
-from concurrent.futures import Future
 from contextlib import suppress
 
 import trio
@@ -26,10 +25,10 @@ from b2fs.errors import (
     Unavailable,
     Unsupported,
 )
+from b2fs.store.s3.answers import Response
 from b2fs.store.s3.caller import Caller
 from b2fs.store.s3.config import RetryPolicy, S3Config
-from b2fs.store.s3.faults import Response
-from b2fs.store.s3.greeting import list_one
+from b2fs.store.s3.greeting import Answer, list_one
 
 #: Pauses between tries to connect, in seconds: a server that is just being started gets a moment.
 _KNOCK_PAUSES_S = (0.3, 0.7)
@@ -40,15 +39,15 @@ _GREETING_S = 3.0
 _TRIES = RetryPolicy(attempts=4, base_delay_s=0.2, max_delay_s=1.0, deadline_s=PATIENCE_S)
 
 
-async def greeted(answer: Future[Response | None]) -> Response | None:
+async def greeted(answer: Answer) -> Response | None:
     """What came of a question that was asked before; None if that is nothing, or does not come soon."""
     arrived, token = trio.Event(), trio.lowlevel.current_trio_token()
 
-    def tell(_: object) -> None:
+    def tell() -> None:
         with suppress(trio.RunFinishedError):
             token.run_sync_soon(arrived.set)
 
-    answer.add_done_callback(tell)
+    answer.when_there(tell)
     with trio.move_on_after(_GREETING_S):
         await arrived.wait()
         return answer.result()

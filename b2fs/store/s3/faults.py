@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Mapping
-from typing import NamedTuple
 
 from b2fs.errors import (
     AccessDenied,
@@ -30,6 +29,7 @@ from b2fs.errors import (
     Unsupported,
 )
 from b2fs.store.s3 import xmlio
+from b2fs.store.s3.answers import Response
 
 #: A Retry-After is believed up to here, in seconds: everybody waits for it, readers too, and B2 asks for seconds.
 MOST_RETRY_AFTER_S = 300.0
@@ -106,21 +106,6 @@ _SENTENCES: Mapping[str, str] = {
 
 #: An XML declaration and blanks, in any number, before the root.
 _ERROR_ROOT = re.compile(rb"\s*(?:<\?xml[^>]*\?>)?\s*<(?:\w+:)?Error[\s/>]")
-
-
-class Response(NamedTuple):
-    """A complete answer: header names are lower-case; the body is as long as the server announced."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-    #: A large body, in memory that is used again when this is gone; then `body` is empty.
-    large: memoryview | None = None
-
-    @property
-    def content(self) -> bytes | memoryview:
-        """The body, wherever it is."""
-        return self.body if self.large is None else self.large
 
 
 def error_of(response: Response, *, has_body: bool = True) -> StoreError:

@@ -11,10 +11,10 @@ import trio
 from b2fs.core.types import Capabilities
 from b2fs.errors import StoreError
 from b2fs.store.protocol import ObjectStore
+from b2fs.store.s3.answers import Response
 from b2fs.store.s3.caller import Caller
 from b2fs.store.s3.config import S3Config
 from b2fs.store.s3.entry import check_bucket
-from b2fs.store.s3.faults import Response
 from b2fs.store.s3.memory import CapabilityFile
 from b2fs.store.s3.probe import EVERYTHING, Early, Trial, is_versioned, known_capabilities
 from b2fs.store.s3.proof import SETTLING_S, Proof

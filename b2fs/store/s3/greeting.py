@@ -7,19 +7,17 @@ Only successes count: whatever else comes of it, the store asks again, in its ow
 
 from __future__ import annotations
 
-import logging
 import threading
-from concurrent.futures import Future
+from collections.abc import Callable
 
+from b2fs.core import latelog
 from b2fs.errors import B2fsError, StoreError
+from b2fs.store.s3.answers import Response
 from b2fs.store.s3.config import S3Config, check_credentials
-from b2fs.store.s3.faults import Response
 from b2fs.store.s3.nearby import StaticKeys, find_nearby
 from b2fs.store.s3.sigv4 import EMPTY_SHA256
 from b2fs.store.s3.sockets import Connections, Exchange, signed_question
 from b2fs.store.s3.wire import Call, Paths, listing_call
-
-log = logging.getLogger(__name__)
 
 
 def list_one(config: S3Config) -> Call:
@@ -41,6 +39,41 @@ def _paths(config: S3Config) -> Paths:
     return Paths(config.bucket, virtual=config.addressing == "virtual")
 
 
+class Answer:
+    """The answer to a question that a thread asks.
+
+    What concurrent.futures has for this loads logging, and a mount comes up without.
+    """
+
+    def __init__(self) -> None:
+        self._there = threading.Event()
+        self._lock = threading.Lock()
+        self._calls: list[Callable[[], object]] = []
+        self._response: Response | None = None
+
+    def result(self, timeout_s: float | None = None) -> Response | None:
+        """The answer, None if it is no success; blocks.  Raises TimeoutError."""
+        if not self._there.wait(timeout_s):
+            raise TimeoutError("there is no answer yet")
+        return self._response
+
+    def when_there(self, call: Callable[[], object]) -> None:
+        """Have call() called once there is an answer, in this thread or in that which brings it."""
+        with self._lock:
+            if not self._there.is_set():
+                self._calls.append(call)
+                return
+        call()
+
+    def tell(self, response: Response | None) -> None:
+        """Bring the answer."""
+        with self._lock:
+            self._response = response
+            self._there.set()
+        for call in self._calls:
+            call()
+
+
 class Greeting:
     """Questions under way, and the connections that they were asked on."""
 
@@ -56,20 +89,19 @@ class Greeting:
         #: None where it is known.
         self.versioned = None if config.is_backblaze else self._asked(ask_versioning(config))
 
-    def _asked(self, call: Call) -> Future[Response | None]:
-        """The answer to come; None if it is no success."""
+    def _asked(self, call: Call) -> Answer:
         question = signed_question(self._config, self._keys.get_frozen_credentials(), call, EMPTY_SHA256, None)
         exchange = Exchange(self.connections, question)
-        answer: Future[Response | None] = Future()
+        answer = Answer()
 
         def run() -> None:
             response = None
             try:
                 response = exchange.run()
             except StoreError as error:
-                log.debug("the first question came to nothing: %s", error)
+                latelog.debug(__name__, "the first question came to nothing: %s", error)
             finally:
-                answer.set_result(response if response is not None and 200 <= response.status < 300 else None)
+                answer.tell(response if response is not None and 200 <= response.status < 300 else None)
 
         threading.Thread(target=run, name="greeting", daemon=True).start()
         return answer

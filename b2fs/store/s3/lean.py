@@ -21,9 +21,8 @@ from typing import Final
 import trio
 
 from b2fs.store.protocol import Body
-from b2fs.store.s3.answers import AnswerReader, BadAnswer
+from b2fs.store.s3.answers import AnswerReader, BadAnswer, Response
 from b2fs.store.s3.config import S3Config
-from b2fs.store.s3.faults import Response
 from b2fs.store.s3.sockets import IDLE_S, Connections, Question, error_of_connection
 
 #: Heads and small bodies come with one read of this size; a larger body is read in pieces of the second, and after so

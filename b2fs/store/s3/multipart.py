@@ -12,7 +12,8 @@ from b2fs.store.s3 import xmlio
 from b2fs.store.s3.base import check_goes_on, check_is_answer, parse
 from b2fs.store.s3.caller import History
 from b2fs.store.s3.hashing import hashed
-from b2fs.store.s3.wire import Call, copy_source, md5_base64, metadata_headers, multipart_etag
+from b2fs.store.s3.headers import multipart_etag
+from b2fs.store.s3.wire import Call, copy_source, md5_base64, metadata_headers
 from b2fs.store.s3.writes import Writes
 
 

@@ -13,8 +13,9 @@ from awscrt.exceptions import AwsCrtError
 from awscrt.http import HttpClientConnection, HttpRequest
 from awscrt.io import ClientBootstrap, ClientTlsContext, SocketOptions, TlsConnectionOptions
 
+from b2fs.store.s3.answers import Response
 from b2fs.store.s3.config import S3Config
-from b2fs.store.s3.faults import Response, error_of, error_of_crt
+from b2fs.store.s3.faults import error_of, error_of_crt
 from b2fs.store.s3.waiting import wait_future
 from b2fs.store.s3.wire import Call
 

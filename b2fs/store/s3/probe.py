@@ -11,7 +11,6 @@ import contextlib
 import re
 import secrets
 from collections.abc import Awaitable, Callable
-from concurrent.futures import Future
 
 import trio
 
@@ -29,12 +28,11 @@ from b2fs.store.protocol import ObjectStore
 from b2fs.store.s3.caller import Caller
 from b2fs.store.s3.config import S3Config
 from b2fs.store.s3.entry import greeted
-from b2fs.store.s3.faults import Response
-from b2fs.store.s3.greeting import ask_versioning
+from b2fs.store.s3.greeting import Answer, ask_versioning
 from b2fs.store.s3.wire import Call, Paths
 
 #: The answer of a question that was asked before, or None if it was not, or came to nothing.
-Early = Future[Response | None] | None
+Early = Answer | None
 
 #: What a store allows itself while it is being probed.
 EVERYTHING = Capabilities(conditional_put=True)

@@ -7,10 +7,11 @@ import hashlib
 
 from b2fs.core.types import ETag, ObjectInfo, VersionId
 from b2fs.errors import CorruptBody, InvalidRange, InvalidRequest, PreconditionFailed
+from b2fs.store.s3.answers import Response
 from b2fs.store.s3.base import S3Base, check_is_answer
-from b2fs.store.s3.faults import Response
 from b2fs.store.s3.hashing import hashed
-from b2fs.store.s3.wire import Call, cut_range, info_of, is_md5
+from b2fs.store.s3.headers import cut_range, info_of, is_md5
+from b2fs.store.s3.wire import Call
 
 #: Whole objects up to this size are checked against an ETag that has the form of an MD5.
 VERIFY_BYTES = 1 << 20

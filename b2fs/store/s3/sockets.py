@@ -16,9 +16,8 @@ from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
 from b2fs.errors import ConfigError, StoreError, TimedOut, Unavailable
-from b2fs.store.s3.answers import AnswerReader, BadAnswer
+from b2fs.store.s3.answers import AnswerReader, BadAnswer, Response
 from b2fs.store.s3.config import S3Config
-from b2fs.store.s3.faults import Response
 from b2fs.store.s3.nearby import Frozen
 from b2fs.store.s3.sigv4 import signed
 from b2fs.store.s3.wire import Call
@@ -120,7 +119,10 @@ class Connections:
 
     def connect(self) -> Connection:
         """A new connection.  Raises OSError."""
-        plain = socket.create_connection(self._address, timeout=self._connect_timeout_s)
+        host, port = self._address
+        # Text would be encoded by a codec that takes longer to load than a near server to answer.
+        name = host.encode("ascii") if host.isascii() else host
+        plain = socket.create_connection((name, port), timeout=self._connect_timeout_s)  # type: ignore[arg-type]
         try:
             plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if self.tls is None:

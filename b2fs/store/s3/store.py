@@ -16,12 +16,12 @@ import trio
 from b2fs.core.types import Capabilities, ListPage
 from b2fs.errors import CorruptBody
 from b2fs.store.s3 import xmlio
+from b2fs.store.s3.answers import Response
 from b2fs.store.s3.base import parse
 from b2fs.store.s3.caller import Caller
 from b2fs.store.s3.config import S3Config
 from b2fs.store.s3.credentials import Signer
 from b2fs.store.s3.entry import check_bucket, greeted, is_listing, knock
-from b2fs.store.s3.faults import Response
 from b2fs.store.s3.finding import Task, find_out
 from b2fs.store.s3.gate import Gate
 from b2fs.store.s3.greeting import Greeting

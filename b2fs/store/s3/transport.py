@@ -18,11 +18,11 @@ import trio
 
 from b2fs.errors import TimedOut
 from b2fs.store.protocol import Body
-from b2fs.store.s3.answers import NotTheRange
+from b2fs.store.s3.answers import NotTheRange, Response
 from b2fs.store.s3.bulk import ask
 from b2fs.store.s3.config import S3Config
 from b2fs.store.s3.credentials import Signer
-from b2fs.store.s3.faults import Response, error_of
+from b2fs.store.s3.faults import error_of
 from b2fs.store.s3.hashing import payload_hash, signs_bodies
 from b2fs.store.s3.lean import LeanConnections
 from b2fs.store.s3.sigv4 import UNSIGNED

@@ -10,12 +10,13 @@ from b2fs.core.types import ETag, ObjectInfo, ObjectRef, UploadId
 from b2fs.errors import NotFound, PreconditionFailed, StoreError
 from b2fs.store.protocol import Body
 from b2fs.store.s3 import xmlio
+from b2fs.store.s3.answers import Response
 from b2fs.store.s3.base import check_is_answer
 from b2fs.store.s3.caller import History
-from b2fs.store.s3.faults import Response
 from b2fs.store.s3.hashing import hashed
+from b2fs.store.s3.headers import date_ns
 from b2fs.store.s3.reads import Reads
-from b2fs.store.s3.wire import Call, copy_source, date_ns, md5_base64, metadata_headers
+from b2fs.store.s3.wire import Call, copy_source, md5_base64, metadata_headers
 
 
 class Writes(Reads):
