@@ -73,8 +73,7 @@ class ForeignAttributes:
         prefix = listing.prefix
         found: dict[str, ObjectInfo] = {}
         unknown = self._known(listing, names, found)
-        if unknown:
-            await self._core.remote.load_attributes(prefix)
+        if unknown and await self._core.remote.load_attributes(prefix):
             unknown = self._known(listing, unknown, found)
         if any(carries_posix(full.metadata or {}) for full in found.values()):
             self._note(prefix, carrying=True)

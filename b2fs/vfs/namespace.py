@@ -267,9 +267,12 @@ class Namespace:
         """
         seen, marker = self._core.remote.marker(key)
         if not seen or marker is None:
+            if self._core.store.capabilities.marker_metadata:
+                return seen, None
             # A server that drops the metadata of markers may leave markers out of listings as well (SeaweedFS does,
             # now and then): there only the side object says whether a directory has attributes.
-            return seen and self._core.store.capabilities.marker_metadata, None
+            known, side = self._core.remote.sides.find_nowait(self._core.transfer.side_key(key))
+            return bool(key) and known and side is None, None
         info = self._core.remote.head_nowait(marker)
         return info is not None, info
 

@@ -76,8 +76,10 @@ class Scanner:
 
     def is_shown(self, directory: Inode, listing: Listing, entry: str) -> bool:
         """Whether the bucket shows something that we have not removed."""
-        if not self._core.is_at(directory, listing.prefix):
-            return False
+        return self._core.is_at(directory, listing.prefix) and self._is_left(listing, entry)
+
+    def _is_left(self, listing: Listing, entry: str) -> bool:
+        """Whether a name is listed, and was not removed here."""
         there = entry[:-1] in listing.dirs if entry.endswith("/") else listing.row(entry) is not None
         return there and not self._core.engine.is_gone(listing.prefix + entry)
 
@@ -168,11 +170,16 @@ class Scanner:
     ) -> dict[str, DirRow]:
         children = directory.children
         assert children is not None
+        here = self._core.is_at(directory, listing.prefix)
         new = [
             entry
             for entry in entries
             if entry in changed
-            or (self._name(directory, listing, entry) not in children and self.is_shown(directory, listing, entry))
+            or (
+                here
+                and not (children and self._name(directory, listing, entry) in children)
+                and self._is_left(listing, entry)
+            )
         ]
         dirs = [entry for entry in new if entry.endswith("/")]
         found, gone = await self._foreign.all(listing, [entry for entry in new if not entry.endswith("/")])
@@ -250,8 +257,7 @@ class Scanner:
         if dirs:
             await self._core.store.wait_known()
         unknown = self._known_markers([prefix + entry for entry in dirs], markers)
-        if unknown:
-            await self._core.remote.load_attributes(prefix)
+        if unknown and await self._core.remote.load_attributes(prefix):
             unknown = self._known_markers(unknown, markers)
         if unknown and self._core.store.capabilities.marker_metadata:
             await self._core.remote.survey(prefix, unknown)

@@ -38,6 +38,15 @@ class SideObjects:
         if self._is_lacking():
             return key not in self._touched, None
         await self.load()
+        return self._found(key)
+
+    def find_nowait(self, key: str) -> tuple[bool, ObjectInfo | None]:
+        """The same, from what is known by now."""
+        if self._is_lacking():
+            return key not in self._touched, None
+        return (False, None) if self._is_old() else self._found(key)
+
+    def _found(self, key: str) -> tuple[bool, ObjectInfo | None]:
         if key in self._touched or not self._reaches(key):
             return False, None
         row = self._rows.get(key)

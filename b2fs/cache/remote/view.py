@@ -221,10 +221,15 @@ class RemoteView:
         """Find out about the markers of many directories below prefix, as long as a flat listing tells of many."""
         await self.walks.survey(prefix, markers, lambda: [key for key in markers if not self.marker(key)[0]])
 
-    async def load_attributes(self, prefix: str) -> None:
-        """Make what there is about a directory's entries beside the objects known.  Checkpoint: only if it asks."""
-        if not self._lacks("attrs"):
-            await self.attributes.load(prefix)
+    async def load_attributes(self, prefix: str) -> bool:
+        """Make what there is about a directory's entries beside the objects known; False if that is certainly nothing.
+
+        Checkpoint: only if it asks.
+        """
+        if self._lacks("attrs"):
+            return False
+        await self.attributes.load(prefix)
+        return True
 
     def _lacks(self, place: str) -> bool:
         """Whether the bucket is known to hold none of our own objects of a kind, so that none needs to be asked for."""
