@@ -16,7 +16,7 @@ from b2fs.cache.ledger_rows import Remote
 from b2fs.cache.writeback.config import WriteBackConfig
 from b2fs.cache.writeback.pending import Pending
 from b2fs.core.types import ObjectRef, VersionId
-from b2fs.errors import AccessDenied, InvalidRequest, StoreError, Unavailable
+from b2fs.errors import AccessDenied, InvalidRequest, NotFound, StoreError, Unavailable
 from b2fs.store.protocol import ObjectStore
 
 log = logging.getLogger(__name__)
@@ -171,12 +171,27 @@ class OwnVersions:
                     failed[key] = answer
                 elif version is None:
                     self.answered(key, None)
+        for p in batch:
+            if isinstance(failed.get(p.key), AccessDenied) and await self._is_absent(p.key):
+                del failed[p.key]
         return failed
+
+    async def _is_absent(self, key: str) -> bool:
+        """Whether the bucket shows nothing under a key that may not be removed: who may not write stores nothing."""
+        try:
+            await self._store.head(key)
+        except NotFound:
+            return True
+        except StoreError:
+            return False  # as long as that is not known it is asked again
+        return False
 
     async def _delete(self, targets: list[tuple[str, VersionId | None]]) -> list[VersionId | StoreError | None]:
         """As delete_many; a server that refuses all because of one is asked for each."""
         try:
             return await self._store.delete_many(targets)
+        except AccessDenied as error:
+            return [error] * len(targets)
         except InvalidRequest as error:
             if len(targets) == 1:
                 return [error]
