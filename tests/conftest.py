@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import tempfile
 from collections.abc import Iterator, Mapping
 
@@ -42,6 +43,14 @@ def _own_control_sockets() -> Iterator[None]:
     with tempfile.TemporaryDirectory(prefix="b2fs-run-") as directory, pytest.MonkeyPatch.context() as environment:
         environment.setenv(RUNTIME_VARIABLE, directory)
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _heeded_signals() -> None:
+    """What whoever started the tests ignores (nohup, a background job of a shell) is not ignored by what they start."""
+    for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 #: Beyond this pytest's own account of a difference takes minutes to make, and no one reads it.

@@ -122,7 +122,10 @@ def test_umount_says_so_when_somebody_else_still_has_the_mount(
 ) -> None:
     """As a container does that was begun while it was there: it has a copy of every mount, which only it can undo."""
     monkeypatch.setattr(control, "_ELSEWHERE_S", 0.5)
-    words = ["unshare", "--mount", "--propagation=private", "sh", "-c", "echo there; exec cat"]
+    own = ["unshare", "--mount", "--propagation=private"]
+    if subprocess.run([*own, "true"], check=False).returncode:
+        pytest.skip("no mounts of its own can be had here, as in a chroot")
+    words = [*own, "sh", "-c", "echo there; exec cat"]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as container:
         assert container.stdout is not None
         assert container.stdout.readline() == "there\n"

@@ -82,7 +82,8 @@ def test_a_mountpoint_of_somebody_else_is_refused(place: Path) -> None:
     # The interpreter may be in a directory that only root can enter, so the process changes when it is loaded.
     # Whether users may open /dev/fuse is the machine's affair, so this user is given what can always be opened.
     program = (
-        "import difflib, os, shutil; import b2fs.cli.mount, b2fs.cli.mounting; from b2fs.cli.main import main; "
+        "import difflib, os, shutil; import b2fs.cli.mounting, b2fs.cli.plain, b2fs.cli.statuses; "
+        "from b2fs.cli.main import main; "
         "from b2fs.daemon import mounts; mounts.FUSE_DEVICE = '/dev/null'; "
         "os.setgroups([]); os.setgid(65534); os.setuid(65534); main()"
     )
