@@ -56,8 +56,9 @@ def parts_begun(settings: MountSettings) -> Parts:
     )
 
 
-#: What the core, the kernel's side and the first listing need, in the order in which a mount comes to need it.
-LOADED_MEANWHILE = ("b2fs.fuse.mount", "b2fs.vfs.filesystem", "lxml.etree")
+#: What the core, the kernel's side, the first listing and the first read need, in the order in which a mount comes to
+#: need it.
+LOADED_MEANWHILE = ("b2fs.fuse.mount", "b2fs.vfs.filesystem", "lxml.etree", "crc32c")
 
 
 def load() -> None:
