@@ -1,6 +1,7 @@
 """What of a mount begins before most of the program is loaded: control socket, lock, and the mount itself.
 
-A thread does it, as soon as the bucket has answered, while the main thread goes on loading.  It takes the quick way
+A thread does it while the main thread goes on loading: socket and lock at once, the mount as soon as the bucket has
+answered.  It takes the quick way
 only where nothing can be told wrong: a server that answers, a root without attributes of its own, neither in the bucket
 nor waiting in the journal.  In all other cases, and where anything fails, it leaves things as it found them: the run
 (daemon.run) does everything in its own way and says what is wrong.  What the run does not take over `abandon` undoes.

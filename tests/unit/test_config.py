@@ -334,9 +334,9 @@ def test_what_reading_pieces_may_fetch() -> None:
         return vfs_config(build_settings(FILE_URL, "/mnt", {"cache_size": "8G", **raw}), Path("/cache")).reader
 
     far = Patience(pieces=8, wait_s=0.010)
-    given: dict[str, str]
-    for given in ({}, {"random_reads": "auto"}, {"bwlimit": "1M:0"}):
-        assert (reader(**given).complete_bytes, reader(**given).complete_after) == (512 << 20, far)
+    asked: dict[str, str]
+    for asked in ({}, {"random_reads": "auto"}, {"bwlimit": "1M:0"}):
+        assert (reader(**asked).complete_bytes, reader(**asked).complete_after) == (512 << 20, far)
     assert reader(bwlimit="1M").complete_bytes == 0, "who spares the line has other plans for it"
     rates: dict[str, str]
     for rates in ({}, {"bwlimit": "1M"}):

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import trio
 
 from b2fs.cache.ledger_rows import Remote
+from b2fs.cache.parallel import for_each
 from b2fs.cache.writeback.config import WriteBackConfig
 from b2fs.cache.writeback.pending import Pending
 from b2fs.core.types import ObjectRef, VersionId
@@ -171,13 +172,16 @@ class OwnVersions:
                     failed[key] = answer
                 elif version is None:
                     self.answered(key, None)
-        for p in batch:
-            if isinstance(failed.get(p.key), AccessDenied) and await self._is_absent(p.key):
-                del failed[p.key]
+
+        async def look(key: str) -> None:
+            if await self._is_absent(key):
+                del failed[key]
+
+        await for_each([p.key for p in batch if isinstance(failed.get(p.key), AccessDenied)], look)
         return failed
 
     async def _is_absent(self, key: str) -> bool:
-        """Whether the bucket shows nothing under a key that may not be removed: who may not write stores nothing."""
+        """Whether the bucket shows nothing under a key that may not be removed: then nothing is left to be done."""
         try:
             await self._store.head(key)
         except NotFound:

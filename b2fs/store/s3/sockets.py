@@ -120,9 +120,10 @@ class Connections:
     def connect(self) -> Connection:
         """A new connection.  Raises OSError."""
         host, port = self._address
-        # Text would be encoded by a codec that takes longer to load than a near server to answer.
+        # Text would be encoded by a codec that takes longer to load than a near server to answer.  getaddrinfo, which
+        # gets the name as it is, takes bytes as well; only what typeshed says of create_connection is narrower.
         name = host.encode("ascii") if host.isascii() else host
-        plain = socket.create_connection((name, port), timeout=self._connect_timeout_s)  # type: ignore[arg-type]
+        plain = socket.create_connection((name, port), timeout=self._connect_timeout_s)  # type: ignore[arg-type]  # above
         try:
             plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if self.tls is None:
