@@ -8,7 +8,8 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from b2fs.cache.writeback.pace import Pace
+from b2fs.cache.writeback.config import WriteBackConfig
+from b2fs.cache.writeback.pace import IDLE_S, Pace
 from b2fs.store.forward import Method
 from tests.writeback.conftest import place
 from tests.writeback.harness import Mount, Place, changes_counted
@@ -81,6 +82,44 @@ async def test_what_was_stored_becomes_cache_only_when_all_has_been_quiet_for_a_
         assert len(local) == 2
         await trio.sleep(0.5)
         assert not local
+
+
+async def save_busily(mount: Mount, seconds: float) -> None:
+    """A small file every fifth of what counts as a pause."""
+    for number in range(round(seconds / (IDLE_S / 5))):
+        await mount.save(f"f{number}", b"content")
+        await trio.sleep(IDLE_S / 5)
+
+
+@pytest.mark.parametrize("batch", [0, 10])
+async def test_small_files_go_up_in_batches_beside_a_program_that_stays_busy(
+    place: Place, autojump_clock: MockClock, batch: int
+) -> None:
+    async with place.mount(config=WriteBackConfig(busy_batch=batch)) as mount, trio.open_nursery() as nursery:
+        await mount.save("first", b"")  # the directory is listed
+        await mount.drain()
+        mount.store.reset_counts()
+        mount.store.latency_s = 0.3
+        nursery.start_soon(save_busily, mount, 2.0)
+        puts = []
+        for wait_s in (0.3, 0.2, 0.15, 0.25):
+            await trio.sleep(wait_s)
+            puts.append(mount.store.counts[Method.PUT])
+        assert puts == [0, batch, batch, 2 * batch]
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_removed_file_is_removed_from_the_bucket_although_a_program_is_busy(
+    place: Place, autojump_clock: MockClock
+) -> None:
+    async with place.mount() as mount, trio.open_nursery() as nursery:
+        await mount.save("a", b"content")
+        await mount.drain()
+        await mount.unlink("a")
+        nursery.start_soon(save_busily, mount, 5.0)
+        await trio.sleep(4.0)
+        assert "a" not in place.bucket.contents()
+        nursery.cancel_scope.cancel()
 
 
 async def change(mount: Mount, at: int) -> None:

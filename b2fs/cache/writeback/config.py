@@ -20,6 +20,8 @@ class WriteBackConfig(NamedTuple):
     open_quiet_s: a file that is still open for writing waits longer.
     open_max_s: no file waits longer, however often it changes.
     spacing_s: between two version-creating calls on one key (B2's rule for successive calls).
+    busy_batch: while programs are at work so many uploads begin together, one such batch after the other; 0 where the
+    store's work is done by this process, too.
     put_max_bytes: larger files are sent in parts.
     stream_bytes: files that grow beyond this are uploaded while they are being written.
     """
@@ -35,6 +37,7 @@ class WriteBackConfig(NamedTuple):
     open_max_s: float = 30.0
     spacing_s: float = 1.0
     requests: int = 48
+    busy_batch: int = 0
     put_max_bytes: int = 16 * MIB
     stream_bytes: int = 64 * MIB
     memory_bytes: int = 96 * MIB

@@ -362,6 +362,7 @@ class Engine:
         removals: list[Pending] = []
         while (due := await self._next_due()) is not None:
             if due and not self._schedule.hurrying and not self.pace.may_start(due, self._storing.under_way):
+                await self._start_removals(nursery, removals)
                 await self._schedule.queue.pause_until(self.pace.next_chance(due, self._storing.under_way))
                 continue
             # The slot comes first: between taking an entry and starting its task nothing may change.
@@ -379,9 +380,15 @@ class Engine:
                 nursery.start_soon(self._storing.attempt_growing, p, inode)
             else:
                 nursery.start_soon(self._in_slot, self._storing.attempt, p, inode)
-        for i in range(0, len(removals), REMOVE_BATCH):
+        await self._start_removals(nursery, removals)
+
+    async def _start_removals(self, nursery: trio.Nursery, removals: list[Pending]) -> None:
+        """Many in one request each; the list is empty afterwards.  Checkpoint: only if there are any."""
+        while removals:
+            batch = removals[:REMOVE_BATCH]
+            del removals[:REMOVE_BATCH]
             await self._slots.acquire()
-            nursery.start_soon(self._in_slot, self._storing.remove, removals[i : i + REMOVE_BATCH])
+            nursery.start_soon(self._in_slot, self._storing.remove, batch)
 
     async def _next_due(self) -> float | None:
         """As DueQueue.head, once the outdated rows before it are gone.  Checkpoint: only if there are many."""

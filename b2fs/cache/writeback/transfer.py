@@ -80,7 +80,7 @@ class Transfer:
         self._side_prefix = side_prefix
         self._links = links
         self._budget = ByteBudget(config.memory_bytes)
-        self.pace = Pace()
+        self.pace = Pace(config.busy_batch)
         self.aborts = Aborts(store, ledger, config)
         self.writer = Writer(ledger.writer_identity())
         self.sources = Sources(store, ledger, self.writer)
