@@ -48,9 +48,11 @@ class Walks:
         #: Directories that were listed as a whole lately, and flat listings that may go on.
         self._scanned: TTLCache[str, None] = TTLCache(4096, _WALK_S, timer=trio.current_time)
         self._walks: deque[Walk] = deque(maxlen=_WALKS)
+        #: Those with a page on its way: who waits for it gets it, also of a walk that goes on no more.
+        self._asking: list[Walk] = []
 
     def __bool__(self) -> bool:
-        return bool(self._walks)
+        return bool(self._walks or self._asking)
 
     def forget(self) -> None:
         """None of the flat listings goes on."""
@@ -60,6 +62,9 @@ class Walks:
         """We changed a directory ourselves."""
         for walk in self._walks:
             walk.patch(prefix, patch)
+        for walk in self._asking:
+            if walk not in self._walks:
+                walk.patch(prefix, patch)
 
     def open_listings(self, prefix: str) -> Iterator[Listing]:
         """What flat listings have of a directory that is not complete."""
@@ -106,6 +111,8 @@ class Walks:
                 listing = next((done for done in await self._advance(walk) if done.prefix == prefix), None)
             if listing is not None and listing.until is None:
                 return listing
+            if walk not in self._walks:
+                return None  # between two pages it hears of no changes any more
             large = walk.hand_over(prefix, LARGE) if walk.loading is None else None
             if large is not None:
                 self._known.keep(large)
@@ -118,7 +125,11 @@ class Walks:
         return listing is not None and self._known.ttl_left(listing.seen_at) > 0
 
     async def _advance(self, walk: Walk) -> list[Listing]:
-        completed = await walk.advance(self._store)
+        self._asking.append(walk)
+        try:
+            completed = await walk.advance(self._store)
+        finally:
+            self._asking.remove(walk)
         if walk in self._walks:
             for listing in completed:
                 known = self._known.peek(listing.prefix)
