@@ -180,3 +180,29 @@ async def test_directories_that_are_listed_in_front_of_names_that_begin_like_the
             found = await mounted.walk(top)
             assert len(found) == len(set(found))
             assert there <= set(found)
+
+
+async def test_a_server_of_folders_shows_no_directory_that_was_removed(
+    seaweedfs: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It makes folders of what is stored below a directory, and lists them when all of that is gone."""
+    for variable, value in seaweedfs.environment().items():
+        monkeypatch.setenv(variable, value)
+    name, client = seaweedfs.new_bucket(versioned=False), seaweedfs.client()
+    client.put_object(Bucket=name, Key="shown/file", Body=b"")
+    client.delete_object(Bucket=name, Key="shown/file")
+    assert "CommonPrefixes" in client.list_objects_v2(Bucket=name, Delimiter="/"), "or this shows nothing"
+    client.delete_object(Bucket=name, Key="shown/")
+    async with mounted_at(seaweedfs, name, tmp_path / "one") as mounted:
+        await mounted.mkdir("d", 0o755)
+        await mounted.mkdir("d/e", 0o755)
+        opened, _ = await mounted.fs.create((await mounted.find("d/e")).ino, b"f", 0o644, os.O_WRONLY, ANYBODY)
+        await mounted.fs.write(opened.handle, 0, b"content")
+        await mounted.fs.fsync(opened.handle, False)
+        await mounted.fs.release(opened.handle)
+        assert client.get_object(Bucket=name, Key="d/e/f")["Body"].read() == b"content"
+        await remove_tree(mounted, "d")
+        await mounted.drain()
+    for prefix in ("", ".b2fs/"):
+        listed = client.list_objects_v2(Bucket=name, Prefix=prefix, Delimiter="/").get("CommonPrefixes", [])
+        assert [entry["Prefix"] for entry in listed if entry["Prefix"] != ".b2fs/"] == []

@@ -122,6 +122,17 @@ async def test_a_removed_file_is_removed_from_the_bucket_although_a_program_is_b
         nursery.cancel_scope.cancel()
 
 
+async def test_a_directory_in_which_something_always_changes_is_stored_all_the_same(
+    place: Place, autojump_clock: MockClock
+) -> None:
+    async with place.mount() as mount:
+        await mount.mkdir("d")
+        for number in range(35):
+            await mount.save(f"d/{number}", b"")
+            await trio.sleep(1.0)
+        assert "d/" in place.bucket.contents()
+
+
 async def change(mount: Mount, at: int) -> None:
     handle = await mount.open("a")
     await mount.write(handle, at, b"changed")

@@ -133,7 +133,8 @@ class Engine:
         """
         self.pace.foreground()
         p = self._pending.get(key)
-        below = self._pending.count_below(key)
+        # Of a directory that was never stored a server may have made a folder, for what was stored below it.
+        below = self._pending.count_below(key) or (key.endswith("/") and self._store.capabilities.folders)
         if p is None:
             if remote.known and remote.ref is None and not below:
                 self._storing.vanished(key)

@@ -80,7 +80,7 @@ class Schedule:
         if inode is None:
             return p.since + config.remove_quiet_s
         if inode.is_dir:
-            return inode.changed_at + config.dir_quiet_s
+            return min(inode.changed_at + config.dir_quiet_s, p.since + config.open_max_s)
         if inode.writers and inode.content is not None:
             return min(inode.changed_at + config.open_quiet_s, p.since + config.open_max_s)
         return min(inode.changed_at + self._quiet_s(p, inode), p.since + config.open_max_s)

@@ -126,8 +126,10 @@ class OwnVersions:
     def removes_by_version(self, p: Pending) -> bool:
         """Whether making the key absent is to remove our versions rather than to hide: nothing else was ever there.
 
-        That takes their IDs, which some servers do not tell, or not of directories' markers.
+        That takes their IDs, which some servers do not tell, or not of directories' markers.  A folder has none.
         """
+        if p.key.endswith("/") and self._store.capabilities.folders:
+            return False
         if not (p.made_here and p.remote.known and self._can_delete):
             return False
         if p.remote.ref is not None and p.remote.ref.version_id is None:

@@ -111,6 +111,8 @@ class Trial:
         }
         if self._versioning:
             trials["copy_from_version"] = self._copy_from_version
+        else:
+            trials["folders"] = self._folders
         return least._replace(**await self._all(trials, source))
 
     async def _all(
@@ -201,6 +203,15 @@ class Trial:
     async def _marker_metadata(self, source: ObjectInfo) -> bool:
         made = await self._put("/dir/", b"")
         return (await self._store.head(made.key)).metadata == _META
+
+    async def _folders(self, source: ObjectInfo) -> bool:
+        made = await self._put("/folder/file", b"")
+        await self._store.hide(made.key)
+        page = await self._store.list_objects(self._prefix + "/", delimiter="/")
+        if self._prefix + "/folder/" not in page.prefixes:
+            return False
+        self._made[:0] = [(self._prefix + "/", None), (self._prefix + "/folder/", None)]
+        return True
 
     async def _put(
         self, name: str, body: bytes, *, if_match: ETag | None = None, if_none_match: bool = False
