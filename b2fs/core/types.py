@@ -110,7 +110,7 @@ class Capabilities(NamedTuple):
     #: User metadata on keys that end in '/' is kept (SeaweedFS drops it).
     marker_metadata: bool = True
     #: What is stored below a directory makes a folder, listed until the directory's own key is removed, whether that
-    #: was ever stored or not (SeaweedFS without versions).
+    #: was ever stored or not (SeaweedFS).
     folders: bool = False
     #: Largest single PUT or CopyObject.
     max_put_bytes: int = 5_000_000_000

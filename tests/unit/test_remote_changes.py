@@ -28,13 +28,13 @@ class SlowStore(FaultyStore):
 
     def __init__(self, inner: MemStore, rnd: random.Random, page: int) -> None:
         super().__init__(inner)
-        self._way = rnd
+        self.way_s: Callable[[], float] = lambda: rnd.random() * WAY_S
         self.page = page
 
     async def around(self, call: StoreCall, ask: Callable[[], Awaitable[T]]) -> T:
-        await trio.sleep(self._way.random() * WAY_S)
+        await trio.sleep(self.way_s())
         answer = await super().around(call, ask)
-        await trio.sleep(self._way.random() * WAY_S)
+        await trio.sleep(self.way_s())
         return answer
 
     async def list_objects(
@@ -125,3 +125,28 @@ async def test_what_was_stored_is_listed_whoever_reads_trees_and_makes_directori
         for _ in range(6):
             nursery.start_soon(site.walk, until)
     assert site.read > 100
+
+
+@pytest.mark.parametrize("change", ["stored", "refreshed"])
+async def test_an_answer_about_one_name_is_not_remembered_if_that_was_changed_meanwhile(
+    autojump_clock: trio.testing.MockClock, change: str
+) -> None:
+    site = Site(0, page=7)
+    for number in range(20):
+        await site.put(f"t/f{number:02}")
+    site.view.forget("")
+    await site.view.find("t/", "f00")  # the first page: it does not tell of what comes behind
+    assert site.view.find_nowait("t/", "new") is None
+    async with trio.open_nursery() as nursery:
+        site.store.way_s = lambda: 0.01
+        nursery.start_soon(site.view.find, "t/", "new")
+        await trio.sleep(0.015)  # the answers are on their way
+        if change == "stored":
+            info = await site.store.inner.put("t/new", b"content")
+            site.view.note_object(info)
+        else:
+            site.view.forget("t/")
+    found = site.view.find_nowait("t/", "new")
+    assert found is None or found.file is not None
+    assert (await site.view.find("t/", "new")).exists == (change == "stored")
+    assert site.view.find_nowait("t/", "new") is not None

@@ -182,15 +182,19 @@ async def test_directories_that_are_listed_in_front_of_names_that_begin_like_the
             assert there <= set(found)
 
 
+@pytest.mark.parametrize("versioned", [False, True])
 async def test_a_server_of_folders_shows_no_directory_that_was_removed(
-    seaweedfs: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    seaweedfs: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, versioned: bool
 ) -> None:
     """It makes folders of what is stored below a directory, and lists them when all of that is gone."""
     for variable, value in seaweedfs.environment().items():
         monkeypatch.setenv(variable, value)
-    name, client = seaweedfs.new_bucket(versioned=False), seaweedfs.client()
-    client.put_object(Bucket=name, Key="shown/file", Body=b"")
-    client.delete_object(Bucket=name, Key="shown/file")
+    name, client = seaweedfs.new_bucket(versioned=versioned), seaweedfs.client()
+    made = client.put_object(Bucket=name, Key="shown/file", Body=b"")
+    if versioned:
+        client.delete_object(Bucket=name, Key="shown/file", VersionId=made["VersionId"])
+    else:
+        client.delete_object(Bucket=name, Key="shown/file")
     assert "CommonPrefixes" in client.list_objects_v2(Bucket=name, Delimiter="/"), "or this shows nothing"
     client.delete_object(Bucket=name, Key="shown/")
     async with mounted_at(seaweedfs, name, tmp_path / "one") as mounted:
@@ -203,6 +207,8 @@ async def test_a_server_of_folders_shows_no_directory_that_was_removed(
         assert client.get_object(Bucket=name, Key="d/e/f")["Body"].read() == b"content"
         await remove_tree(mounted, "d")
         await mounted.drain()
+    hidden = [entry["Key"] for entry in client.list_object_versions(Bucket=name).get("DeleteMarkers", [])]
+    assert [key for key in hidden if key.endswith("/")] == []
     for prefix in ("", ".b2fs/"):
         listed = client.list_objects_v2(Bucket=name, Prefix=prefix, Delimiter="/").get("CommonPrefixes", [])
         assert [entry["Prefix"] for entry in listed if entry["Prefix"] != ".b2fs/"] == []

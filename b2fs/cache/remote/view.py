@@ -64,6 +64,8 @@ class RemoteView:
             config.max_rows, getsizeof=lambda listing: min(listing.count + _LISTING_ROWS, config.max_rows)
         )
         self._points: TTLCache[str, Found] = TTLCache(config.max_points, config.ttl_s, timer=trio.current_time)
+        #: Keys that are being asked for by themselves, and whose answers are to be remembered.
+        self._asked: dict[str, set[object]] = {}
         self.known = KnownAttributes(config.max_attributes)
         self.attributes: AttributeSource = NoAttributes()
         self.links = LinkNames(store, config.reserved.removesuffix(".b2fs/"), config.ttl_s)
@@ -316,7 +318,7 @@ class RemoteView:
         for directory in (prefix, key):
             self._listings.pop(directory, None)
             self._loads.pop(directory, None)
-        self._points.pop(key.removesuffix("/"), None)
+        self._forget_point(key.removesuffix("/"))
         self.walks.forget()
 
     def note_new_directory(self, prefix: str) -> None:
@@ -329,7 +331,7 @@ class RemoteView:
         """Trust nothing about one name and what is below it any more."""
         self._listings.pop(prefix, None)
         self._loads.pop(prefix, None)
-        self._points.pop(prefix + component, None)
+        self._forget_point(prefix + component)
         self.forget(f"{prefix}{component}/")
 
     def forget(self, prefix: str) -> None:
@@ -338,16 +340,21 @@ class RemoteView:
             del self._listings[known]
         for loading in [p for p in self._loads if p.startswith(prefix)]:
             del self._loads[loading]  # who reads it goes on with it, and nobody else
-        for point in [p for p in self._points if p.startswith(prefix)]:
-            del self._points[point]
+        for point in [p for p in (*self._points, *self._asked) if p.startswith(prefix)]:
+            self._forget_point(point)
         self.sides.refresh()
         self.links.refresh()
         self.walks.forget()
 
     def _patch(self, key: str, patch: Callable[[Listing, str], None]) -> None:
         prefix, component = split_key(key)
-        self._points.pop(key.removesuffix("/"), None)
+        self._forget_point(key.removesuffix("/"))
         self._patch_listing(prefix, lambda listing: patch(listing, component))
+
+    def _forget_point(self, key: str) -> None:
+        """Whatever was, or will be, answered to questions for one key until now says nothing any more."""
+        self._points.pop(key, None)
+        self._asked.pop(key, None)
 
     def _touch_side(self, key: str) -> None:
         self.sides.touched(f"{self._config.reserved}dirs/{key[:-1]}")
@@ -448,12 +455,21 @@ class RemoteView:
             nonlocal is_dir
             is_dir = bool((await self._store.list_objects(key + "/", max_keys=1)).objects)
 
-        async with open_flat_nursery() as nursery:
-            nursery.start_soon(find_file)
-            nursery.start_soon(find_dir)
-        found = Found(file, is_dir, seen_at)
-        self._points[key] = found
-        return found
+        question = object()
+        self._asked.setdefault(key, set()).add(question)
+        try:
+            async with open_flat_nursery() as nursery:
+                nursery.start_soon(find_file)
+                nursery.start_soon(find_dir)
+            found = Found(file, is_dir, seen_at)
+            if question in self._asked.get(key, ()):
+                self._points[key] = found  # nothing was changed meanwhile
+            return found
+        finally:
+            questions = self._asked.get(key, set())
+            questions.discard(question)
+            if not questions:
+                self._asked.pop(key, None)
 
 
 def _set_marker(info: ObjectInfo | None, listing: Listing) -> None:

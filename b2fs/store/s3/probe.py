@@ -108,11 +108,10 @@ class Trial:
             "copy": self._copy,
             "part_copy": self._part_copy,
             "marker_metadata": self._marker_metadata,
+            "folders": self._folders,
         }
         if self._versioning:
             trials["copy_from_version"] = self._copy_from_version
-        else:
-            trials["folders"] = self._folders
         return least._replace(**await self._all(trials, source))
 
     async def _all(
@@ -206,7 +205,7 @@ class Trial:
 
     async def _folders(self, source: ObjectInfo) -> bool:
         made = await self._put("/folder/file", b"")
-        await self._store.hide(made.key)
+        await self._remove(made.key, made.ref.version_id)
         page = await self._store.list_objects(self._prefix + "/", delimiter="/")
         if self._prefix + "/folder/" not in page.prefixes:
             return False
@@ -227,7 +226,10 @@ class Trial:
         with trio.move_on_after(_CLEANUP_TIMEOUT_S, shield=True):
             for key, version in dict.fromkeys(reversed(self._made)):
                 with contextlib.suppress(StoreError):
-                    if version is None:
-                        await self._store.hide(key)
-                    else:
-                        await self._store.delete_version(key, version)
+                    await self._remove(key, version)
+
+    async def _remove(self, key: str, version: VersionId | None) -> None:
+        if version is None:
+            await self._store.hide(key)
+        else:
+            await self._store.delete_version(key, version)
