@@ -132,7 +132,8 @@ class RemoteView:
         """
         known = self.peek(prefix)
         begun = known is not None and (known.until is None or len(known.files) >= LARGE // 2)
-        known = await self.walks.read(prefix, known=begun) or known
+        # What is known may be forgotten while the walk is waited for, and hears of no changes then.
+        known = await self.walks.read(prefix, known=begun) or self.peek(prefix)
         self.walks.go_on(prefix, self._nursery)
         load = self._join(prefix, known)
         try:
