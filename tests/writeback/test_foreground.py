@@ -133,6 +133,34 @@ async def test_a_directory_in_which_something_always_changes_is_stored_all_the_s
         assert "d/" in place.bucket.contents()
 
 
+async def test_a_sync_ends_although_programs_go_on(place: Place, autojump_clock: MockClock) -> None:
+    """It waits for what there was when it began."""
+    async with place.mount() as mount, trio.open_nursery() as nursery:
+
+        async def go_on() -> None:
+            number = 0
+            while True:
+                number += 1
+                await mount.save("new", b"%d" % number)
+                await mount.rename("new", "replaced")
+                await mount.save("written", b"%d" % number)
+                await mount.save(f"f{number}", b"content")
+                await mount.unlink(f"f{number - 10}" if number > 10 else "written")
+                await trio.sleep(IDLE_S / 5)
+
+        mount.store.latency_s = 0.02
+        nursery.start_soon(go_on)
+        await trio.sleep(0.5)
+        await mount.save("mine", b"content")
+        before = int((await mount.read("replaced")).decode())
+        with trio.fail_after(10):
+            await mount.fs.writeback.wait_drained()
+        contents = place.bucket.contents()
+        assert contents["mine"] == b"content"
+        assert int(contents["replaced"]) >= before
+        nursery.cancel_scope.cancel()
+
+
 async def change(mount: Mount, at: int) -> None:
     handle = await mount.open("a")
     await mount.write(handle, at, b"changed")

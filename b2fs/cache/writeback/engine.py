@@ -76,7 +76,9 @@ class Engine:
         self._conflicts = ConflictGuard(store, config.conflict, transfer.writer)
         self._new_names = NewNames(store, self._conflicts, config)
         self._schedule = Schedule(self._pending, self._versions, config)
-        self.waiting = Waiting(self._pending, self._schedule.make_urgent, config.durable_timeout_s)
+        self.waiting = Waiting(
+            self._pending, self._schedule.make_urgent, self._versions.is_doubted, config.durable_timeout_s
+        )
         self._storing = Storing(
             ledger,
             remote,
@@ -234,11 +236,11 @@ class Engine:
     # ---- waiting ------------------------------------------------------------------------------------------------
 
     async def wait_drained(self, path: str | None = None) -> None:
-        """As Waiting.drained, which has fsync too: sync and the end of a mount.
+        """As Waiting.drained, which has fsync too: sync and, after `hurry`, the end of a mount.
 
         After a power cut nothing is taken up again that was stored.  Raises OSError if the journal cannot be synced.
         """
-        await self.waiting.drained(path)
+        await self.waiting.drained(path, ending=self._schedule.hurrying)
         await self.local.journal()
         # What cannot be aborted soon is left to the next mount.
         with trio.move_on_after(_ABORTS_S):

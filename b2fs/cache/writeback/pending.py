@@ -35,6 +35,8 @@ class Pending:
     source: str | None = None
     #: The highest inode.seq that the bucket is known to hold under this key.
     stored_seq: int = -1
+    #: How many tries have brought what the key should hold, or an inode that it should hold when they began.
+    stores: int = 0
     #: Versions that we made for this entry: the newest, and older ones that are to be removed by ID.
     newest: VersionId | None = None
     newest_at: float = 0.0

@@ -193,6 +193,7 @@ class Storing:
         else:
             self._remote.note_kept(p.key)
         await self._versions.remove_superseded(p)
+        p.stores += 1
         if p.inode is inode:
             # Only now: what is tied with an older version of ours is not durable before that one is gone.
             p.stored_seq = seq
@@ -310,6 +311,7 @@ class Storing:
 
     def _removed(self, p: Pending) -> None:
         p.remote = Remote(True, None)
+        p.stores += 1
         p.newest = None
         p.superseded.clear()
         self._remote.note_absent(p.key)

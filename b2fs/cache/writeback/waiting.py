@@ -17,11 +17,22 @@ _LOOK_S = 1.0
 
 
 class Waiting:
-    """See the module.  make_urgent(entry): bring it in at once, somebody waits."""
+    """See the module.
 
-    def __init__(self, pending: PendingTable, make_urgent: Callable[[Pending], None], timeout_s: float) -> None:
+    make_urgent(entry): bring it in at once, somebody waits.  is_doubted(key): whether what was stored there will be
+    looked at again.
+    """
+
+    def __init__(
+        self,
+        pending: PendingTable,
+        make_urgent: Callable[[Pending], None],
+        is_doubted: Callable[[str], bool],
+        timeout_s: float,
+    ) -> None:
         self._pending = pending
         self._make_urgent = make_urgent
+        self._is_doubted = is_doubted
         self._timeout_s = timeout_s
         #: How many entries are gone from the table so far, and who waits until there are how many.
         self._gone = 0
@@ -98,13 +109,22 @@ class Waiting:
         p.waiters.append(done)
         await done.wait()
 
-    async def drained(self, path: str | None) -> None:
-        """Return when nothing is pending below the key prefix `path` (None: anywhere).
+    async def drained(self, path: str | None, *, ending: bool) -> None:
+        """Return when what is pending now below the key prefix `path` (None: anywhere) is done, or something later.
 
+        With ending nobody changes anything any more, and this returns when nothing is pending there.
         Raises the error that keeps an entry from being stored, once every other one is done.
         """
         await trio.lowlevel.checkpoint()  # whoever asks again and again must not keep others from working
-        while left := [p for p in self._pending if path is None or p.key.startswith(path)]:
+        asked = [_Asked(p) for p in self._pending if path is None or p.key.startswith(path)]
+        while True:
+            if ending:
+                left = [p for p in self._pending if path is None or p.key.startswith(path)]
+            else:
+                asked = [one for one in asked if not self._is_done(one)]
+                left = [one.p for one in asked]
+            if not left:
+                return
             stuck = [p.error for p in left if p.error is not None and not p.running and p.attempts > 1]
             if len(stuck) == len(left):
                 raise stuck[0]
@@ -118,3 +138,28 @@ class Waiting:
                     await waiter[1].wait()
             finally:
                 self._until.remove(waiter)
+
+    def _is_done(self, asked: _Asked) -> bool:
+        """Whether the bucket has what was asked for, or something later, for good."""
+        p = asked.p
+        return self._pending.get(p.key) is not p or (asked.is_stored() and not self._is_doubted(p.key))
+
+
+class _Asked:
+    """What an entry stood for when somebody began to wait for it."""
+
+    __slots__ = ("_inode", "_seq", "_stores", "p")
+
+    def __init__(self, p: Pending) -> None:
+        self.p = p
+        self._inode = p.inode
+        self._seq = p.inode.seq if p.inode is not None else -1
+        #: A try that is under way may have begun with something older.
+        self._stores = p.stores + 1 + p.running
+
+    def is_stored(self) -> bool:
+        """Whether a try has brought that into the bucket, or something later."""
+        p = self.p
+        return p.stores >= self._stores or (
+            p.inode is not None and p.inode is self._inode and p.stored_seq >= self._seq
+        )
