@@ -81,6 +81,7 @@ class Engine:
         )
         self._storing = Storing(
             ledger,
+            local,
             remote,
             transfer,
             config,

@@ -6,13 +6,14 @@ A failure leaves the entry, the local content and the old version as they are (I
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 
 import trio
 
 from b2fs.cache.inode import Inode
 from b2fs.cache.ledger import Ledger
 from b2fs.cache.ledger_rows import Remote
+from b2fs.cache.localsync import LocalSync
 from b2fs.cache.remote import RemoteView
 from b2fs.cache.writeback.claim import NameTaken
 from b2fs.cache.writeback.config import WriteBackConfig
@@ -45,6 +46,7 @@ class Storing:
     def __init__(
         self,
         ledger: Ledger,
+        local: LocalSync,
         remote: RemoteView,
         transfer: Transfer,
         config: WriteBackConfig,
@@ -56,6 +58,7 @@ class Storing:
         waiting: Waiting,
     ) -> None:
         self._ledger = ledger
+        self._local = local
         self._remote = remote
         self._transfer = transfer
         self._config = config
@@ -185,6 +188,7 @@ class Storing:
             await self._look_again(p, inode)
         if not p.holds(inode):
             await self._transfer.sources.pin(self._pending, p.key)
+            await self._journal_copies([p])
             await self._conflicts.check(p, self._versions.seconds_ago(p.key))
             self._begin(p)
             stored = await self._put_first(p, inode)
@@ -192,6 +196,8 @@ class Storing:
             self._stored(p, inode, stored, content_seq)
         else:
             self._remote.note_kept(p.key)
+        if p.superseded:
+            await self._journal_copies([p])
         await self._versions.remove_superseded(p)
         p.stores += 1
         if p.inode is inode:
@@ -213,6 +219,17 @@ class Storing:
         if not claim.proved:
             self._new_names.stored(stored.info.ref)
         return stored
+
+    async def _journal_copies(self, changing: Iterable[Pending]) -> None:
+        """Before what was copied from goes: from now on no mount wants to copy it again, whatever ends this one.
+
+        Else the next mount would copy from nothing, and a rename would take the copy away as if nobody wanted it.
+        Checkpoint: only if something was copied from one of these.  Raises OSError if the journal cannot be written.
+        """
+        if any(p.key in self._pending.copied for p in changing):
+            known = set(self._pending.copied)
+            await self._local.journal()
+            self._pending.copied -= known
 
     def _begin(self, p: Pending) -> None:
         """Journal that what the bucket holds is unknown: after a kill the server may carry the request out late.
@@ -292,8 +309,9 @@ class Storing:
         self.under_way += 1
         try:
             await self._transfer.wait_server_known()
+            await self._journal_copies(batch)
             failed = await self._versions.remove(batch, self._transfer.side_keys)
-        except StoreError as error:
+        except (StoreError, OSError) as error:
             self._failed(batch, error)
             return
         finally:

@@ -29,6 +29,8 @@ class PendingTable:
         self._below: dict[str, int] = {}
         #: Keys whose content is still to be copied to other pending keys: source key -> those keys.
         self._users: dict[str, set[str]] = {}
+        #: Keys that were copied from, as far as the journal on the disk may not know that yet.
+        self.copied: set[str] = set()
 
     def __len__(self) -> int:
         return len(self._all)
@@ -102,6 +104,7 @@ class PendingTable:
         source, p.source = p.source, None
         if source is None:
             return
+        self.copied.add(source)
         users = self._users[source]
         users.discard(p.key)
         if not users:
