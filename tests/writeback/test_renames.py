@@ -146,6 +146,36 @@ async def test_what_was_copied_is_not_lost_by_a_crash_when_its_source_has_just_g
     assert found == dict.fromkeys(("d", "e") if linked else ("e",), b"content")
 
 
+async def test_nor_is_a_copy_that_is_to_be_looked_at_again(place: Place, autojump_clock: MockClock) -> None:
+    """After a crash the entry stays for a while when it is stored; its row must name what it is copied from now."""
+    place.capabilities = Capabilities(versioning=False, copy_from_version=False)
+    async with place.mount() as mount:
+        await mount.save("a", b"content")
+        await mount.drain()
+        await trio.sleep(10)
+        mount.store.pause([Method.COPY])
+        await mount.rename("a", "b")
+        await mount.store.wait_held()
+        place.crash()
+    removed = trio.Event()
+
+    async def see(call: StoreCall) -> None:
+        if call.method is Method.DELETE_MANY:
+            removed.set()
+
+    async with place.mount() as mount:
+        mount.store.hook = see
+        await removed.wait()
+        await trio.sleep(1)
+        place.crash()
+    assert place.bucket.contents() == {"b": b"content"}
+    async with place.mount() as mount:
+        await mount.rename("b", "c")
+        await mount.drain()
+        assert await mount.read("c") == b"content"
+    assert place.bucket.contents() == {"c": b"content"}
+
+
 async def test_a_directory_whose_entries_nobody_has_looked_at(place: Place, autojump_clock: MockClock) -> None:
     for number in range(10):
         place.bucket.add(f"d/{number}", b"%d" % number, {"mode": "33188"})

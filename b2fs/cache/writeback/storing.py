@@ -266,7 +266,7 @@ class Storing:
             self._remote.note_object(info)
         self.stored_files += 1
         done = p.inode is inode and inode.pending == 1 and stored.seq >= inode.seq and not p.superseded
-        if inode.pending and not done:
+        if inode.pending and (not done or self._versions.is_doubted(p.key)):
             # Before any older version goes: after a crash the local changes must find the base that they are on.
             self._ledger.save_inode(inode)
         if p.superseded:
