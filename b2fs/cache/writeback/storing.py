@@ -226,10 +226,10 @@ class Storing:
         Else the next mount would copy from nothing, and a rename would take the copy away as if nobody wanted it.
         Checkpoint: only if something was copied from one of these.  Raises OSError if the journal cannot be written.
         """
-        if any(p.key in self._pending.copied for p in changing):
-            known = set(self._pending.copied)
+        if any(self._pending.was_copied(p.key) for p in changing):
+            copies = self._pending.copies
             await self._local.journal()
-            self._pending.copied -= known
+            self._pending.journaled(copies)
 
     def _begin(self, p: Pending) -> None:
         """Journal that what the bucket holds is unknown: after a kill the server may carry the request out late.

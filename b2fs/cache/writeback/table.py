@@ -29,8 +29,9 @@ class PendingTable:
         self._below: dict[str, int] = {}
         #: Keys whose content is still to be copied to other pending keys: source key -> those keys.
         self._users: dict[str, set[str]] = {}
-        #: Keys that were copied from, as far as the journal on the disk may not know that yet.
-        self.copied: set[str] = set()
+        #: Keys that were copied from, as far as the journal on the disk may not know that yet, and when: a count.
+        self._copied: dict[str, int] = {}
+        self._copies = 0
 
     def __len__(self) -> int:
         return len(self._all)
@@ -104,7 +105,8 @@ class PendingTable:
         source, p.source = p.source, None
         if source is None:
             return
-        self.copied.add(source)
+        self._copies += 1
+        self._copied[source] = self._copies
         users = self._users[source]
         users.discard(p.key)
         if not users:
@@ -112,6 +114,19 @@ class PendingTable:
             waiting = self._all.get(source)
             if waiting is not None:
                 self._freed(waiting)
+
+    def was_copied(self, key: str) -> bool:
+        """Whether something was copied from a key, or was to be, and the journal on the disk may not know that."""
+        return key in self._copied
+
+    @property
+    def copies(self) -> int:
+        """For `journaled`: what was copied until now."""
+        return self._copies
+
+    def journaled(self, copies: int) -> None:
+        """The journal is on the disk as it was when so much had been copied."""
+        self._copied = {key: count for key, count in self._copied.items() if count > copies}
 
     def is_source_version(self, key: str, version: VersionId) -> bool:
         """Whether this version of the key is still to be copied from; of a listed source it may be any."""
