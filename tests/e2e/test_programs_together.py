@@ -12,6 +12,7 @@ import random
 import shutil
 import stat
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -91,7 +92,7 @@ class Team:
         return {name for program in self.programs for name in program.doubtful}
 
 
-class Program:
+class Program(ABC):
     """Works in a directory of its own, `top`."""
 
     def __init__(self, team: Team, top: str, seed: int) -> None:
@@ -118,12 +119,13 @@ class Program:
         finally:
             self.team.done()
 
+    @abstractmethod
     def step(self) -> None:
-        raise NotImplementedError
+        """Some calls that belong together."""
 
     def look(self) -> None:
         """Find out what there is."""
-        raise NotImplementedError
+        self.names = sorted(f"{self.top}/{name}" for name in os.listdir(self.team.roots[1] / self.top))
 
     def new(self) -> str:
         self.number += 1
@@ -151,8 +153,7 @@ class Files(Program):
         if kind < 0.5 or len(names) < 5:
             self._make()
         elif kind < 0.65:
-            name = names.pop(self.rnd.randrange(len(names)))
-            self.both([name], lambda root: (root / name).unlink())
+            self._unlink(names.pop(self.rnd.randrange(len(names))))
         elif kind < 0.8:
             old, new = self.rnd.sample(names, 2)
             if self.rnd.random() < 0.6:
@@ -172,16 +173,16 @@ class Files(Program):
             self.both([name], lambda root: (root / name).chmod(mode))
         if len(names) > _FILES:
             for name in names[: _FILES // 2]:
-                self.both([name], lambda root, name=name: (root / name).unlink())  # type: ignore[misc]  # called at once
+                self._unlink(name)
             del names[: _FILES // 2]
+
+    def _unlink(self, name: str) -> None:
+        self.both([name], lambda root: (root / name).unlink())
 
     def _make(self) -> None:
         name, content = self.new(), self.rnd.randbytes(self.rnd.choice((10, 4096, 30_000)))
         self.both([name], lambda root: (root / name).write_bytes(content))
         self.names.append(name)
-
-    def look(self) -> None:
-        self.names = sorted(f"{self.top}/{name}" for name in os.listdir(self.team.roots[1] / self.top))
 
 
 class Trees(Program):
@@ -196,9 +197,6 @@ class Trees(Program):
         if len(self.names) > _TREES:
             old = self.names.pop(0)
             self.both([old], lambda root: shutil.rmtree(root / old))
-
-    def look(self) -> None:
-        self.names = sorted(f"{self.top}/{name}" for name in os.listdir(self.team.roots[1] / self.top))
 
 
 def _append(path: Path, more: bytes) -> None:

@@ -329,6 +329,14 @@ def test_a_rate_that_is_none(text: str) -> None:
         build_settings(FILE_URL, "/mnt", {"bwlimit": text})
 
 
+def test_only_a_server_elsewhere_gets_uploads_in_batches() -> None:
+    def batch(url: str) -> int:
+        return vfs_config(build_settings(url, "/mnt", {}), Path("/cache")).writeback.busy_batch
+
+    assert batch(FILE_URL) == 0
+    assert batch("s3://photos") > 0
+
+
 def test_what_reading_pieces_may_fetch() -> None:
     def reader(**raw: str) -> ReaderConfig:
         return vfs_config(build_settings(FILE_URL, "/mnt", {"cache_size": "8G", **raw}), Path("/cache")).reader

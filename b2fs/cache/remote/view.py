@@ -64,8 +64,8 @@ class RemoteView:
             config.max_rows, getsizeof=lambda listing: min(listing.count + _LISTING_ROWS, config.max_rows)
         )
         self._points: TTLCache[str, Found] = TTLCache(config.max_points, config.ttl_s, timer=trio.current_time)
-        #: Keys that are being asked for by themselves, and whose answers are to be remembered.
-        self._asked: dict[str, set[object]] = {}
+        #: Keys that are being asked for by themselves, and of each the question whose answer is to be remembered.
+        self._asked: dict[str, object] = {}
         self.known = KnownAttributes(config.max_attributes)
         self.attributes: AttributeSource = NoAttributes()
         self.links = LinkNames(store, config.reserved.removesuffix(".b2fs/"), config.ttl_s)
@@ -456,21 +456,18 @@ class RemoteView:
             nonlocal is_dir
             is_dir = bool((await self._store.list_objects(key + "/", max_keys=1)).objects)
 
-        question = object()
-        self._asked.setdefault(key, set()).add(question)
+        question = self._asked[key] = object()
         try:
             async with open_flat_nursery() as nursery:
                 nursery.start_soon(find_file)
                 nursery.start_soon(find_dir)
             found = Found(file, is_dir, seen_at)
-            if question in self._asked.get(key, ()):
+            if self._asked.get(key) is question:
                 self._points[key] = found  # nothing was changed meanwhile
             return found
         finally:
-            questions = self._asked.get(key, set())
-            questions.discard(question)
-            if not questions:
-                self._asked.pop(key, None)
+            if self._asked.get(key) is question:
+                del self._asked[key]
 
 
 def _set_marker(info: ObjectInfo | None, listing: Listing) -> None:

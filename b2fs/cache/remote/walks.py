@@ -60,11 +60,8 @@ class Walks:
 
     def patch(self, prefix: str, patch: Patch) -> None:
         """We changed a directory ourselves."""
-        for walk in self._walks:
+        for walk in {*self._walks, *self._asking}:
             walk.patch(prefix, patch)
-        for walk in self._asking:
-            if walk not in self._walks:
-                walk.patch(prefix, patch)
 
     def open_listings(self, prefix: str) -> Iterator[Listing]:
         """What flat listings have of a directory that is not complete."""
