@@ -17,10 +17,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from b2fs.daemon.exits import EXIT_FAILED, EXIT_OK, STOPPED_EARLY
+from b2fs.daemon.signals import STOPPING
 
 _READY = b"ready\n"
-#: What ends the command, and with it a daemon that is not ready.
-_STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def in_background(run: Callable[[int], int]) -> int:
@@ -35,10 +34,10 @@ def in_background(run: Callable[[int], int]) -> int:
     sys.stderr.flush()
     reading, writing = os.pipe()
     # None of these between the fork and the moment at which the parent would end the child.
-    signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
     child = os.fork()
     if child == 0:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
         os.close(reading)
         _leave_terminal()
         return run(writing)
@@ -89,18 +88,19 @@ def _wait_ready(child: int, reading: int) -> int:
 
 @contextmanager
 def _interruptible() -> Iterator[int]:
-    """What stops the command is a KeyboardInterrupt herein; a descriptor that can be read when such a signal has come.
+    """What stops the command, and with it a daemon that is not ready, is a KeyboardInterrupt herein.
 
+    Yields a descriptor that can be read when such a signal has come.
     Without that, one that comes just before a system call that waits would be heeded when the call returns.
     """
     reading, writing = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-    handlers = {number: signal.getsignal(number) for number in _STOPPING}
+    handlers = {number: signal.getsignal(number) for number in STOPPING}
     try:
         for number, handler in handlers.items():
             if handler is not signal.SIG_IGN:  # nohup
                 signal.signal(number, signal.default_int_handler)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
         yield reading
     finally:
         signal.set_wakeup_fd(before)

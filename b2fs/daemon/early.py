@@ -30,6 +30,7 @@ from b2fs.config.location import RemoteLocation
 from b2fs.config.settings import MountSettings
 from b2fs.core import latelog
 from b2fs.daemon.directory import LEDGER, identity_path, lock_nowait, unlock
+from b2fs.daemon.signals import heeded
 from b2fs.daemon.sockets import bind_control_socket, socket_path
 from b2fs.errors import B2fsError
 from b2fs.fuse import early
@@ -47,7 +48,6 @@ SWITCH_INTERVAL_S = 0.0002
 _GREETING_S = 3.0
 #: How soon a signal ends that wait.
 _SIGNAL_S = 0.1
-_STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 #: Where, below the mount's prefix, b2fs keeps what is its own, and the name there of the root's attributes, if it has
 #: any (docs/architecture.md).
 RESERVED = ".b2fs/"
@@ -72,7 +72,7 @@ class EarlyStart:
         self._mount: early.EarlyMount | None = None
         self._decided = threading.Event()
         sys.setswitchinterval(SWITCH_INTERVAL_S)
-        self._handlers = {number: signal.signal(number, self._note) for number in _heeded()}
+        self._handlers = {number: signal.signal(number, self._note) for number in heeded()}
         self._thread = threading.Thread(target=self._run, name="early", daemon=True)
         self._thread.start()
 
@@ -107,7 +107,7 @@ class EarlyStart:
         return mount.hand_over()
 
     def abandon(self) -> None:
-        """Undo what nobody has taken over, and let signals do again what they did."""
+        """Undo what nobody has taken over; signals do again what they did, unless somebody else sees to them now."""
         self._decided.wait()
         mount, self._mount = self._mount, None
         if mount is not None:
@@ -117,7 +117,8 @@ class EarlyStart:
         self._let_go()
         self._greeting.connections.close()  # if there is no store that has done so
         for number, handler in self._handlers.items():
-            signal.signal(number, handler)
+            if signal.getsignal(number) == self._note:
+                signal.signal(number, handler)
 
     # ---- the thread -------------------------------------------------------------------------------------------------
 
@@ -186,8 +187,3 @@ class EarlyStart:
 def is_possible(settings: MountSettings) -> bool:
     """Whether the root can be known before the core is there: that of a bucket, without access control lists."""
     return isinstance(settings.location, RemoteLocation) and not settings.location.prefix and not settings.acl
-
-
-def _heeded() -> list[signal.Signals]:
-    """Those that are not ignored (nohup)."""
-    return [number for number in _STOPPING if signal.getsignal(number) is not signal.SIG_IGN]

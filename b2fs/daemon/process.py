@@ -6,10 +6,12 @@ import ctypes
 import gc
 import logging
 import os
+import signal
 import sys
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
+from types import FrameType
 
 import trio
 
@@ -20,6 +22,7 @@ from b2fs.daemon.logs import configure_logging
 from b2fs.daemon.notify import Notifier
 from b2fs.daemon.parts import Parts
 from b2fs.daemon.run import Events, Outcome, run_mount, run_recover
+from b2fs.daemon.signals import heeded
 from b2fs.daemon.state import MountState
 from b2fs.errors import B2fsError
 
@@ -51,7 +54,7 @@ def serve(settings: MountSettings, parts: Parts, events: Events, ready_fd: int |
 
     events = Events(ready=answers, draining=events.draining)
     try:
-        outcome = _run(partial(run_mount, state, parts, notifier, events))
+        outcome = _run(lambda noted: run_mount(state, parts, notifier, events, noted))
     except B2fsError as error:
         if state.mounted:
             log.error("%s", error)  # a background mount has nobody else to tell
@@ -75,18 +78,20 @@ def recover(settings: MountSettings, parts: Parts, events: Events) -> Outcome:
     """Drain the identity directory of settings in this process.  Raises B2fsError when that cannot begin."""
     os.umask(0o077)
     configure_logging("warning", settings.log_file, os.environ)
-    return _run(partial(run_recover, MountState(settings), parts, events))
+    return _run(lambda noted: run_recover(MountState(settings), parts, events, noted))
 
 
-def _run(main: Callable[[], Awaitable[Outcome]]) -> Outcome:
-    """trio.run, with a deliberate error taken out of the groups that nurseries wrap it in.
+def _run(main: Callable[[Sequence[int]], Awaitable[Outcome]]) -> Outcome:
+    """trio.run of what main makes of the signals noted so far, as this process's last work.
 
-    Any other error goes to the log with its traceback and becomes a sentence that says so.
+    A deliberate error is taken out of the groups that nurseries wrap it in.  Any other error goes to the log with its
+    traceback and becomes a sentence that says so.
     """
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     _give_memory_back()
     try:
-        return trio.run(main)
+        with _ending_once() as noted:
+            return trio.run(main, noted)
     except B2fsError:
         raise
     except Exception as error:
@@ -95,6 +100,29 @@ def _run(main: Callable[[], Awaitable[Outcome]]) -> Outcome:
             raise _first_leaf(deliberate) from None
         log.critical("the daemon has ended", exc_info=True)
         raise B2fsError("The daemon has ended by an error that nobody foresaw; its log has the details") from error
+
+
+@contextmanager
+def _ending_once() -> Iterator[Sequence[int]]:
+    """A run, around which a request to end never ends the process: how it ended is what its exit status says.
+
+    Before the run listens, requests are noted in what this yields (or by an early start); behind it they are ignored
+    for good, by what the interpreter's own end does not undo.
+    """
+    noted: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        noted.append(number)
+
+    numbers = heeded()
+    for number in numbers:
+        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+            signal.signal(number, note)
+    try:
+        yield noted
+    finally:
+        for number in numbers:
+            signal.signal(number, signal.SIG_IGN)
 
 
 def _collect_garbage() -> None:

@@ -15,8 +15,8 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from typing import NamedTuple
 
 import trio
@@ -30,6 +30,7 @@ from b2fs.daemon.interfaces import Core, Frontend, NoKernel
 from b2fs.daemon.messages import Figures
 from b2fs.daemon.notify import Notifier
 from b2fs.daemon.parts import Parts
+from b2fs.daemon.signals import heeded
 from b2fs.daemon.sockets import socket_path
 from b2fs.daemon.state import MountState
 from b2fs.errors import ConfigError
@@ -39,7 +40,6 @@ from b2fs.vfs.api import KernelNotifier
 
 log = logging.getLogger(__name__)
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 #: How long the kernel may take to get its first answer through the new mount.
 _ANSWER_TIMEOUT_S = 60.0
 _DRAIN_REPORT_S = 0.5
@@ -112,13 +112,24 @@ class Shutdown:
             self.request()
 
 
-async def run_mount(state: MountState, parts: Parts, notifier: Notifier, events: Events) -> Outcome:
-    """Mount, serve until unmounted or told to stop, drain.
+@contextmanager
+def _requests(shutdown: Shutdown, noted: Sequence[int]) -> Iterator[AsyncIterator[int]]:
+    """The signals from now on; those that came before are passed on, each as a request."""
+    with trio.open_signal_receiver(*heeded()) as signals:
+        for _ in noted:
+            shutdown.request()
+        yield signals
+
+
+async def run_mount(
+    state: MountState, parts: Parts, notifier: Notifier, events: Events, noted: Sequence[int] = ()
+) -> Outcome:
+    """Mount, serve until unmounted or told to stop, drain; noted: the signals that came before we listen.
 
     Raises ConfigError or StoreError (possibly inside an exception group) when the mount cannot be made or breaks.
     """
     run = _Run(state, parts, notifier, events)
-    with trio.open_signal_receiver(*_SIGNALS) as signals:
+    with _requests(run.shutdown, noted) as signals:
         async with trio.open_nursery() as beginning:
             bound = None
             if parts.begun is not None:
@@ -131,10 +142,10 @@ async def run_mount(state: MountState, parts: Parts, notifier: Notifier, events:
     return run.outcome()
 
 
-async def run_recover(state: MountState, parts: Parts, events: Events) -> Outcome:
+async def run_recover(state: MountState, parts: Parts, events: Events, noted: Sequence[int] = ()) -> Outcome:
     """Bring what an earlier mount left in its identity directory into the bucket, without a mount."""
     run = _Run(state, parts, Notifier(None), events)
-    with trio.open_signal_receiver(*_SIGNALS) as signals:
+    with _requests(run.shutdown, noted) as signals:
         async with trio.open_nursery() as services:
             services.start_soon(run.shutdown.watch, signals)
             with run.shutdown.everything:

@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -20,12 +20,24 @@ from b2fs.daemon.identity import claim, recall
 from b2fs.daemon.messages import Reply, Request
 from b2fs.daemon.notify import Notifier
 from b2fs.daemon.run import Events, Outcome, run_mount, run_recover
+from b2fs.daemon.signals import STOPPING
 from b2fs.daemon.sockets import bind_control_socket, socket_path
 from b2fs.daemon.state import MountState
 from b2fs.errors import B2fsError, ConfigError, NoSuchBucket, StoreError
 from tests.unit.daemon_fakes import World
 
 UID = os.geteuid()
+
+
+@pytest.fixture
+def own_process() -> Iterator[None]:
+    """What a mount changes for its whole process is as it was afterwards."""
+    umask = os.umask(0o022)
+    handlers = {number: signal.getsignal(number) for number in STOPPING}
+    yield
+    os.umask(umask)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 class Running:
@@ -136,14 +148,31 @@ async def test_a_wrong_bucket_ends_before_anything_is_mounted(tmp_path: Path) ->
     assert world.core_dir is None
 
 
+@pytest.mark.usefixtures("own_process")
 def test_the_process_takes_the_error_out_of_its_groups(tmp_path: Path) -> None:
     world = World(tmp_path, store_error=NoSuchBucket("the bucket photos does not exist"))
-    before = os.umask(0o022)
-    try:
-        with pytest.raises(NoSuchBucket, match="photos"):
-            process.serve(world.settings, world.parts, Events())
-    finally:
-        os.umask(before)
+    with pytest.raises(NoSuchBucket, match="photos"):
+        process.serve(world.settings, world.parts, Events())
+
+
+@pytest.mark.usefixtures("own_process")
+def test_requests_to_end_change_nothing_once_the_run_has_ended(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.frontend.fault = ConfigError("the kernel took the mount away")
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # nohup
+    with pytest.raises(ConfigError):
+        process.serve(world.settings, world.parts, Events())
+    assert {signal.getsignal(number) for number in STOPPING} == {signal.SIG_IGN}
+    os.kill(os.getpid(), signal.SIGTERM)  # would end the tests
+
+
+async def test_what_was_asked_before_the_run_listened_is_heeded(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    state = MountState(world.settings)
+    with trio.fail_after(120):
+        outcome = await run_mount(state, world.parts, Notifier(None), Events(), noted=[signal.SIGTERM])
+    assert outcome.left_files == 0
+    assert not state.mounted
 
 
 async def test_two_mounts_of_one_bucket_are_refused(tmp_path: Path) -> None:
@@ -356,28 +385,22 @@ def test_a_watchdog_for_another_process_is_not_ours() -> None:
     notifier.close()
 
 
+@pytest.mark.usefixtures("own_process")
 def test_an_error_that_nobody_foresaw_is_in_the_log_and_becomes_one_sentence(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     world = World(tmp_path)
     world.frontend.fault = RuntimeError("a bug")
-    before = os.umask(0o022)
-    try:
-        with pytest.raises(B2fsError, match="nobody foresaw"):
-            process.serve(world.settings, world.parts, Events())
-    finally:
-        os.umask(before)
+    with pytest.raises(B2fsError, match="nobody foresaw"):
+        process.serve(world.settings, world.parts, Events())
     assert any(record.exc_info and "a bug" in caplog.text for record in caplog.records)
 
 
+@pytest.mark.usefixtures("own_process")
 def test_an_error_after_the_mount_was_there_is_in_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     world = World(tmp_path)
     world.frontend.fault = ConfigError("the kernel took the mount away")
     world.frontend.fault_after_ready = True
-    before = os.umask(0o022)
-    try:
-        with pytest.raises(ConfigError, match="took the mount away"):
-            process.serve(world.settings, world.parts, Events(ready=world.frontend.unmounted.set))
-    finally:
-        os.umask(before)
+    with pytest.raises(ConfigError, match="took the mount away"):
+        process.serve(world.settings, world.parts, Events(ready=world.frontend.unmounted.set))
     assert "the kernel took the mount away" in caplog.text
