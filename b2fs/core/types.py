@@ -34,7 +34,8 @@ class ObjectRef(NamedTuple):
 class ObjectInfo(NamedTuple):
     """What a HEAD, GET, PUT or listing tells of one version of an object.
 
-    metadata is None where the call does not carry it (listings); names are lower-case, without `x-amz-meta-`.
+    metadata is None where the call does not carry it (listings); names are lower-case, without `x-amz-meta-`, but for
+    those of content.CONTENT_HEADERS, which stand among them.
     modified_ns has whole seconds on B2.
     """
 

@@ -137,6 +137,7 @@ _SEAWEEDFS_LACKS = {
     "complete_pages": "SeaweedFS forgets 'b-' where a page with delimiter ends behind 'b/'",
 }
 _RCLONE_LACKS = {
+    "content_headers": "rclone keeps no Expires",
     "untidy_keys": "rclone keeps keys as paths of files",
     "multipart_etag": "rclone gives an assembled object the ETag of a plain one",
     "part_gaps": "rclone writes parts through in order, and wants every one from 1",

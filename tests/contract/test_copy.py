@@ -23,6 +23,19 @@ async def test_a_copy_keeps_content_type_and_metadata(store: ObjectStore, root: 
     assert (await store.get(root + "a"))[1] == b"content"
 
 
+@pytest.mark.needs("copy", "content_headers")
+async def test_a_copy_keeps_or_replaces_what_whoever_fetches_it_is_told(store: ObjectStore, root: str) -> None:
+    old, new = {"Cache-Control": "max-age=60", "colour": "red"}, {"Content-Language": "de", "colour": "blue"}
+    source = await store.put(root + "a", b"content", metadata=old)
+    await store.copy(source.ref, root + "same")
+    await store.copy(source.ref, root + "other", metadata=new)
+    same, other = [(await store.head(root + name)).metadata for name in ("same", "other")]
+    assert same is not None
+    assert other is not None
+    assert (same["Cache-Control"], same["colour"]) == ("max-age=60", "red")
+    assert (other["Content-Language"], other["colour"], "Cache-Control" in other) == ("de", "blue", False)
+
+
 @pytest.mark.needs("copy")
 async def test_a_copy_with_new_metadata(store: ObjectStore, root: str) -> None:
     source = await store.put(root + "a", b"content", metadata={"old": "1"}, content_type="text/plain")

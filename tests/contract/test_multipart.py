@@ -23,7 +23,8 @@ def expected_etag(parts: Sequence[bytes]) -> str:
 
 
 async def test_parts_become_one_object(store: ObjectStore, root: str) -> None:
-    upload = await store.create_upload(root + "a", metadata={"mode": "1"}, content_type="text/plain")
+    told = {"mode": "1", "title": "\xc3\xbc"}
+    upload = await store.create_upload(root + "a", metadata=told, content_type="text/plain")
     parts = [await store.upload_part(root + "a", upload, n + 1, body) for n, body in enumerate([ONE, TWO, TAIL])]
     assert [(part.number, part.size, part.etag) for part in parts] == [
         (1, len(ONE), md5(ONE)),
@@ -39,7 +40,7 @@ async def test_parts_become_one_object(store: ObjectStore, root: str) -> None:
     assert info.size == len(body)
     assert info.content_type == "text/plain"
     assert info.metadata is not None
-    assert info.metadata["mode"] == "1"
+    assert {name: info.metadata[name] for name in told} == told
     assert [item.size for item in await all_objects(store, root)] == [len(body)]
 
 

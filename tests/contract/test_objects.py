@@ -28,6 +28,13 @@ TIDY_ODD_KEYS = [
     "UPPER/lower",
     "a" * 200 + "/" + "b" * 200,
 ]
+CONTENT = {
+    "Cache-Control": "max-age=60, public",
+    "Content-Disposition": 'attachment; filename="a b.txt"',
+    "Content-Encoding": "gzip",
+    "Content-Language": "de, en",
+    "Expires": "Thu, 01 Dec 2033 16:00:00 GMT",
+}
 UNTIDY_KEYS = ["/leading", "double//slash", "a/./b", "a/../b", "..", "trailing/", "//", " "]
 
 
@@ -46,6 +53,30 @@ async def test_head_tells_what_get_tells(store: ObjectStore, root: str) -> None:
     await store.put(root + "a", b"hello", metadata={"uid": "7"}, content_type="image/png")
     info, _ = await store.get(root + "a")
     assert await store.head(root + "a") == info
+
+
+@pytest.mark.needs("content_headers")
+async def test_what_whoever_fetches_it_is_told_is_kept(store: ObjectStore, root: str) -> None:
+    await store.put(root + "a", b"hello", metadata={**CONTENT, "colour": "red", "expires": "never"})
+    info, _ = await store.get(root + "a")
+    assert info.metadata is not None
+    assert {name: info.metadata[name] for name in CONTENT} == CONTENT
+    assert (info.metadata["colour"], info.metadata["expires"]) == ("red", "never")
+    assert await store.head(root + "a") == info
+
+
+async def test_metadata_in_another_encoding_is_kept(store: ObjectStore, root: str) -> None:
+    # Each character is a byte where the store is a server: two words in UTF-8, one in Latin-1, a tab between them.
+    title = "Gr\xc3\xbc\xc3\x9fe \xe2\x82\xac\tGr\xfc\xdfe \xc3\xa0"
+    put = await store.put(root + "a", b"hello", metadata={"title": title})
+    assert put.metadata is not None
+    info = await store.head(root + "a")
+    assert info.metadata is not None
+    assert info.metadata["title"] == title
+    large = await store.put(root + "b", noise(1 << 20), metadata={"title": title})
+    assert (await store.head(root + "b")).metadata == info.metadata
+    assert (await store.get(root + "b"))[1] == noise(1 << 20)
+    assert large.size == 1 << 20
 
 
 async def test_version_id_is_given_where_there_are_versions(store: ObjectStore, root: str) -> None:

@@ -7,7 +7,9 @@ import stat
 import subprocess
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from tests.e2e.programs import is_mounted, wait_until
 from tests.e2e.sites import Site, need, run
@@ -57,6 +59,46 @@ def test_objects_of_boto3_appear(seaweedfs_site: Site, seaweedfs: Server) -> Non
     assert stat.filemode(os.stat(root / "a/b/c").st_mode) == "drwxr-xr-x"
     seaweedfs_site.umount()
     assert seaweedfs_site.bucket.contents() == OBJECTS  # looking has changed nothing
+
+
+#: What a web server of the bucket would say of an object.
+TOLD: dict[str, Any] = {
+    "ContentType": "text/x-odd",
+    "CacheControl": "max-age=60",
+    "ContentDisposition": "inline",
+    "ContentEncoding": "gzip",
+    "ContentLanguage": "de",
+    "Expires": datetime(2033, 12, 1, 16, tzinfo=UTC),
+    "Metadata": {"colour": "red"},
+}
+
+
+def test_what_others_have_said_of_an_object_stays_when_it_is_changed(seaweedfs_site: Site, seaweedfs: Server) -> None:
+    names = ["chmod", "append", "cut", "mv", "whole", "link", "xattr", "dir/inside"]
+    with closing(seaweedfs.client()) as client:
+        for name in names:
+            client.put_object(Bucket=bucket_of(seaweedfs_site), Key=name, Body=b"body\n", **TOLD)
+        client.put_object(Bucket=bucket_of(seaweedfs_site), Key="large", Body=bytes(12 << 20), **TOLD)
+        root = seaweedfs_site.mount()
+        (root / "chmod").chmod(0o600)
+        with open(root / "append", "a") as file:
+            file.write("more\n")
+        os.truncate(root / "cut", 2)
+        (root / "mv").rename(root / "moved")
+        (root / "whole").write_text("another\n")
+        os.link(root / "link", root / "linked")
+        os.setxattr(root / "xattr", "user.a", b"b")
+        (root / "dir").rename(root / "renamed")
+        with open(root / "large", "r+b") as file:
+            file.seek(6 << 20)
+            file.write(b"changed")
+        seaweedfs_site.umount()
+        for name in (*names[:3], "moved", *names[4:-1], "linked", "renamed/inside", "large"):
+            head = client.head_object(Bucket=bucket_of(seaweedfs_site), Key=name)
+            assert {told: head[told] for told in TOLD if told != "Metadata"} == {  # type: ignore[literal-required]  # the names of TOLD
+                told: value for told, value in TOLD.items() if told != "Metadata"
+            }, name
+            assert head["Metadata"]["colour"] == "red", name
 
 
 def test_objects_of_rclone_appear_with_their_times(seaweedfs_site: Site, seaweedfs: Server, tmp_path: Path) -> None:

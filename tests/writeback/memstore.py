@@ -16,6 +16,7 @@ from types import TracebackType
 
 import trio
 
+from b2fs.core.content import CONTENT_HEADERS
 from b2fs.core.types import (
     Capabilities,
     ETag,
@@ -147,7 +148,7 @@ class MemBucket:
             body,
             ETag(etag or hashlib.md5(body or b"", usedforsecurity=False).hexdigest()),
             int(now) * _NS,
-            {name.lower(): value for name, value in (metadata or {}).items()},
+            {name if name in CONTENT_HEADERS else name.lower(): value for name, value in (metadata or {}).items()},
             content_type or _TYPE,
         )
         versions = self.versions.setdefault(key, [])

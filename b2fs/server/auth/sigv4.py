@@ -30,6 +30,7 @@ MAX_PRESIGN_S: Final = 7 * 86_400
 
 _STAMP: Final = re.compile(r"\d{8}T\d{6}Z", re.ASCII)
 _BLANKS: Final = re.compile(" {2,}")
+_WHITE: Final = re.compile("[ \t]+")
 _SHA256: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _STREAMING: Final = frozenset(
     {
@@ -210,6 +211,11 @@ def _sent(value: str) -> str:
     return _BLANKS.sub(" ", value) if "  " in value else value
 
 
+def _spaced(value: str) -> str:
+    """The same by clients to whom a tab is a blank, too."""
+    return _WHITE.sub(" ", value)
+
+
 def _typed(value: str) -> str:
     """A header as it is signed by clients that take the text as UTF-8, and that send it as Latin-1 then."""
     return " ".join(kept_bytes(value).decode("latin-1").split())
@@ -239,6 +245,7 @@ def _forms(request: Request, signature: Signature) -> Iterator[bytes]:
     values = [request.headers.get(name, "") for name in signature.signed_headers]
     if any(not value.isascii() or "\t" in value for value in values):
         yield canonical_request(request, signature, _typed)
+        yield canonical_request(request, signature, _spaced)
 
 
 def _check_time(signature: Signature, now_s: float) -> None:

@@ -18,6 +18,7 @@ from urllib.parse import quote
 
 import trio
 
+from b2fs.core.content import CONTENT_HEADERS
 from b2fs.core.types import (
     Capabilities,
     ETag,
@@ -390,9 +391,16 @@ def _outcome(wait: Callable[[], VersionId | None]) -> VersionId | StoreError | N
         return error
 
 
+#: Of each header of an object's content its field in ContentHeaders.
+_FIELDS = {name: name.lower().replace("-", "_") for name in CONTENT_HEADERS}
+
+
 def _attributes(metadata: Mapping[str, str] | None, content_type: str | None) -> Attributes:
-    lowered = {name.lower(): value for name, value in metadata.items()} if metadata else {}
-    return Attributes(headers=ContentHeaders(content_type=content_type), metadata=lowered)
+    if not metadata:
+        return Attributes(headers=ContentHeaders(content_type=content_type))
+    headers = {field: metadata[name] for name, field in _FIELDS.items() if name in metadata}
+    lowered = {name.lower(): value for name, value in metadata.items() if name not in _FIELDS}
+    return Attributes(headers=ContentHeaders(content_type=content_type, **headers), metadata=lowered)
 
 
 def _pinned_etag(source: ObjectRef) -> ETag | None:
@@ -413,6 +421,10 @@ def _info(row: VersionRow) -> ObjectInfo:
     attributes = row.attributes
     kind = attributes.headers.content_type
     metadata = {name: readable(value) for name, value in attributes.metadata.items()}
+    for name, field in _FIELDS.items():
+        value = getattr(attributes.headers, field)
+        if value is not None:
+            metadata[name] = readable(value)
     return ObjectInfo(_ref(row), _modified_ns(row), metadata, None if kind is None else readable(kind))
 
 

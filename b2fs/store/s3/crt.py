@@ -30,7 +30,7 @@ from awscrt.io import (
 )
 from awscrt.s3 import S3Client, S3RequestTlsMode, S3RequestType, S3RetryConfig, S3RetryMode
 
-from b2fs.errors import ConfigError, StoreError
+from b2fs.errors import ConfigError, InvalidRequest, StoreError
 from b2fs.store.protocol import Body
 from b2fs.store.s3.answers import Response
 from b2fs.store.s3.config import S3Config
@@ -195,12 +195,28 @@ class Runtime:
 
     def _request(self, call: Call) -> HttpRequest:
         stream = _BodyStream(call.body) if call.body_bytes else None
-        return HttpRequest(call.method, call.path, HttpHeaders(list(call.sent_headers(self._host))), stream)
+        headers = [(name, _as_text(value, name)) for name, value in call.sent_headers(self._host)]
+        return HttpRequest(call.method, call.path, HttpHeaders(headers), stream)
+
+
+def _as_bytes(value: str) -> str:
+    """A header's text, which the runtime has read as UTF-8, with a character for each byte."""
+    return value if value.isascii() else value.encode().decode("latin-1")
+
+
+def _as_text(value: str, name: str) -> str:
+    """The inverse of _as_bytes.  Raises InvalidRequest for what is no UTF-8."""
+    if value.isascii():
+        return value
+    try:
+        return value.encode("latin-1").decode()
+    except ValueError as error:
+        raise InvalidRequest(f"without verified TLS the value of the header {name} must be UTF-8") from error
 
 
 def _response(exchange: _Exchange) -> Response:
     call = exchange.call
-    headers = {name.lower(): value for name, value in exchange.headers}
+    headers = {name.lower(): _as_bytes(value) for name, value in exchange.headers}
     chunks = exchange.chunks
     body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
     if exchange.error is None and exchange.status is not None:

@@ -11,6 +11,7 @@ import string
 import time
 from collections.abc import Mapping
 
+from b2fs.core.content import CONTENT_HEADERS
 from b2fs.core.types import ETag, ObjectInfo, ObjectRef
 from b2fs.errors import CorruptBody, InvalidRange
 from b2fs.store.s3.answers import Response
@@ -18,6 +19,7 @@ from b2fs.store.s3.wire import META
 from b2fs.store.s3.xmlio import stable_version, unquote_etag
 
 _HEX = frozenset(string.hexdigits)
+_LOWERED = {name: name.lower() for name in CONTENT_HEADERS}
 
 
 def multipart_etag(part_etags: list[ETag]) -> ETag:
@@ -34,8 +36,19 @@ def is_md5(etag: str) -> bool:
 
 
 def metadata_of(headers: Mapping[str, str]) -> dict[str, str]:
-    """User metadata of an answer, names without their prefix."""
-    return {name[len(META) :]: value for name, value in headers.items() if name.startswith(META)}
+    """The metadata of an answer (see ObjectInfo); a character is a byte.  Names of the headers are lower-case."""
+    metadata = {name[len(META) :]: value for name, value in headers.items() if name.startswith(META)}
+    for name in CONTENT_HEADERS:
+        value = headers.get(_LOWERED[name])
+        if value:
+            metadata[name] = value
+    encoding = metadata.get("Content-Encoding")
+    if encoding is not None and "aws-chunked" in encoding:  # how it once arrived, which some servers keep
+        kept = [part for part in map(str.strip, encoding.split(",")) if part != "aws-chunked"]
+        metadata["Content-Encoding"] = ", ".join(kept)
+        if not kept:
+            del metadata["Content-Encoding"]
+    return metadata
 
 
 def date_ns(headers: Mapping[str, str], name: str) -> int:

@@ -47,15 +47,20 @@ def signed(
     whole = [*headers, ("X-Amz-Date", scope.stamp), ("X-Amz-Content-Sha256", payload)]
     if keys.token is not None:
         whole.append(("X-Amz-Security-Token", keys.token))
-    by_name = sorted([(name.lower(), " ".join(value.split())) for name, value in whole])
+    by_name = sorted([(name.lower(), _trimmed(value)) for name, value in whole])
     names = ";".join([name for name, _ in by_name])
     lines = "\n".join([f"{name}:{value}" for name, value in by_name])
     path, _, query = target.partition("?")
     request = f"{method}\n{path}\n{_canonical(query) if query else ''}\n{lines}\n\n{names}\n{payload}"
-    to_sign = scope.preamble + hashlib.sha256(request.encode()).hexdigest()
+    to_sign = scope.preamble + hashlib.sha256(request.encode("latin-1")).hexdigest()
     signature = hmac.digest(scope.key, to_sign.encode(), "sha256").hex()
     whole.append(("Authorization", f"{scope.credential}{names}, Signature={signature}"))
     return whole
+
+
+def _trimmed(value: str) -> str:
+    """With single blanks and none at the ends; each character is a byte, so only ASCII's blanks are any."""
+    return " ".join(value.split()) if value.isascii() else b" ".join(value.encode("latin-1").split()).decode("latin-1")
 
 
 def _canonical(query: str) -> str:

@@ -59,7 +59,7 @@ class Question(NamedTuple):
     def head(self) -> bytes:
         """What goes over the wire before the body."""
         lines = "".join([f"{name}: {value}\r\n" for name, value in self.headers])
-        return f"{self.method} {self.target} HTTP/1.1\r\n{lines}\r\n".encode("ascii")
+        return f"{self.method} {self.target} HTTP/1.1\r\n{lines}\r\n".encode("latin-1")
 
     def sent(self) -> bytes:
         """What goes over the wire, in one piece."""

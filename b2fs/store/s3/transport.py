@@ -86,7 +86,10 @@ class Transport:
         raise _too_long(call)
 
     def _is_lean(self, call: Call) -> bool:
-        return call.body_bytes <= LEAN_BYTES and self._connections.verify
+        if not self._connections.verify:
+            return False
+        # The runtime knows only text in headers, and sends it as UTF-8.
+        return call.body_bytes <= LEAN_BYTES or not all(value.isascii() for _, value in call.headers)
 
     def _is_bulk(self, call: Call) -> bool:
         if not (call.bulk and self._connections.verify):

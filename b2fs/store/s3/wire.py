@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote, urlencode
 
+from b2fs.core.content import CONTENT_HEADERS
 from b2fs.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from b2fs.store.protocol import Body
 
 META = "x-amz-meta-"
+#: A tab is the one control character that a header may have.
+_CONTROL = frozenset(map(chr, (*range(9), *range(10, 32), 127)))
 _NAME_CHARS = frozenset(string.ascii_lowercase + string.digits + "!#$%&'*+-.^_`|~")
 
 
@@ -106,21 +109,33 @@ def _query(query: Mapping[str, str | int | None]) -> str:
 
 
 def metadata_headers(metadata: Mapping[str, str] | None, content_type: str | None) -> list[tuple[str, str]]:
-    """The headers for user metadata and type.
+    """The headers for metadata (see ObjectInfo) and type.
 
     Names are sent in lower case, as they come back.  Names and values must be able to stand in a header as they are:
-    names tokens, values printable ASCII without spaces at either end.  Raises InvalidRequest for others: encoding is
-    the caller's business.
+    names tokens, values without control characters, and without blanks at either end.  A character is a byte (Latin-1),
+    as in what `headers.metadata_of` reads: so what others have put there goes back as it came, whatever its encoding.
+    Raises InvalidRequest for others: encoding is the caller's business.
     """
     headers = [("Content-Type", content_type)] if content_type is not None else []
     for given, value in (metadata or {}).items():
+        if given in CONTENT_HEADERS:
+            headers.append((given, value))
+            continue
         name = given.lower()
         if not name or not _NAME_CHARS.issuperset(name):
             raise InvalidRequest(f"metadata name {name!r} cannot stand in a header")
-        if not (value.isascii() and value.isprintable()) or value != value.strip(" "):
-            raise InvalidRequest(f"the metadata value of {name!r} is not plain printable ASCII")
         headers.append((META + name, value))
+    for name, value in headers:
+        if not _fits(value) or value != value.strip(" \t"):
+            raise InvalidRequest(f"the value {value[:40]!r} cannot stand in the header {name}")
     return headers
+
+
+def _fits(value: str) -> bool:
+    """Whether each character is a byte that a header may have."""
+    if value.isascii() and value.isprintable():
+        return True
+    return _CONTROL.isdisjoint(value) and max(value) <= "\xff"
 
 
 def copy_source(bucket: str, source: ObjectRef) -> list[tuple[str, str]]:
