@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from b2fs.cache.content import LocalContent
-from b2fs.core.attrs import OURS, Posix
+from b2fs.core.attrs import ABOUT_CONTENT, OURS, Posix
 from b2fs.core.keys import component_of
 from b2fs.core.nodes import Attr, InodeId
 from b2fs.core.types import ObjectRef
@@ -216,6 +216,12 @@ class Inode:
         """Remember what else the object carries."""
         self.foreign_metadata = {name: value for name, value in metadata.items() if name not in OURS}
         self.content_type = content_type
+
+    def content_changed(self) -> None:
+        """What others have said of the content it had is no longer so."""
+        self.content_seq += 1
+        if self.foreign_metadata and not ABOUT_CONTENT.isdisjoint(self.foreign_metadata):
+            self.foreign_metadata = {n: value for n, value in self.foreign_metadata.items() if n not in ABOUT_CONTENT}
 
     def attr(self, ttl_s: float) -> Attr:
         size = self.size

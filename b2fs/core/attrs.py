@@ -25,6 +25,11 @@ WRITER = "b2fs-writer"
 #: The metadata names that `encode` may write, and that one.
 OURS = frozenset(("mode", "uid", "gid", "rdev", "mtime", "atime", "ctime", "xattr", "b2fs-link", WRITER))
 
+#: What other programs say of an object's content: rclone and B2's tools its checksum, s3cmd that among all else.
+ABOUT_CONTENT = frozenset(("md5chksum", "large_file_sha1", "s3cmd-attrs"))
+#: The time of change by B2's tools, in milliseconds.
+_MILLIS = "src_last_modified_millis"
+
 _NS = 1_000_000_000
 #: Times are kept in 64 bits, in nanoseconds: from 1677 to 2262.
 _LAST_NS = (1 << 63) - 1
@@ -79,6 +84,17 @@ def encode(attrs: Posix) -> dict[str, str]:
     return metadata
 
 
+def kept(foreign: Mapping[str, str], mtime_ns: int) -> dict[str, str]:
+    """What an object of this time of change goes on carrying of other programs' metadata.
+
+    The time by which B2's tools decide whether a file has changed follows ours, if it is there.
+    """
+    metadata = dict(foreign)
+    if _MILLIS in metadata:
+        metadata[_MILLIS] = str(max(0, mtime_ns // 1_000_000))
+    return metadata
+
+
 def decode(metadata: Mapping[str, str], *, is_dir: bool, modified_ns: int, defaults: Defaults) -> Posix:
     """The attributes of an object; is_dir says what its key makes of it."""
     kind = stat.S_IFDIR if is_dir else stat.S_IFREG
@@ -104,7 +120,7 @@ def decode(metadata: Mapping[str, str], *, is_dir: bool, modified_ns: int, defau
 
 def carries_posix(metadata: Mapping[str, str]) -> bool:
     """Whether an object carries attributes that its listing does not show."""
-    return not metadata.keys().isdisjoint(("mode", "uid", "gid", "mtime", "xattr", "src_last_modified_millis"))
+    return not metadata.keys().isdisjoint(("mode", "uid", "gid", "mtime", "xattr", _MILLIS))
 
 
 def format_time(time_ns: int) -> str:
@@ -136,7 +152,7 @@ def _first_time(metadata: Mapping[str, str], modified_ns: int) -> int:
     mtime = parse_time(metadata.get("mtime"))
     if mtime is not None:
         return mtime
-    millis = _integer(metadata.get("src_last_modified_millis"))
+    millis = _integer(metadata.get(_MILLIS))
     return modified_ns if millis is None or not 0 <= millis < 1 << 43 else millis * 1_000_000
 
 

@@ -157,7 +157,7 @@ class Core:
         """The inode was changed: journal it and have it stored.  The caller commits."""
         inode.seq += 1
         if content:
-            inode.content_seq += 1
+            inode.content_changed()
         if self.has_name(inode):
             self.engine.changed(inode)
             self.ledger.save_inode(inode)

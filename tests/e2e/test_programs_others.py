@@ -150,6 +150,30 @@ def test_rclone_reads_what_is_written_here(seaweedfs_site: Site, seaweedfs: Serv
         assert (tmp_path / "copy" / name).stat().st_mtime_ns == OLD_NS
 
 
+def test_rclone_believes_no_checksum_of_what_was_changed_here(
+    seaweedfs_site: Site, seaweedfs: Server, tmp_path: Path
+) -> None:
+    for name in ("changed", "moved"):
+        (tmp_path / name).write_bytes(os.urandom(11 << 20))
+    remote, environ = rclone_words(seaweedfs, bucket_of(seaweedfs_site))
+    in_parts = ("--s3-upload-cutoff=5M", "--s3-chunk-size=5M")
+    run(find_binary("rclone"), "copy", tmp_path, remote, *in_parts, environ=environ)
+    root = seaweedfs_site.mount()
+    with open(root / "changed", "r+b") as file:
+        file.write(b"changed")
+    os.chmod(root / "moved", 0o600)
+    (root / "moved").rename(root / "new name")
+    seaweedfs_site.umount()
+    with closing(seaweedfs.client()) as client:
+        heads = [client.head_object(Bucket=bucket_of(seaweedfs_site), Key=key) for key in ("changed", "new name")]
+    assert ["md5chksum" in head["Metadata"] for head in heads] == [False, True]
+    run(find_binary("rclone"), "copy", remote, tmp_path / "back", "--exclude=/.b2fs/**", environ=environ)
+    assert file_contents(tmp_path / "back") == {
+        "changed": b"changed" + (tmp_path / "changed").read_bytes()[7:],
+        "new name": (tmp_path / "moved").read_bytes(),
+    }
+
+
 @contextmanager
 def s3fs(server: Server, bucket: str, directory: Path) -> Iterator[Path]:
     """The bucket mounted by s3fs."""

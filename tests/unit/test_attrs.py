@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from b2fs.core.attrs import Defaults, Posix, carries_posix, decode, encode, format_time, parse_time
+from b2fs.core.attrs import Defaults, Posix, carries_posix, decode, encode, format_time, kept, parse_time
 
 DEFAULTS = Defaults(uid=7, gid=8, file_mode=0o640, dir_mode=0o750)
 FILES = (stat.S_IFREG, stat.S_IFLNK, stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK)
@@ -116,3 +116,11 @@ def test_a_mode_without_a_type_and_one_of_the_wrong_type() -> None:
     assert decode({"mode": "420"}, is_dir=False, modified_ns=0, defaults=DEFAULTS).mode == stat.S_IFREG | 0o644
     directory = str(stat.S_IFDIR | 0o700)
     assert decode({"mode": directory}, is_dir=False, modified_ns=0, defaults=DEFAULTS).mode == stat.S_IFREG | 0o700
+
+
+def test_the_time_that_others_read_follows_ours() -> None:
+    foreign = {"colour": "red", "src_last_modified_millis": "1"}
+    assert kept(foreign, 1_700_000_000_123_456_789) == {**foreign, "src_last_modified_millis": "1700000000123"}
+    assert kept(foreign, -5)["src_last_modified_millis"] == "0"
+    assert kept({"colour": "red"}, 5) == {"colour": "red"}
+    assert foreign["src_last_modified_millis"] == "1"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import stat
 from pathlib import Path
@@ -11,6 +12,7 @@ import trio
 
 from b2fs.core.nodes import InodeId, SetAttr
 from b2fs.store.forward import Method
+from b2fs.vfs.api import ROOT
 from b2fs.vfs.config import VfsConfig
 from tests.mounting import NoKernel
 from tests.vfs.bucket import ANYBODY, MarkersWithoutMetadata, bucket, fill, mount
@@ -176,6 +178,30 @@ async def test_changing_an_object_that_was_taken_as_plain_keeps_what_it_carries(
         assert (info.metadata["uid"], info.content_type) == ("12", "text/x-odd")
         assert {name: info.metadata[name] for name in others} == others
         assert info.metadata["mode"] == str(stat.S_IFREG | 0o640)
+
+
+async def test_what_others_say_of_a_content_goes_with_it(tmp_path: Path) -> None:
+    others = {"md5chksum": "x", "large_file_sha1": "y", "s3cmd-attrs": "md5:z", "colour": "red"}
+    async with bucket(tmp_path) as store:
+        for name in ("written", "cut", "moved"):
+            await store.put(name, b"body", metadata={**others, "src_last_modified_millis": "1700000000123"})
+        async with mount(store, tmp_path / "cache") as mounted:
+            file = await mounted.fs.open((await mounted.find("written")).ino, os.O_RDWR, ANYBODY)
+            await mounted.fs.write(file.handle, 0, b"BO")
+            await mounted.fs.release(file.handle)
+            cut = await mounted.find("cut")
+            await mounted.fs.setattr(cut.ino, SetAttr(size=1), None, ANYBODY)
+            await mounted.fs.rename(ROOT, b"moved", ROOT, b"new", 0, ANYBODY)
+            await mounted.drain()
+            # Nor do later changes of attributes alone bring it back.
+            await mounted.fs.setattr(cut.ino, SetAttr(mode=0o600, mtime_ns=5_000_000), None, ANYBODY)
+            await mounted.drain()
+        for name, carried in (("written", {"colour"}), ("cut", {"colour"}), ("new", others.keys())):
+            metadata = (await store.head(name)).metadata
+            assert metadata is not None
+            assert metadata.keys() & others.keys() == carried
+            seconds = float(metadata["mtime"])
+            assert int(metadata["src_last_modified_millis"]) == int(seconds * 1000), name
 
 
 async def test_a_plain_object_that_was_replaced_before_its_first_read_is_read_as_it_was_opened(tmp_path: Path) -> None:

@@ -146,7 +146,7 @@ class Transfer:
 
     def metadata(self, inode: Inode) -> dict[str, str]:
         """What the object carries: the attributes, and what others had put there."""
-        return {**inode.foreign_metadata, **attrs.encode(inode.posix())}
+        return {**attrs.kept(inode.foreign_metadata, inode.mtime_ns), **attrs.encode(inode.posix())}
 
     def fits(self, inode: Inode, keys: Iterable[str]) -> bool:
         """Whether an object under each of the keys can carry the inode's attributes."""
