@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Awaitable, Callable
 
 import pytest
 import trio
@@ -12,7 +13,7 @@ from b2fs.cache.writeback.config import WriteBackConfig
 from b2fs.cache.writeback.pace import IDLE_S, Pace
 from b2fs.store.forward import Method
 from tests.writeback.conftest import place
-from tests.writeback.harness import Mount, Place, changes_counted
+from tests.writeback.harness import CALLER, Mount, Place, changes_counted
 from tests.writeback.tiny import KIB, PART, TINY, append, noise, tiny
 
 __all__ = ["place", "tiny"]  # fixtures
@@ -133,7 +134,16 @@ async def test_a_directory_in_which_something_always_changes_is_stored_all_the_s
         assert "d/" in place.bucket.contents()
 
 
-async def test_a_sync_ends_although_programs_go_on(place: Place, autojump_clock: MockClock) -> None:
+async def sync_root(mount: Mount) -> None:
+    handle = await mount.fs.opendir(await mount.ino(""), CALLER)
+    await mount.fs.fsyncdir(handle, False)
+    await mount.fs.releasedir(handle)
+
+
+@pytest.mark.parametrize("sync", [lambda mount: mount.fs.writeback.wait_drained(), sync_root])
+async def test_a_sync_ends_although_programs_go_on(
+    place: Place, autojump_clock: MockClock, sync: Callable[[Mount], Awaitable[None]]
+) -> None:
     """It waits for what there was when it began."""
     async with place.mount() as mount, trio.open_nursery() as nursery:
 
@@ -154,7 +164,7 @@ async def test_a_sync_ends_although_programs_go_on(place: Place, autojump_clock:
         await mount.save("mine", b"content")
         before = int((await mount.read("replaced")).decode())
         with trio.fail_after(10):
-            await mount.fs.writeback.wait_drained()
+            await sync(mount)
         contents = place.bucket.contents()
         assert contents["mine"] == b"content"
         assert int(contents["replaced"]) >= before

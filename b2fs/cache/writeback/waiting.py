@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import trio
 
@@ -51,7 +52,12 @@ class Waiting:
 
         Raises the StoreError of a refused upload, TimedOut after timeout_s.
         """
-        await self._all([(p.key, inode.seq) for p in self._pending.of(inode)])
+        seq = inode.seq
+
+        def is_stored(p: Pending) -> bool:
+            return p.stored_seq >= seq
+
+        await self._all([(p, partial(is_stored, p)) for p in self._pending.of(inode)])
 
     async def recalled(self, inode: Inode) -> None:
         """Return when no byte of the inode is only in an unfinished upload: the object is then its base.
@@ -75,27 +81,28 @@ class Waiting:
     async def names(self, prefix: str) -> None:
         """Return when every change of names directly below prefix is in the bucket, and prefix itself if it is new.
 
-        The directory's times change with every name; they are stored soon after, but nobody waits for them.
+        What is changed again meanwhile is not waited for.  The directory's times change with every name; they are
+        stored soon after, but nobody waits for them.
         """
-        keys = list(self._pending.directly_below(prefix))
+        entries = [p for key in self._pending.directly_below(prefix) if (p := self._pending.get(key)) is not None]
         own = self._pending.get(prefix)
         if own is not None and prefix and own.remote.ref is None:
-            keys.append(prefix)
-        await self._all([(key, -1) for key in keys])
+            entries.append(own)
+        await self._all([(p, partial(self._is_done, _Asked(p))) for p in entries])
 
-    async def _all(self, wanted: list[tuple[str, int]]) -> None:
+    async def _all(self, wanted: list[tuple[Pending, Callable[[], bool]]]) -> None:
         with trio.move_on_after(self._timeout_s):
-            for key, _ in wanted:
-                if (p := self._pending.get(key)) is not None:
+            for p, is_done in wanted:
+                if not is_done():
                     self._make_urgent(p)
-            for key, target in wanted:
-                await self._one(key, target)
+            for p, is_done in wanted:
+                await self._one(p, is_done)
             return
         raise TimedOut(f"the bucket did not confirm within {self._timeout_s:.0f} s")
 
-    async def _one(self, key: str, target: int) -> None:
+    async def _one(self, p: Pending, is_done: Callable[[], bool]) -> None:
         tries = None
-        while (p := self._pending.get(key)) is not None and not 0 <= target <= p.stored_seq:
+        while self._pending.get(p.key) is p and not is_done():
             if tries is not None and p.attempts > tries and p.error is not None and not passes(p.error):
                 raise p.error
             tries = p.attempts if tries is None else tries
