@@ -17,6 +17,9 @@ from b2fs.cache.writeback.pending import Pending
 from b2fs.core.keys import split_key
 from b2fs.core.types import VersionId
 
+#: So many keys that were copied from are remembered, at about 150 bytes each: hard links copy from what stays.
+MOST_COPIED = 4096
+
 
 class PendingTable:
     """See the module."""
@@ -116,8 +119,11 @@ class PendingTable:
                 self._freed(waiting)
 
     def was_copied(self, key: str) -> bool:
-        """Whether something was copied from a key, or was to be, and the journal on the disk may not know that."""
-        return key in self._copied
+        """Whether something was copied from a key, or was to be, and the journal on the disk may not know that.
+
+        So is every key, once there are many: then the journal is written for their number alone.
+        """
+        return key in self._copied or len(self._copied) >= MOST_COPIED
 
     @property
     def copies(self) -> int:
