@@ -18,7 +18,6 @@ import trio
 from b2fs.cache.inode import Inode
 from b2fs.cache.parallel import for_each, open_flat_nursery
 from b2fs.cache.remote import Found
-from b2fs.cache.remote.listing import NS
 from b2fs.core import attrs
 from b2fs.core.keys import NAME_MAX, component_of, split_key
 from b2fs.core.types import ObjectInfo
@@ -27,6 +26,7 @@ from b2fs.vfs.core import RESERVED, Core
 from b2fs.vfs.entering import Entering
 from b2fs.vfs.foreign import ForeignAttributes
 from b2fs.vfs.oddnames import MARK, OddNames, marker_content
+from b2fs.vfs.rechecks import Rechecks
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +42,7 @@ class Namespace:
         self._foreign = foreign
         self.odd = OddNames(core)
         self._entering = Entering(core.remote)
+        self._rechecks = Rechecks(core, self._entering, self.directory_info, self.learn)
 
     # ---- one name -----------------------------------------------------------------------------------------------
 
@@ -109,9 +110,10 @@ class Namespace:
             info = found.file if found.file is not None and not self._is_gone(key, found.seen_at) else None
             shown = Found(info, is_dir, found.seen_at)
             if child is not None and (self._is_newer(child, found.seen_at) or self.same(child, shown)):
-                child.validated_at = max(child.validated_at, found.seen_at)
+                seen_at = found.seen_at
                 if child.is_dir:
-                    await self._recheck_directory(child)
+                    seen_at = min(seen_at, await self._rechecks.check(parent, child))
+                child.validated_at = max(child.validated_at, seen_at)
                 return await self.shown(child)
             if is_dir:
                 fresh: ObjectInfo | None = await self._enter(key + "/")
@@ -128,22 +130,6 @@ class Namespace:
             if same and not gone and self._core.is_at(parent, prefix):
                 return self.adopt(parent, name, is_dir, fresh, found.seen_at)
         return await self._look(parent, name)
-
-    async def _recheck_directory(self, child: Inode) -> None:
-        """See whether somebody else changed a directory's attributes: its marker has another time then."""
-        remote = self._core.remote
-        if child.pending:
-            return
-        await remote.enter(child.prefix)
-        marker = remote.marker(child.prefix)[1] if child.links else None
-        if marker is None:
-            return
-        if child.base_modified_ns and child.base_modified_ns // NS != marker.modified_ns // NS:
-            info = await self.directory_info(marker.key)
-            if info is None or child.pending or not child.links:
-                return
-            self.learn(child, info)
-        child.base_modified_ns = marker.modified_ns
 
     def _is_newer(self, child: Inode, seen_at: float) -> bool:
         """Whether a child is ours, or was seen or stored since the bucket was asked at seen_at."""

@@ -159,7 +159,8 @@ class Scanner:
             child.holds += 1
             held.append(child)
             if child.pending or self._same(child, listing, entry):
-                child.validated_at = max(child.validated_at, listing.seen_at_of(entry))
+                if not child.is_dir or child.pending:  # what a directory carries its parent's listing does not tell
+                    child.validated_at = max(child.validated_at, listing.seen_at_of(entry))
                 there[entry] = DirRow(name, entry)
             elif self.is_shown(directory, listing, entry) and not self._names.is_local(child):
                 changed.add(entry)

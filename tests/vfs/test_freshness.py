@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import errno
 import stat
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from trio.testing import MockClock
 
 from b2fs.core.nodes import InodeId
-from b2fs.errors import FsError, Unavailable, errno_of
+from b2fs.errors import FsError, NotFound, Unavailable, errno_of
 from b2fs.store.forward import Method
 from b2fs.vfs.config import VfsConfig
 from tests.mounting import NoKernel
-from tests.vfs.bucket import ANYBODY, bucket, fill, mount
+from tests.vfs.bucket import ANYBODY, MarkersWithoutMetadata, Mount, bucket, fill, mount
 
 TTL_S = 60.0
 #: The clock stands still at the end of these tests, where an index would wait for a second to pass.
@@ -87,6 +88,68 @@ async def test_a_directory_that_others_give_another_mode(tmp_path: Path, mock_cl
             mock_clock.jump(TTL_S + 1)
             found = await mounted.find("d")
             assert (found.ino, stat.S_IMODE(found.mode)) == (ino, 0o751)
+
+
+async def looked_at(mounted: Mount, parent: str, name: str) -> int:
+    """The permissions of a name as `ls -l` finds them: by the listing, or by a lookup if that may not be believed."""
+    attr = (await mounted.ls(parent))[name]
+    if not attr.ttl_s:
+        attr = await mounted.find(f"{parent}/{name}")
+    return stat.S_IMODE(attr.mode)
+
+
+@pytest.mark.parametrize(
+    ("names", "made_here", "dropping"),
+    [
+        ("a", False, False),
+        ("a", True, True),
+        ("abc", True, False),
+        ("abc", False, True),
+        ("abcdefghijklmnopqrstuvwxyz", False, False),
+        ("abcdefghijklmnopqrstuvwxyz", True, True),
+    ],
+)
+async def test_ls_shows_the_mode_that_others_give_a_directory(
+    tmp_path: Path, mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch, made_here: bool, dropping: bool, names: str
+) -> None:
+    """Although its name in the listing above stays what it was."""
+    monkeypatch.setattr("b2fs.cache.remote.known.UPLOAD_SLACK_S", 0)
+    keys = [f"d/{name}/" for name in names]
+    sides = [f".b2fs/dirs/d/{name}/.attrs" for name in names] if dropping else []
+
+    async def give(mode: int) -> None:
+        """In another second than what is there."""
+        made_ns = 0
+        with suppress(NotFound):
+            made_ns = (await store.head(keys[-1])).modified_ns
+        metadata = {"mode": str(stat.S_IFDIR | mode)}
+        while True:
+            await fill(store, [keys[0]], metadata)
+            if (await store.head(keys[0])).modified_ns // NS > made_ns // NS:
+                break
+        await fill(store, [*sides, *keys], metadata)
+
+    async with bucket(tmp_path) as store:
+        await fill(store, ["d/file"])
+        if not made_here:
+            await give(0o755)
+        async with mount(MarkersWithoutMetadata(store) if dropping else store, tmp_path / "cache", CONFIG) as mounted:
+            for name in names if made_here else "":
+                await mounted.mkdir(f"d/{name}")
+            await mounted.drain()
+            assert {await looked_at(mounted, "d", name) for name in names} == {0o755}
+            for mode in (0o711, 0o750):
+                await give(mode)
+                for _ in range(2):
+                    mock_clock.jump(TTL_S + 1)
+                    assert {await looked_at(mounted, "d", name) for name in names} == {mode}
+            mounted.store.reset_counts()
+            assert await looked_at(mounted, "d", names[-1]) == 0o750
+            assert mounted.count() == 0
+            mock_clock.jump(TTL_S + 1)
+            for name in names:
+                await looked_at(mounted, "d", name)
+            assert mounted.count() <= 6
 
 
 async def test_what_is_changed_here_wins_until_it_is_stored(tmp_path: Path, mock_clock: MockClock) -> None:

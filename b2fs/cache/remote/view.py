@@ -9,6 +9,7 @@ Prefixes are full keys that end in '/' (or the empty string); components are sin
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Collection
 from functools import partial
 from typing import NamedTuple
@@ -219,6 +220,11 @@ class RemoteView:
         """Whether it is known if a directory has an object of its own, and that object."""
         listing = self.peek(prefix) or next(self.walks.open_listings(prefix), None)
         return (True, listing.marker) if listing is not None and listing.marker_seen else (False, None)
+
+    def marker_seen_at(self, prefix: str) -> float:
+        """When what `marker` tells was so, in trio time; minus infinity if it is not known."""
+        listing = self.peek(prefix) or next(self.walks.open_listings(prefix), None)
+        return listing.seen_at if listing is not None and listing.marker_seen else -math.inf
 
     async def survey(self, prefix: str, markers: Collection[str]) -> None:
         """Find out about the markers of many directories below prefix, as long as a flat listing tells of many."""
