@@ -119,3 +119,12 @@ class Capabilities(NamedTuple):
     max_part_bytes: int = 5 << 30
     max_parts: int = 10_000
     max_object_bytes: int = 10_000_000_000_000
+
+    @property
+    def keys_are_paths(self) -> bool:
+        """Whether `a` and `a/` are one thing in the bucket (SeaweedFS, unless it keeps versions).
+
+        A file that is stored takes the directory's place, a directory that of a file is refused, and to remove the
+        directory's key removes an empty file.
+        """
+        return self.folders and not self.versioning

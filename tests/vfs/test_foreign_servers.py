@@ -212,3 +212,36 @@ async def test_a_server_of_folders_shows_no_directory_that_was_removed(
     for prefix in ("", ".b2fs/"):
         listed = client.list_objects_v2(Bucket=name, Prefix=prefix, Delimiter="/").get("CommonPrefixes", [])
         assert [entry["Prefix"] for entry in listed if entry["Prefix"] != ".b2fs/"] == []
+
+
+@pytest.mark.parametrize("versioned", [False, True])
+async def test_on_a_server_of_folders_files_and_directories_take_each_others_place(
+    seaweedfs: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, versioned: bool
+) -> None:
+    """To it `a` and `a/` are one."""
+    for variable, value in seaweedfs.environment().items():
+        monkeypatch.setenv(variable, value)
+    name, client = seaweedfs.new_bucket(versioned=versioned), seaweedfs.client()
+
+    def bodies() -> dict[str, bytes]:
+        keys = [entry["Key"] for entry in client.list_objects_v2(Bucket=name).get("Contents", [])]
+        files = [key for key in keys if not key.startswith(".b2fs/") and not key.endswith("/")]
+        return {key: client.get_object(Bucket=name, Key=key)["Body"].read() for key in files}
+
+    async with mounted_at(seaweedfs, name, tmp_path / "one") as mounted:
+        for count in range(4):
+            await mounted.mkdir("x", 0o750)
+            await mounted.write("x/inside", b"content")
+            await mounted.write("y", b"file")
+            if count % 2:
+                await mounted.drain()
+            for old, new in (("x", "t"), ("y", "x"), ("t", "y")):
+                await mounted.fs.rename(ROOT, old.encode(), ROOT, new.encode(), 0, ANYBODY)
+            await mounted.drain()
+            assert bodies() == {"x": b"file", "y/inside": b"content"}
+            await mounted.fs.unlink(ROOT, b"x", ANYBODY)
+            await remove_tree(mounted, "y")
+            await mounted.write("y", b"")
+            await mounted.drain()
+            assert bodies() == {"y": b""}
+            await mounted.fs.unlink(ROOT, b"y", ANYBODY)

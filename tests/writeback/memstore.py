@@ -172,6 +172,19 @@ class MemBucket:
         if version.body is None:
             del self.versions[version.key]
 
+    def take_path(self, version: Version) -> None:
+        """Where `a` and `a/` are one, as SeaweedFS has it: no directory takes the place of a file."""
+        key = version.key
+        twin = self.latest(key[:-1] if key.endswith("/") else key + "/")
+        if twin is None:
+            return
+        if key.endswith("/") and version.body is not None:
+            self.remove(key, version.id)
+            raise StoreError("Existing Object is a file")
+        if version.body is not None or not twin.body:
+            del self.versions[twin.key]
+            self._note(twin.key)
+
     def _note(self, key: str) -> None:
         version = self.latest(key)
         body = version.body if version is not None else None
@@ -365,6 +378,8 @@ class MemStore:
 
     def _made(self, bucket: MemBucket, version: Version) -> ObjectInfo:
         """What the store tells of a new version or marker; without versioning it takes the place of what was there."""
+        if self._capabilities.keys_are_paths:
+            bucket.take_path(version)
         if self._capabilities.versioning:
             return version.info
         bucket.keep_only(version)

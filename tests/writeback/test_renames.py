@@ -11,6 +11,7 @@ import trio
 from trio.testing import MockClock
 
 from b2fs.core.types import Capabilities
+from b2fs.errors import Unavailable
 from b2fs.store.forward import CHANGES, Method, StoreCall
 from b2fs.vfs.api import RENAME_EXCHANGE
 from tests.writeback.harness import Place, changes_counted
@@ -284,3 +285,97 @@ async def test_a_renamed_directory_without_a_marker_is_seen_under_its_new_name(
         assert await mount.names() == {"e"}
         assert await mount.names("e") == {"deep"}
         assert await mount.read("e/deep/a") == b"theirs"
+
+
+@pytest.fixture
+def path_place(tmp_path: Path) -> Place:
+    """A bucket of a server to which `a` and `a/` are one (SeaweedFS)."""
+    return Place(tmp_path, capabilities=Capabilities(versioning=False, folders=True))
+
+
+@pytest.mark.parametrize("drained", [False, True])
+async def test_where_keys_are_paths_files_and_directories_take_each_others_place(
+    path_place: Place, autojump_clock: MockClock, drained: bool
+) -> None:
+    async with path_place.mount() as mount:
+        for name in ("x", "y"):
+            await mount.mkdir(name)
+            await mount.save(f"{name}/inside", b"content")
+        await mount.drain()
+        for name, body in (("x", b""), ("y", b"body")):
+            await mount.unlink(f"{name}/inside")
+            await mount.rmdir(name)
+            await mount.save(name, body, fsync=True)
+            assert path_place.bucket.contents()[name] == body
+        if drained:
+            await mount.drain()
+            assert path_place.bucket.contents() == {"x": b"", "y": b"body"}
+        for name in ("x", "y"):
+            await mount.unlink(name)
+            await mount.mkdir(name)
+        await mount.drain()
+        assert path_place.bucket.contents() == {"x/": b"", "y/": b""}
+
+
+async def test_where_keys_are_paths_a_removal_that_comes_late_removes_no_file(
+    path_place: Place, autojump_clock: MockClock
+) -> None:
+    async with path_place.mount() as mount:
+        await mount.mkdir("x")
+        await mount.drain()
+        mount.store.fail(Method.DELETE_MANY, Unavailable("the server is busy"), times=None)
+        await mount.rmdir("x")
+        await trio.sleep(5)
+        await mount.save("x", b"", fsync=True)
+        path_place.crash()
+    async with path_place.mount() as mount:
+        await mount.drain()
+        assert path_place.bucket.contents() == {"x": b""}
+
+
+@pytest.mark.parametrize("stored", [False, True])
+@pytest.mark.parametrize("places", [("x", "d", "t"), ("d", "x", "t")])
+async def test_where_keys_are_paths_a_file_and_a_directory_change_places(
+    path_place: Place, autojump_clock: MockClock, stored: bool, places: tuple[str, str, str]
+) -> None:
+    async with path_place.mount() as mount:
+        await mount.save("x", b"file")
+        await mount.mkdir("d")
+        await mount.save("d/inside", b"content")
+        if stored:
+            await mount.drain()
+        a, b, t = places
+        for old, new in ((a, t), (b, a), (t, b)):
+            await mount.rename(old, new)
+        with trio.fail_after(60):
+            await mount.drain()
+        assert path_place.bucket.contents() == {"d": b"file", "x/": b"", "x/inside": b"content"}
+    path_place.forget_cache()
+    async with path_place.mount() as mount:  # of which the listing alone has told
+        for old, new in ((a, t), (b, a), (t, b)):
+            await mount.rename(old, new)
+        with trio.fail_after(60):
+            await mount.drain()
+        assert path_place.bucket.contents() == {"x": b"file", "d/": b"", "d/inside": b"content"}
+
+
+async def test_where_keys_are_paths_two_files_take_the_places_of_their_directories(
+    path_place: Place, autojump_clock: MockClock
+) -> None:
+    """Each is to be copied out of the directory whose place the other takes: nothing may wait in a circle."""
+    async with path_place.mount() as mount:
+        for name in "xy":
+            await mount.mkdir(name)
+            await mount.save(f"{name}/{name}", name.encode())
+        await mount.drain()
+    path_place.forget_cache()
+    async with path_place.mount() as mount:
+        await mount.rename("x/x", "t1")
+        await mount.rename("y/y", "t2")
+        await mount.rmdir("x")
+        await mount.rmdir("y")
+        await mount.rename("t1", "y")
+        await mount.rename("t2", "x")
+        with trio.fail_after(60):
+            await mount.drain()
+        assert path_place.bucket.contents() == {"x": b"y", "y": b"x"}

@@ -432,7 +432,7 @@ class Engine:
         inode = self._transfer.owed(p.key) or p.inode
         if inode is not None and self._must_wait_for_upload(p, inode):
             return None
-        if inode is p.inode and self._pending.must_wait(p, versioning=self._store.capabilities.versioning):
+        if inode is p.inode and self._pending.must_wait(p, self._store.capabilities):
             return None
         p.running = True
         if inode is not None:

@@ -132,6 +132,7 @@ class Storing:
             self.under_way -= 1
             p.running = inode.storing = False
             p.scope = None
+            self._pending.ended(p)
         if inode.upload is not None and inode.upload.unwanted:
             self._transfer.forget(inode.upload)
         self._follow(p, inode, base, error)
@@ -318,6 +319,7 @@ class Storing:
             self.under_way -= 1
             for p in batch:
                 p.running = False
+                self._pending.ended(p)
         self._retries.succeeded()
         for p in batch:
             refusal = failed.get(p.key)

@@ -15,7 +15,7 @@ from b2fs.cache.inode import Inode
 from b2fs.cache.ledger_rows import Remote
 from b2fs.cache.writeback.pending import Pending
 from b2fs.core.keys import split_key
-from b2fs.core.types import VersionId
+from b2fs.core.types import Capabilities, VersionId
 
 #: So many keys that were copied from are remembered, at about 150 bytes each: hard links copy from what stays.
 MOST_COPIED = 4096
@@ -75,15 +75,28 @@ class PendingTable:
                     self._freed(above)
         self.free_source(p)
 
-    def must_wait(self, p: Pending, *, versioning: bool) -> bool:
+    def must_wait(self, p: Pending, capabilities: Capabilities) -> bool:
         """Whether other keys come first; `freed` is told when they are done.
 
         One name of a file goes up at a time: the others are copied from it.  Without versions a key that others are to
-        be copied from may not even be replaced.
+        be copied from may not even be replaced.  Where `a` and `a/` are one, nothing is done to both at a time, and a
+        directory is not stored before the file is removed (what else there is to that: OwnVersions.remove).
         """
         if p.inode is None:
-            return self.count_below(p.key) > 0 or p.key in self._users
-        return p.inode.storing or (p.key in self._users and not versioning)
+            if self.count_below(p.key) > 0 or p.key in self._users:
+                return True
+        elif p.inode.storing or (p.key in self._users and not capabilities.versioning):
+            return True
+        twin = self._all.get(_twin(p.key)) if capabilities.keys_are_paths else None
+        if twin is None:
+            return False
+        return twin.running or (p.inode is not None and twin.inode is None and p.key.endswith("/"))
+
+    def ended(self, p: Pending) -> None:
+        """A try for the entry has ended, or it is gone: what waited for that need not any more."""
+        twin = self._all.get(_twin(p.key))
+        if twin is not None:
+            self._freed(twin)
 
     # ---- directories --------------------------------------------------------------------------------------------
 
@@ -146,6 +159,11 @@ class PendingTable:
     def _users_of(self, key: str) -> list[Inode]:
         inodes = (self._all[user].inode for user in self._users.get(key, ()))
         return [inode for inode in inodes if inode is not None]
+
+
+def _twin(key: str) -> str:
+    """The key of the directory of the same name, or of the file."""
+    return key[:-1] if key.endswith("/") else key + "/"
 
 
 def _ancestors(key: str) -> Iterator[str]:

@@ -6,6 +6,7 @@ wrongly, so the next one waits, or the earlier one is removed by its ID before t
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -156,8 +157,11 @@ class OwnVersions:
         side_keys(key): other keys that go away with it.
         """
         targets: list[tuple[str, VersionId | None]] = []
+        replaced = await self._replaced([p.key for p in batch if p.key.endswith("/")])
         for p in batch:
-            if self.removes_by_version(p):
+            if p.key in replaced:
+                pass
+            elif self.removes_by_version(p):
                 targets.extend((p.key, version) for version in (*p.superseded, p.newest) if version is not None)
             else:
                 targets.append((p.key, None))
@@ -181,6 +185,23 @@ class OwnVersions:
 
         await for_each([p.key for p in batch if isinstance(failed.get(p.key), AccessDenied)], look)
         return failed
+
+    async def _replaced(self, directories: list[str]) -> set[str]:
+        """The directories that are none any more where `a` and `a/` are one, since a file was stored in their place.
+
+        To remove them would remove the file, if it is empty (SeaweedFS).
+        """
+        if not self._store.capabilities.keys_are_paths:
+            return set()
+        replaced: set[str] = set()
+
+        async def look(key: str) -> None:
+            with contextlib.suppress(NotFound):
+                await self._store.head(key[:-1])
+                replaced.add(key)
+
+        await for_each(directories, look)
+        return replaced
 
     async def _is_absent(self, key: str) -> bool:
         """Whether the bucket shows nothing under a key that may not be removed: then nothing is left to be done."""
