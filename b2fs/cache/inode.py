@@ -70,6 +70,7 @@ class Inode:
         "storing",
         "subdirs",
         "target",
+        "times_only",
         "uid",
         "upload",
         "validated_at",
@@ -107,6 +108,8 @@ class Inode:
         self.storing = False
         #: A multipart upload of this content that is under way.
         self.upload: MultipartUpload | None = None
+        #: Of a directory: all that is pending of it are the times that change with its names.
+        self.times_only = False
         #: Metadata of the object that is not ours, and its content type: kept when the object is written again.
         self.foreign_metadata: dict[str, str] = {}
         self.content_type: str | None = None

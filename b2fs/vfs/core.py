@@ -156,6 +156,7 @@ class Core:
     def touch(self, inode: Inode, *, content: bool = False) -> None:
         """The inode was changed: journal it and have it stored.  The caller commits."""
         inode.seq += 1
+        inode.times_only = False
         if content:
             inode.content_changed()
         if self.has_name(inode):
@@ -172,6 +173,7 @@ class Core:
             return
         if not inode.pending or not self.has_name(inode):
             self.touch(inode)
+            inode.times_only = True
             return
         inode.seq += 1
         self.engine.changed(inode)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import stat
 import time
 
 import pytest
@@ -53,6 +55,83 @@ async def test_without_versions_theirs_is_always_kept_under_a_name(place: Place,
         await _both_change(place, mount, b"theirs")
         assert mount.fs.writeback.status().conflicts == 1
     assert sorted(place.bucket.contents().values()) == [b"ours", b"theirs"]
+
+
+async def _give(place: Place, key: str, mode: int) -> None:
+    """Another mount gives a directory these permissions."""
+    metadata = {"mode": str(stat.S_IFDIR | mode), "uid": "7", "gid": "8", "b2fs-writer": "0" * 16}
+    async with MemStore(place.bucket, place.capabilities) as other:
+        await other.put(key, b"", metadata=metadata)
+
+
+def _mode(place: Place, key: str) -> int:
+    version = place.bucket.latest(key)
+    assert version is not None
+    return stat.S_IMODE(int(version.metadata["mode"]))
+
+
+@pytest.mark.parametrize("versioning", [False, True])
+@pytest.mark.parametrize("policy", ConflictPolicy)
+async def test_what_others_give_a_directory_stays_when_only_names_in_it_change(
+    place: Place, autojump_clock: MockClock, policy: ConflictPolicy, versioning: bool
+) -> None:
+    place.capabilities = Capabilities(versioning=versioning)
+    async with place.mount(config=WriteBackConfig(conflict=policy)) as mount:
+        await mount.mkdir("d")
+        await mount.drain()
+        await trio.sleep(10)
+        await _give(place, "d/", 0o700)
+        await mount.save("d/new", b"content")
+        await mount.drain()
+        found = await mount.stat("d")
+        assert (stat.S_IMODE(found.mode), found.uid, found.gid) == (0o700, 7, 8)
+        assert _mode(place, "d/") == 0o700
+        await trio.sleep(100)
+        await mount.save("d/newer", b"content")
+        await mount.drain()
+        assert mount.fs.writeback.status().conflicts == 0
+    assert _mode(place, "d/") == 0o700
+    assert place.bucket.contents() == {"d/": b"", "d/new": b"content", "d/newer": b"content"}
+    place.crash()
+    async with place.mount() as mount:
+        assert stat.S_IMODE((await mount.stat("d")).mode) == 0o700
+
+
+@pytest.mark.parametrize("versioning", [False, True])
+@pytest.mark.parametrize("policy", ConflictPolicy)
+async def test_of_two_that_change_a_directory_ours_is_on_top_and_that_is_told(
+    place: Place,
+    autojump_clock: MockClock,
+    caplog: pytest.LogCaptureFixture,
+    policy: ConflictPolicy,
+    versioning: bool,
+) -> None:
+    place.capabilities = Capabilities(versioning=versioning)
+    async with place.mount(config=WriteBackConfig(conflict=policy)) as mount:
+        await mount.mkdir("d")
+        await mount.drain()
+        await trio.sleep(10)
+        await _give(place, "d/", 0o700)
+        await mount.save("d/new", b"content")
+        await mount.chmod("d", 0o711)
+        await mount.drain()
+        assert mount.fs.writeback.status().conflicts == 1
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == [
+        "d/ was given other attributes by somebody else as well; ours are on top"
+    ]
+    assert _mode(place, "d/") == 0o711
+    assert place.bucket.contents() == {"d/": b"", "d/new": b"content"}
+
+
+async def test_to_change_what_another_has_made_is_no_conflict(place: Place, autojump_clock: MockClock) -> None:
+    await _give(place, "d/", 0o755)
+    async with place.mount() as mount:
+        for mode in (0o700, 0o711):
+            await trio.sleep(100)
+            await mount.chmod("d", mode)
+            await mount.drain()
+            assert _mode(place, "d/") == mode
+        assert mount.fs.writeback.status().conflicts == 0
 
 
 @pytest.mark.parametrize("changed", ["one", "two"])

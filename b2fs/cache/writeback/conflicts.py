@@ -14,6 +14,7 @@ import hashlib
 import logging
 import re
 import socket
+import stat
 import time
 from enum import Enum
 
@@ -24,7 +25,7 @@ from b2fs.cache.ledger_rows import Remote
 from b2fs.cache.writeback.claim import Claim
 from b2fs.cache.writeback.pending import Pending
 from b2fs.cache.writeback.writer import Writer
-from b2fs.core.attrs import WRITER
+from b2fs.core.attrs import WRITER, Defaults, carries_posix, decode
 from b2fs.core.types import ObjectInfo, ObjectRef
 from b2fs.errors import NotFound, StoreError
 from b2fs.store.protocol import ObjectStore
@@ -33,6 +34,7 @@ log = logging.getLogger(__name__)
 
 #: Our own version of this age, in seconds, is taken to be the current one still.
 _TRUSTED_S = 5.0
+_NS = 1_000_000_000
 _PLAIN_MD5 = re.compile("[0-9a-f]{32}")
 #: On servers that cannot copy, the other version is kept by reading and writing it, up to this size.
 _THROUGH_HERE_BYTES = 64 << 20
@@ -54,26 +56,66 @@ class ConflictGuard:
         self._writer = writer
         self.count = 0
 
-    async def check(self, p: Pending, ours_s_ago: float) -> None:
-        """Look before the key gets a new version.  Raises StoreError."""
+    async def check(self, p: Pending, ours_s_ago: float) -> bool:
+        """Look before the key gets a new version; whether the inode has other attributes by that.
+
+        Raises StoreError.
+        """
         expected = p.remote.ref
         if not p.key:
-            return  # the root of a bucket has no object of its own
-        if expected is None or ours_s_ago < _TRUSTED_S:
-            return
+            return False  # the root of a bucket has no object of its own
+        is_dir = p.inode is not None and p.inode.is_dir
+        if (expected is None and (p.remote.known or not is_dir)) or ours_s_ago < _TRUSTED_S:
+            return False
         try:
             info = await self._store.head(p.key)
         except NotFound:
             p.remote = Remote(True, None)  # somebody removed it: ours is put in its place
-            return
+            return False
         current = info.ref
-        if _same(expected, current) or self._tells_nothing(current):
-            return
+        if self._tells_nothing(current):
+            return False
+        if p.inode is not None and p.inode.is_dir and not current.size:
+            return self._merge(p, p.inode, info)
+        if expected is not None and _same(expected, current):
+            return False
         if not p.remote.known and await self._is_ours(p, info):
-            return
+            return False
         await self.keep(current)
         p.remote = Remote(True, current)
         p.layered = True
+        return False
+
+    def _merge(self, p: Pending, directory: Inode, info: ObjectInfo) -> bool:
+        """A directory's own object is all attributes: those that somebody else has changed stay, unless we did too.
+
+        Its times change with every name in it, here and there; that is no conflict.
+        """
+        metadata = info.metadata or {}
+        if self.is_signed(info) or _is_known(directory, p.remote.ref, info):
+            return False
+        p.remote = Remote(True, info.ref)
+        p.layered = True
+        ours = directory.posix()
+        defaults = Defaults(ours.uid, ours.gid, dir_mode=stat.S_IMODE(ours.mode))
+        theirs = decode(metadata, is_dir=True, modified_ns=ours.mtime_ns, defaults=defaults)
+        if (theirs.mode, theirs.uid, theirs.gid, theirs.xattrs) == (ours.mode, ours.uid, ours.gid, ours.xattrs):
+            return False
+        if not carries_posix(metadata):
+            return False
+        if not directory.times_only:
+            self.count += 1
+            log.warning("%s was given other attributes by somebody else as well; ours are on top", p.key)
+            return False
+        directory.adopt(
+            theirs._replace(
+                mtime_ns=max(ours.mtime_ns, theirs.mtime_ns),
+                atime_ns=max(ours.atime_ns, theirs.atime_ns),
+                ctime_ns=max(ours.ctime_ns, theirs.ctime_ns),
+            )
+        )
+        directory.adopt_metadata(metadata, info.content_type)
+        return True
 
     def claim(self, p: Pending, inode: Inode, *, many: bool) -> Claim | None:
         """If as far as we know nothing is under the key, so that what is found there is somebody else's.
@@ -181,6 +223,16 @@ async def _has_its_content(p: Pending, current: ObjectRef) -> bool:
 def _md5_of_file(path: str) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def _is_known(directory: Inode, expected: ObjectRef | None, info: ObjectInfo) -> bool:
+    """Whether this version of a directory's own object is the one that its attributes come from.
+
+    All these have one content, so a listing tells them apart by their times alone.
+    """
+    if expected is not None and expected.version_id is not None and expected.version_id == info.ref.version_id:
+        return True
+    return directory.base_modified_ns != 0 and directory.base_modified_ns // _NS == info.modified_ns // _NS
 
 
 def _same(expected: ObjectRef, current: ObjectRef) -> bool:

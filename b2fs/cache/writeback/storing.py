@@ -190,7 +190,8 @@ class Storing:
         if not p.holds(inode):
             await self._transfer.sources.pin(self._pending, p.key)
             await self._journal_copies([p])
-            await self._conflicts.check(p, self._versions.seconds_ago(p.key))
+            if await self._conflicts.check(p, self._versions.seconds_ago(p.key)):
+                self._ledger.save_inode(inode)
             self._begin(p)
             stored = await self._put_first(p, inode)
             seq = stored.seq
