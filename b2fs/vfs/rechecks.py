@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 import trio
 
@@ -17,7 +18,7 @@ from b2fs.cache.parallel import for_each
 from b2fs.cache.remote.listing import NS
 from b2fs.core.keys import split_key
 from b2fs.core.types import ObjectInfo
-from b2fs.errors import NotFound
+from b2fs.errors import NotFound, StoreError
 from b2fs.vfs.core import Core
 from b2fs.vfs.entering import Entering
 
@@ -76,7 +77,11 @@ class Rechecks:
             if not math.isinf(seen_at):
                 here[key].validated_at = max(here[key].validated_at, seen_at)
 
-        await for_each([key for key in keys if key in here], check, _IN_FLIGHT)
+        async def try_check(key: str) -> None:
+            with suppress(StoreError):  # what cannot be asked about stays as it was, and is asked about again
+                await check(key)
+
+        await for_each([key for key in keys if key in here], try_check, _IN_FLIGHT)
 
     async def _head(self, key: str) -> ObjectInfo | None:
         try:

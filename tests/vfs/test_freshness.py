@@ -11,7 +11,8 @@ import pytest
 from trio.testing import MockClock
 
 from b2fs.core.nodes import InodeId
-from b2fs.errors import FsError, NotFound, Unavailable, errno_of
+from b2fs.errors import AccessDenied, FsError, NotFound, Unavailable, errno_of
+from b2fs.store.faults import FaultyStore
 from b2fs.store.forward import Method
 from b2fs.vfs.config import VfsConfig
 from tests.mounting import NoKernel
@@ -150,6 +151,24 @@ async def test_ls_shows_the_mode_that_others_give_a_directory(
             for name in names:
                 await looked_at(mounted, "d", name)
             assert mounted.count() <= 6
+
+
+async def test_directories_that_may_not_be_asked_about_are_shown_as_they_were(
+    tmp_path: Path, mock_clock: MockClock
+) -> None:
+    """As with a key that may list but not read."""
+    names = "abc"
+    async with bucket(tmp_path) as store:
+        await fill(store, [f"d/{name}/" for name in names], {"mode": str(stat.S_IFDIR | 0o750)})
+        faulty = FaultyStore(store)
+        async with mount(faulty, tmp_path / "cache", CONFIG) as mounted:
+            assert {await looked_at(mounted, "d", name) for name in names} == {0o750}
+            faulty.fail(Method.HEAD, AccessDenied("this key may only list"), times=None)
+            mock_clock.jump(TTL_S + 1)
+            assert {await looked_at(mounted, "d", name) for name in names} == {0o750}
+            faulty.heal()
+            mock_clock.jump(TTL_S + 1)
+            assert {await looked_at(mounted, "d", name) for name in names} == {0o750}
 
 
 async def test_what_is_changed_here_wins_until_it_is_stored(tmp_path: Path, mock_clock: MockClock) -> None:
