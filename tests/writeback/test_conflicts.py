@@ -13,7 +13,7 @@ from trio.testing import MockClock
 from b2fs.cache.writeback.config import WriteBackConfig
 from b2fs.cache.writeback.conflicts import ConflictPolicy, conflict_key
 from b2fs.core.types import Capabilities
-from b2fs.errors import Unavailable
+from b2fs.errors import AccessDenied, Unavailable
 from b2fs.store.forward import Method
 from tests.writeback.harness import Mount, Place
 from tests.writeback.memstore import MemStore
@@ -121,6 +121,19 @@ async def test_of_two_that_change_a_directory_ours_is_on_top_and_that_is_told(
     ]
     assert _mode(place, "d/") == 0o711
     assert place.bucket.contents() == {"d/": b"", "d/new": b"content"}
+
+
+async def test_a_key_that_may_not_read_stores_directories_all_the_same(place: Place, autojump_clock: MockClock) -> None:
+    await _give(place, "d/", 0o755)
+    async with place.mount() as mount:
+        await mount.stat("d")
+        mount.store.fail(Method.HEAD, AccessDenied("this key may not read"), times=None)
+        await trio.sleep(100)
+        await mount.save("d/new", b"content")
+        await mount.chmod("d", 0o711)
+        with trio.fail_after(60):
+            await mount.drain()
+        assert _mode(place, "d/") == 0o711
 
 
 async def test_to_change_what_another_has_made_is_no_conflict(place: Place, autojump_clock: MockClock) -> None:

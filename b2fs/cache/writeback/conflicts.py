@@ -27,7 +27,7 @@ from b2fs.cache.writeback.pending import Pending
 from b2fs.cache.writeback.writer import Writer
 from b2fs.core.attrs import WRITER, Defaults, carries_posix, decode
 from b2fs.core.types import ObjectInfo, ObjectRef
-from b2fs.errors import NotFound, StoreError
+from b2fs.errors import AccessDenied, NotFound, StoreError
 from b2fs.store.protocol import ObjectStore
 
 log = logging.getLogger(__name__)
@@ -72,6 +72,10 @@ class ConflictGuard:
         except NotFound:
             p.remote = Remote(True, None)  # somebody removed it: ours is put in its place
             return False
+        except AccessDenied:
+            if expected is None:
+                return False  # nothing is known of another version, and this key may not look
+            raise
         current = info.ref
         if self._tells_nothing(current):
             return False
