@@ -34,6 +34,9 @@ class FakeStore:
         self.in_flight = 0
         self.most_in_flight = 0
         self.round_trip_s = ROUND_TRIP_S
+        #: Nobody is answered before so many requests have been in flight at a time.
+        self.answers_at = 0
+        self._reached = trio.Event()
         self.fault: Callable[[str, int, int], BaseException | bytes | None] = lambda key, start, end: None
 
     def put(self, key: str, content: bytes) -> ObjectRef:
@@ -64,6 +67,9 @@ class FakeStore:
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
         try:
+            if self.most_in_flight >= self.answers_at:
+                self._reached.set()
+            await self._reached.wait()
             await trio.sleep(self.round_trip_s)
         finally:
             self.in_flight -= 1

@@ -56,12 +56,13 @@ async def test_what_was_stocked_is_read_without_a_request(tmp_path: Path) -> Non
         small = [there.store.put(f"s{number}", bytes([number]) * (1 + 700 * number)) for number in range(200)]
         big = there.store.put("big", BIG)
         stocking = there.stocking()
-        await stocking.run(pages(small[:90], [*small[90:], big]))
+        there.store.answers_at = 9  # whatever the disk and the machine take, so many are asked for at a time
+        with trio.fail_after(60):
+            await stocking.run(pages(small[:90], [*small[90:], big]))
         progress = stocking.progress
         assert (progress.files, progress.files_done, progress.listed) == (201, 201, True)
         assert progress.bytes == progress.bytes_done == progress.bytes_fetched == sum(r.size for r in [*small, big])
         assert len(there.store.gets) == 200 + 4
-        assert there.store.most_in_flight > 8
         there.store.gets.clear()
         for number, ref in enumerate(small):
             assert await there.reader.fetch_range(ref, 0, ref.size) == bytes([number]) * ref.size
