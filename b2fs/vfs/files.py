@@ -174,7 +174,7 @@ class Files:
             core.ledger.commit()
         else:
             inode.seq += 1
-            inode.content_seq += 1
+            inode.content_changed()
             inode.changed_at = core.engine.pace.foreground()
         if inode.upload is None and content.size >= core.config.writeback.stream_bytes:
             core.engine.grown(inode)

@@ -59,9 +59,8 @@ class Rechecks:
                 await self._check_together(parent, [key, *siblings])
                 return directory.validated_at
             await remote.enter(key)
-        if not remote.marker(key)[0]:
-            return math.inf
-        return await self._take(directory, key, remote.marker(key)[1], remote.marker_seen_at(key))
+        known, marker = remote.marker(key)
+        return await self._take(directory, key, marker, remote.marker_seen_at(key)) if known else math.inf
 
     async def _check_together(self, parent: Inode, keys: list[str]) -> None:
         remote = self._core.remote
@@ -70,18 +69,15 @@ class Rechecks:
         here = {child.prefix: child for child in children if child.is_dir and child.links}
 
         async def check(key: str) -> None:
-            seen_at, (known, marker) = remote.marker_seen_at(key), remote.marker(key)
-            if not known:
-                seen_at, marker = trio.current_time(), await self._head(key)
-            seen_at = await self._take(here[key], key, marker, seen_at)
-            if not math.isinf(seen_at):
-                here[key].validated_at = max(here[key].validated_at, seen_at)
-
-        async def try_check(key: str) -> None:
             with suppress(StoreError):  # what cannot be asked about stays as it was, and is asked about again
-                await check(key)
+                seen_at, (known, marker) = remote.marker_seen_at(key), remote.marker(key)
+                if not known:
+                    seen_at, marker = trio.current_time(), await self._head(key)
+                seen_at = await self._take(here[key], key, marker, seen_at)
+                if not math.isinf(seen_at):
+                    here[key].validated_at = max(here[key].validated_at, seen_at)
 
-        await for_each([key for key in keys if key in here], try_check, _IN_FLIGHT)
+        await for_each([key for key in keys if key in here], check, _IN_FLIGHT)
 
     async def _head(self, key: str) -> ObjectInfo | None:
         try:

@@ -79,9 +79,13 @@ KEYS = ["d/a", "d/a/b", f"d/raw{Q}b", "d/picture\u2400", "d/c\nb", "d/" + "n" * 
 
 
 @pytest.fixture
-def bucket_name(seaweedfs: Server, monkeypatch: pytest.MonkeyPatch) -> str:
+def keys(seaweedfs: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in seaweedfs.environment().items():
         monkeypatch.setenv(name, value)
+
+
+@pytest.fixture
+def bucket_name(seaweedfs: Server, keys: None) -> str:
     return seaweedfs.new_bucket()
 
 
@@ -182,13 +186,12 @@ async def test_directories_that_are_listed_in_front_of_names_that_begin_like_the
             assert there <= set(found)
 
 
+@pytest.mark.usefixtures("keys")
 @pytest.mark.parametrize("versioned", [False, True])
 async def test_a_server_of_folders_shows_no_directory_that_was_removed(
-    seaweedfs: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, versioned: bool
+    seaweedfs: Server, tmp_path: Path, versioned: bool
 ) -> None:
     """It makes folders of what is stored below a directory, and lists them when all of that is gone."""
-    for variable, value in seaweedfs.environment().items():
-        monkeypatch.setenv(variable, value)
     name, client = seaweedfs.new_bucket(versioned=versioned), seaweedfs.client()
     made = client.put_object(Bucket=name, Key="shown/file", Body=b"")
     if versioned:
@@ -214,13 +217,12 @@ async def test_a_server_of_folders_shows_no_directory_that_was_removed(
         assert [entry["Prefix"] for entry in listed if entry["Prefix"] != ".b2fs/"] == []
 
 
+@pytest.mark.usefixtures("keys")
 @pytest.mark.parametrize("versioned", [False, True])
 async def test_on_a_server_of_folders_files_and_directories_take_each_others_place(
-    seaweedfs: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, versioned: bool
+    seaweedfs: Server, tmp_path: Path, versioned: bool
 ) -> None:
     """To it `a` and `a/` are one."""
-    for variable, value in seaweedfs.environment().items():
-        monkeypatch.setenv(variable, value)
     name, client = seaweedfs.new_bucket(versioned=versioned), seaweedfs.client()
 
     def bodies() -> dict[str, bytes]:

@@ -64,6 +64,15 @@ async def _give(place: Place, key: str, mode: int) -> None:
         await other.put(key, b"", metadata=metadata)
 
 
+async def _both_add(place: Place, mount: Mount) -> None:
+    """A directory that is in the bucket gets another mode there and a name here, a while after it was stored."""
+    await mount.mkdir("d")
+    await mount.drain()
+    await trio.sleep(10)
+    await _give(place, "d/", 0o700)
+    await mount.save("d/new", b"content")
+
+
 def _mode(place: Place, key: str) -> int:
     version = place.bucket.latest(key)
     assert version is not None
@@ -77,11 +86,7 @@ async def test_what_others_give_a_directory_stays_when_only_names_in_it_change(
 ) -> None:
     place.capabilities = Capabilities(versioning=versioning)
     async with place.mount(config=WriteBackConfig(conflict=policy)) as mount:
-        await mount.mkdir("d")
-        await mount.drain()
-        await trio.sleep(10)
-        await _give(place, "d/", 0o700)
-        await mount.save("d/new", b"content")
+        await _both_add(place, mount)
         await mount.drain()
         found = await mount.stat("d")
         assert (stat.S_IMODE(found.mode), found.uid, found.gid) == (0o700, 7, 8)
@@ -108,11 +113,7 @@ async def test_of_two_that_change_a_directory_ours_is_on_top_and_that_is_told(
 ) -> None:
     place.capabilities = Capabilities(versioning=versioning)
     async with place.mount(config=WriteBackConfig(conflict=policy)) as mount:
-        await mount.mkdir("d")
-        await mount.drain()
-        await trio.sleep(10)
-        await _give(place, "d/", 0o700)
-        await mount.save("d/new", b"content")
+        await _both_add(place, mount)
         await mount.chmod("d", 0o711)
         await mount.drain()
         assert mount.fs.writeback.status().conflicts == 1

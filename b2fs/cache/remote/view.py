@@ -218,13 +218,18 @@ class RemoteView:
 
     def marker(self, prefix: str) -> tuple[bool, ObjectInfo | None]:
         """Whether it is known if a directory has an object of its own, and that object."""
-        listing = self.peek(prefix) or next(self.walks.open_listings(prefix), None)
-        return (True, listing.marker) if listing is not None and listing.marker_seen else (False, None)
+        listing = self._marker_listing(prefix)
+        return (True, listing.marker) if listing is not None else (False, None)
 
     def marker_seen_at(self, prefix: str) -> float:
         """When what `marker` tells was so, in trio time; minus infinity if it is not known."""
+        listing = self._marker_listing(prefix)
+        return listing.seen_at if listing is not None else -math.inf
+
+    def _marker_listing(self, prefix: str) -> Listing | None:
+        """The listing that tells whether a directory has an object of its own."""
         listing = self.peek(prefix) or next(self.walks.open_listings(prefix), None)
-        return listing.seen_at if listing is not None and listing.marker_seen else -math.inf
+        return listing if listing is not None and listing.marker_seen else None
 
     async def survey(self, prefix: str, markers: Collection[str]) -> None:
         """Find out about the markers of many directories below prefix, as long as a flat listing tells of many."""

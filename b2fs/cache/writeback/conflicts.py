@@ -22,6 +22,7 @@ import trio
 
 from b2fs.cache.inode import Inode
 from b2fs.cache.ledger_rows import Remote
+from b2fs.cache.remote.listing import NS
 from b2fs.cache.writeback.claim import Claim
 from b2fs.cache.writeback.pending import Pending
 from b2fs.cache.writeback.writer import Writer
@@ -34,7 +35,6 @@ log = logging.getLogger(__name__)
 
 #: Our own version of this age, in seconds, is taken to be the current one still.
 _TRUSTED_S = 5.0
-_NS = 1_000_000_000
 _PLAIN_MD5 = re.compile("[0-9a-f]{32}")
 #: On servers that cannot copy, the other version is kept by reading and writing it, up to this size.
 _THROUGH_HERE_BYTES = 64 << 20
@@ -64,8 +64,8 @@ class ConflictGuard:
         expected = p.remote.ref
         if not p.key:
             return False  # the root of a bucket has no object of its own
-        is_dir = p.inode is not None and p.inode.is_dir
-        if (expected is None and (p.remote.known or not is_dir)) or ours_s_ago < _TRUSTED_S:
+        directory = p.inode if p.inode is not None and p.inode.is_dir else None
+        if (expected is None and (p.remote.known or directory is None)) or ours_s_ago < _TRUSTED_S:
             return False
         try:
             info = await self._store.head(p.key)
@@ -79,8 +79,8 @@ class ConflictGuard:
         current = info.ref
         if self._tells_nothing(current):
             return False
-        if p.inode is not None and p.inode.is_dir and not current.size:
-            return self._merge(p, p.inode, info)
+        if directory is not None and not current.size:
+            return self._merge(p, directory, info)
         if expected is not None and _same(expected, current):
             return False
         if not p.remote.known and await self._is_ours(p, info):
@@ -103,9 +103,8 @@ class ConflictGuard:
         ours = directory.posix()
         defaults = Defaults(ours.uid, ours.gid, dir_mode=stat.S_IMODE(ours.mode))
         theirs = decode(metadata, is_dir=True, modified_ns=ours.mtime_ns, defaults=defaults)
-        if (theirs.mode, theirs.uid, theirs.gid, theirs.xattrs) == (ours.mode, ours.uid, ours.gid, ours.xattrs):
-            return False
-        if not carries_posix(metadata):
+        same = (theirs.mode, theirs.uid, theirs.gid, theirs.xattrs) == (ours.mode, ours.uid, ours.gid, ours.xattrs)
+        if same or not carries_posix(metadata):
             return False
         if not directory.times_only:
             self.count += 1
@@ -236,7 +235,7 @@ def _is_known(directory: Inode, expected: ObjectRef | None, info: ObjectInfo) ->
     """
     if expected is not None and expected.version_id is not None and expected.version_id == info.ref.version_id:
         return True
-    return directory.base_modified_ns != 0 and directory.base_modified_ns // _NS == info.modified_ns // _NS
+    return directory.base_modified_ns != 0 and directory.base_modified_ns // NS == info.modified_ns // NS
 
 
 def _same(expected: ObjectRef, current: ObjectRef) -> bool:

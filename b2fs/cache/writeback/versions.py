@@ -159,11 +159,9 @@ class OwnVersions:
         targets: list[tuple[str, VersionId | None]] = []
         replaced = await self._replaced([p.key for p in batch if p.key.endswith("/")])
         for p in batch:
-            if p.key in replaced:
-                pass
-            elif self.removes_by_version(p):
+            if self.removes_by_version(p):
                 targets.extend((p.key, version) for version in (*p.superseded, p.newest) if version is not None)
-            else:
+            elif p.key not in replaced:
                 targets.append((p.key, None))
             targets.extend((side, None) for side in side_keys(p.key))
         failed: dict[str, StoreError] = {}

@@ -38,8 +38,8 @@ def is_md5(etag: str) -> bool:
 def metadata_of(headers: Mapping[str, str]) -> dict[str, str]:
     """The metadata of an answer (see ObjectInfo); a character is a byte.  Names of the headers are lower-case."""
     metadata = {name[len(META) :]: value for name, value in headers.items() if name.startswith(META)}
-    for name in CONTENT_HEADERS:
-        value = headers.get(_LOWERED[name])
+    for name, lowered in _LOWERED.items():
+        value = headers.get(lowered)
         if value:
             metadata[name] = value
     encoding = metadata.get("Content-Encoding")
