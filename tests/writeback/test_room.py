@@ -227,6 +227,27 @@ async def test_writers_wait_while_the_bucket_is_away_for_a_moment(tiny: Place, a
     assert digest(tiny.bucket.contents()["a"]) == digest(HALF + BODY[len(HALF) :])
 
 
+async def test_of_several_writers_that_wait_each_goes_on_when_there_is_room(
+    tiny: Place, autojump_clock: MockClock
+) -> None:
+    """The first that finds room ends the time without room for all of them."""
+    names = "abcd"
+    async with tiny.mount(config=TINY) as mount:
+        mount.store.fail(CHANGES, Unavailable("500"), times=6)
+
+        async def write(name: str) -> None:
+            handle = await mount.create(name)
+            for at in range(0, len(HALF), PART):
+                await mount.write(handle, at, HALF[at : at + PART])
+            await mount.close(handle)
+
+        async with trio.open_nursery() as nursery:
+            for name in names:
+                nursery.start_soon(write, name)
+        await mount.drain()
+    assert {name: digest(tiny.bucket.contents()[name]) for name in names} == dict.fromkeys(names, digest(HALF))
+
+
 async def test_no_space_when_nothing_can_leave_for_long(tiny: Place, autojump_clock: MockClock) -> None:
     async with tiny.mount(config=TINY) as mount:
         mount.store.fail(CHANGES, Unavailable("500"), times=None)

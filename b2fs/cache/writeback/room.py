@@ -102,9 +102,9 @@ class Room:
 
     async def _wait(self, inode: Inode, size: int) -> None:
         """There is no room: wait until some has become free."""
-        if self._full_since is None:
-            self._full_since = trio.current_time()
         while True:
+            if self._full_since is None:  # or another writer has found room meanwhile
+                self._full_since = trio.current_time()
             if self._transfer.acknowledged != self._sent:
                 self._sent, self._sent_at = self._transfer.acknowledged, trio.current_time()
             if trio.current_time() - max(self._sent_at, self._full_since) >= self._config.no_room_s:
