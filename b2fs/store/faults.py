@@ -32,6 +32,7 @@ class _Fault:
     times: int | None
     probability: float
     answer_lost: bool
+    unseen: bool
     matches: Callable[[StoreCall], bool]
 
 
@@ -57,6 +58,11 @@ class FaultyStore(ForwardingStore):
         self.in_flight = 0
         self.most_in_flight = 0
         self.held = 0
+        self._lost: Callable[[str], None] | None = None
+
+    def watch_lost(self, lost: Callable[[str], None]) -> None:
+        self._lost = lost
+        super().watch_lost(lost)
 
     def fail(
         self,
@@ -66,16 +72,18 @@ class FaultyStore(ForwardingStore):
         times: int | None = 1,
         probability: float = 1.0,
         answer_lost: bool = False,
+        unseen: bool = False,
         matches: Callable[[StoreCall], bool] = lambda call: True,
     ) -> None:
         """Let calls fail with error (or what it makes): the next `times`, or (None) all from now on.
 
-        probability below 1 spares some, by the seed.  With answer_lost the inner store does its work first.
+        probability below 1 spares some, by the seed.  With answer_lost the inner store does its work first.  With
+        unseen the call is made again at once, so that only `watch_lost` tells of it.
         Of several rules that fit a call the oldest counts.
         """
         chosen = frozenset([methods] if isinstance(methods, Method) else methods)
         make_error = error if not isinstance(error, Exception) else _constant(error)
-        self._faults.append(_Fault(chosen, make_error, times, probability, answer_lost, matches))
+        self._faults.append(_Fault(chosen, make_error, times, probability, answer_lost, unseen, matches))
 
     def heal(self) -> None:
         """Forget all faults; paused calls stay paused."""
@@ -120,10 +128,15 @@ class FaultyStore(ForwardingStore):
                 await trio.sleep(self.latency_s)
             await self._hold(call.method)
             fault = self._next_fault(call)
-            if fault is not None and not fault.answer_lost:
+            if fault is not None and not fault.answer_lost and not fault.unseen:
                 raise fault.make_error()
             answer = await ask()
-            if fault is not None:
+            if fault is not None and fault.unseen:
+                if self._lost is not None:
+                    self._lost(call.key)
+                if fault.answer_lost:
+                    answer = await ask()
+            elif fault is not None:
                 raise fault.make_error()
             self.bytes_up += call.bytes_up
             self.bytes_down += bytes_down(answer)

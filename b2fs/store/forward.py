@@ -99,6 +99,9 @@ class ForwardingStore:
     async def wait_known(self) -> None:
         await self.inner.wait_known()
 
+    def watch_lost(self, lost: Callable[[str], None]) -> None:
+        self.inner.watch_lost(lost)
+
     @property
     def identity(self) -> str:
         return self.inner.identity

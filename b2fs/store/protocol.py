@@ -7,7 +7,7 @@ RetryableError has been tried again already.  Keys are str; the caller has check
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Protocol
 
@@ -49,6 +49,13 @@ class ObjectStore(Protocol):
         """Return when `capabilities` are known; without a checkpoint if they are already.
 
         Raises Unavailable if they cannot be found out now.
+        """
+        ...
+
+    def watch_lost(self, lost: Callable[[str], None]) -> None:
+        """From now on lost(key) is called for each attempt at changing a key whose answer was lost.
+
+        The server may have carried it out, or do so later, whatever becomes of the call.
         """
         ...
 

@@ -220,6 +220,26 @@ async def test_a_completion_whose_answer_was_lost_is_found_again() -> None:
             assert info.ref.etag == f"{digest}-1"
 
 
+@pytest.mark.parametrize("refused", [False, True])
+async def test_of_which_keys_an_answer_was_lost_is_told(refused: bool) -> None:
+    """A server that asks for patience has done nothing."""
+    failure = error_reply(503, "SlowDown") if refused else None
+    made = b'<CopyObjectResult><ETag>"abc"</ETag></CopyObjectResult>'
+    gone = b"<DeleteResult><Deleted><Key>d</Key></Deleted><Deleted><Key>e</Key></Deleted></DeleteResult>"
+    successes = [Reply(200, OBJECT_HEADERS, body) for body in (b"", made, made, gone, b"")]
+    answers = iter([answer for success in successes for answer in (failure, success)])
+    lost: list[str] = []
+    with scripted(script=lambda request: next(answers)) as server:
+        async with store_on(server) as store:
+            store.watch_lost(lost.append)
+            await store.put("a", HELLO)
+            await store.copy(ObjectRef("s", VersionId("v1"), HELLO_ETAG, 5), "b")
+            await store.complete_upload("c", UploadId("u"), [PartInfo(1, HELLO_ETAG, 5)])
+            await store.delete_many([("d", None), ("e", VersionId("v"))])
+            await store.hide("f")
+    assert lost == ([] if refused else ["a", "b", "c", "d", "f"])
+
+
 async def test_a_completion_of_an_unknown_upload_is_refused() -> None:
     with scripted(error_reply(404, "NoSuchUpload")) as server:
         async with store_on(server) as store:

@@ -218,6 +218,9 @@ class MemStore:
     async def wait_known(self) -> None:
         """They are known from the start."""
 
+    def watch_lost(self, lost: Callable[[str], None]) -> None:
+        """No answer is lost."""
+
     @property
     def identity(self) -> str:
         return f"mem://{id(self._given)}"

@@ -24,6 +24,7 @@ from b2fs.cache.inode import Inode
 from b2fs.cache.ledger_rows import Remote
 from b2fs.cache.remote.listing import NS
 from b2fs.cache.writeback.claim import Claim
+from b2fs.cache.writeback.doubts import Doubts
 from b2fs.cache.writeback.pending import Pending
 from b2fs.cache.writeback.writer import Writer
 from b2fs.core.attrs import WRITER, Defaults, carries_posix, decode
@@ -50,10 +51,11 @@ class ConflictPolicy(Enum):
 class ConflictGuard:
     """See the module."""
 
-    def __init__(self, store: ObjectStore, policy: ConflictPolicy, writer: Writer) -> None:
+    def __init__(self, store: ObjectStore, policy: ConflictPolicy, writer: Writer, doubts: Doubts) -> None:
         self._store = store
         self._policy = policy
         self._writer = writer
+        self._doubts = doubts
         self.count = 0
 
     async def check(self, p: Pending, ours_s_ago: float) -> bool:
@@ -83,7 +85,8 @@ class ConflictGuard:
             return self._merge(p, directory, info)
         if expected is not None and _same(expected, current):
             return False
-        if not p.remote.known and await self._is_ours(p, info):
+        if (not p.remote.known or self._doubts.threaten(p)) and await self._is_ours(p, info):
+            p.layered = True
             return False
         await self.keep(current)
         p.remote = Remote(True, current)
@@ -158,6 +161,21 @@ class ConflictGuard:
         if ref is None or _same(ref, info.ref) or not self.is_signed(info):
             return False
         p.remote = Remote(True, info.ref)
+        return True
+
+    async def has_returned(self, p: Pending) -> bool:
+        """Whether a version of ours is under a key that we have removed; p.remote is what is there.
+
+        Raises StoreError.
+        """
+        try:
+            info = await self._store.head(p.key)
+        except (NotFound, AccessDenied):
+            return False
+        if not self.is_signed(info):
+            return False
+        p.remote = Remote(True, info.ref)
+        p.layered = True
         return True
 
     def _tells_nothing(self, current: ObjectRef) -> bool:

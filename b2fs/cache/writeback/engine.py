@@ -24,6 +24,7 @@ from b2fs.cache.remote import RemoteView
 from b2fs.cache.status import WriteBackStatus
 from b2fs.cache.writeback.config import WriteBackConfig
 from b2fs.cache.writeback.conflicts import ConflictGuard
+from b2fs.cache.writeback.doubts import Doubts
 from b2fs.cache.writeback.keeper import LedgerKeeper
 from b2fs.cache.writeback.listener import Listener
 from b2fs.cache.writeback.newnames import NewNames
@@ -72,13 +73,12 @@ class Engine:
         self._config = config
         self.pace = transfer.pace
         self._pending = PendingTable(self._freed)
-        self._versions = OwnVersions(store, config, self._is_needed)
-        self._conflicts = ConflictGuard(store, config.conflict, transfer.writer)
+        self._doubts = Doubts()
+        self._versions = OwnVersions(store, config, self._doubts, self._is_needed)
+        self._conflicts = ConflictGuard(store, config.conflict, transfer.writer, self._doubts)
         self._new_names = NewNames(store, self._conflicts, config)
         self._schedule = Schedule(self._pending, self._versions, config)
-        self.waiting = Waiting(
-            self._pending, self._schedule.make_urgent, self._versions.is_doubted, config.durable_timeout_s
-        )
+        self.waiting = Waiting(self._pending, self._schedule.make_urgent, self._doubts, config.durable_timeout_s)
         self._storing = Storing(
             ledger,
             local,
@@ -88,6 +88,7 @@ class Engine:
             self._pending,
             self._schedule,
             self._versions,
+            self._doubts,
             self._conflicts,
             self._new_names,
             self.waiting,
@@ -98,6 +99,7 @@ class Engine:
         self._lazy_commit_s = _LAZY_COMMIT_S
         self._resting = False
         ledger.began = self._began
+        store.watch_lost(self._lost)
 
     def listen(self, listener: Listener) -> None:
         """Tell this listener from now on."""
@@ -119,7 +121,7 @@ class Engine:
                 p.remote = Remote(False, p.remote.ref)  # after a crash nobody knows when its removal is carried out
             self._drop_inode(p)
             p.inode = inode
-            p.stored_seq = -1
+            p.stored_seq, p.gone_at = -1, None
         else:
             self._schedule.put(p)
             return
@@ -146,6 +148,7 @@ class Engine:
         else:
             self._drop_inode(p)
             untouched = not p.running and p.remote.known and p.remote.ref is None and not p.superseded
+            untouched = untouched and not self._doubts.threaten(p)
             if untouched and not below and self._transfer.owed(key) is None:
                 # It never reached the bucket: nothing to do there.
                 self._storing.drop(p)
@@ -153,7 +156,7 @@ class Engine:
                 return
             p.inode = None
             p.stored_seq = -1
-        self._ledger.save_entry(key, None, p.remote)
+        self._ledger.save_entry(key, None, self._versions.journaled(p))
         self._schedule.put(p)
 
     def want_many(self, rows: Iterable[tuple[str, Inode | None, Remote]]) -> None:
@@ -229,7 +232,7 @@ class Engine:
         p = self._add(key, inode, Remote(False, remote.ref))
         self._versions.answered(key, None)  # the last call may have been made just now
         if inode is None or not remote.known:
-            self._versions.doubt(key)
+            self._doubts.restored(key, removes=inode is None and remote.known)
         if inode is not None:
             self._hold(p, inode)
         self._schedule.put(p)
@@ -455,6 +458,12 @@ class Engine:
 
     def _freed(self, p: Pending) -> None:
         self._schedule.put(p)
+
+    def _lost(self, key: str) -> None:
+        """See ObjectStore.watch_lost."""
+        p = self._pending.get(key)
+        if p is not None and p.running:
+            self._doubts.lost(p)
 
     def _is_needed(self, key: str, version: VersionId) -> bool:
         """Whether a version is still to be copied from, or read by an open file."""

@@ -11,6 +11,10 @@ from b2fs.cache.ledger_rows import Remote
 from b2fs.core.types import VersionId
 from b2fs.errors import B2fsError
 
+#: What a key is to hold: an inode, in the state that its seq numbers; None: nothing.  (Its number would not do: that
+#: comes again, and seq begins anew, once the kernel has forgotten an inode.)
+Wish = tuple[Inode, int] | None
+
 
 @dataclass(eq=False, slots=True)
 class Pending:
@@ -43,6 +47,10 @@ class Pending:
     superseded: list[VersionId] = field(default_factory=list)
     #: Other versions stay below the newest, of ours or of others: without it they would be seen again.
     layered: bool = False
+    #: What the present try is to bring.
+    asked: Wish = None
+    #: When the key was removed, if it is to be looked at once more.
+    gone_at: float | None = None
     #: See `try_scope`.
     scope: trio.CancelScope | None = None
     waiters: list[trio.Event] = field(default_factory=list)
@@ -59,6 +67,11 @@ class Pending:
         self.waiters.clear()
 
     @property
+    def wish(self) -> Wish:
+        """What the key is to hold now."""
+        return (self.inode, self.inode.seq) if self.inode is not None else None
+
+    @property
     def made_here(self) -> bool:
         """Nothing is under this key but versions that are to go: removing them leaves no trace and shows nothing."""
         return self.before.known and self.before.ref is None and not self.layered
@@ -69,7 +82,12 @@ class Pending:
         return base is not None and base.key == self.key and base.version_id == version
 
     def holds(self, inode: Inode) -> bool:
-        """Whether the bucket has this inode, unchanged, under this key already: a rename that was undone."""
-        base = inode.base
-        known = base is not None and base.key == self.key and self.remote.known and self.remote.ref == base
-        return known and inode.base_seq == inode.seq
+        """Whether the bucket has this inode, unchanged, under this key already.
+
+        It was stored, and there is more to do; or a rename was undone.
+        """
+        if not self.remote.known or self.remote.ref is None:
+            return False
+        if self.inode is inode and self.stored_seq >= inode.seq:
+            return True  # of several names only the one that was stored last is the base
+        return self.remote.ref == inode.base and inode.base.key == self.key and inode.base_seq == inode.seq

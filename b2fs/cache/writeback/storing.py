@@ -14,10 +14,12 @@ from b2fs.cache.inode import Inode
 from b2fs.cache.ledger import Ledger
 from b2fs.cache.ledger_rows import Remote
 from b2fs.cache.localsync import LocalSync
+from b2fs.cache.parallel import for_each
 from b2fs.cache.remote import RemoteView
 from b2fs.cache.writeback.claim import NameTaken
 from b2fs.cache.writeback.config import WriteBackConfig
 from b2fs.cache.writeback.conflicts import ConflictGuard
+from b2fs.cache.writeback.doubts import Doubts
 from b2fs.cache.writeback.listener import Listener
 from b2fs.cache.writeback.newnames import NewNames
 from b2fs.cache.writeback.pending import Pending
@@ -29,7 +31,7 @@ from b2fs.cache.writeback.transfer import Stored, Transfer
 from b2fs.cache.writeback.versions import OwnVersions
 from b2fs.cache.writeback.waiting import Waiting
 from b2fs.core.types import ObjectRef
-from b2fs.errors import B2fsError, InvalidRequest, NotFound, RetryableError, StoreError
+from b2fs.errors import B2fsError, InvalidRequest, NotFound, RetryableError, SlowDown, StoreError
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +55,7 @@ class Storing:
         pending: PendingTable,
         schedule: Schedule,
         versions: OwnVersions,
+        doubts: Doubts,
         conflicts: ConflictGuard,
         new_names: NewNames,
         waiting: Waiting,
@@ -65,6 +68,7 @@ class Storing:
         self._pending = pending
         self._schedule = schedule
         self._versions = versions
+        self._doubts = doubts
         self._conflicts = conflicts
         self._new_names = new_names
         self._waiting = waiting
@@ -149,6 +153,7 @@ class Storing:
                 # A call that failed may have made its version all the same: from now on we do not know what is there.
                 p.remote = Remote(False, p.remote.ref)
                 p.layered = True
+                self._note_lost([p], error)
             self._journal(p)
         if isinstance(error, NotFound) and p.inode is inode and inode.base != base:
             self._settle_or_repeat(p, inode)  # what was not found is not what is wanted by now
@@ -185,14 +190,14 @@ class Storing:
         """One try to make the bucket hold the inode under the key."""
         await self._transfer.wait_server_known()
         seq, content_seq = inode.seq, inode.content_seq
-        if p.holds(inode) and self._versions.is_doubted(p.key):
+        if p.holds(inode) and self._doubts.threaten(p):
             await self._look_again(p, inode)
         if not p.holds(inode):
             await self._transfer.sources.pin(self._pending, p.key)
             await self._journal_copies([p])
             if await self._conflicts.check(p, self._versions.seconds_ago(p.key)):
                 self._ledger.save_inode(inode)
-            self._begin(p)
+            self._begin(p, inode)
             stored = await self._put_first(p, inode)
             seq = stored.seq
             self._stored(p, inode, stored, content_seq)
@@ -233,25 +238,27 @@ class Storing:
             await self._local.journal()
             self._pending.journaled(copies)
 
-    def _begin(self, p: Pending) -> None:
+    def _begin(self, p: Pending, inode: Inode) -> None:
         """Journal that what the bucket holds is unknown: after a kill the server may carry the request out late.
 
         It rides along with the next commit: a request that is killed before that has hardly begun.
         """
+        p.asked = (inode, inode.seq)
         self._journal(p)
 
     def _journal(self, p: Pending) -> None:
         self._ledger.save_entry(p.key, p.inode.ino if p.inode is not None else None, self._versions.journaled(p))
 
     async def _look_again(self, p: Pending, inode: Inode) -> None:
-        """A request of an earlier mount may have been carried out after ours: then ours is to be stored again."""
+        """A lost request may have been carried out after ours: then ours is to be stored again."""
         if await self._conflicts.is_covered(p):
-            log.warning("%s was changed by a request from before the mount; it is stored again", p.key)
+            log.warning("%s was changed by a request of ours that was lost sight of; it is stored again", p.key)
+            p.stored_seq = -1
             content = inode.content
             if content is not None and content.complete:
                 inode.base_content_seq = -1  # what it would be copied from may be gone, too
         else:
-            self._versions.believe(p.key)
+            self._doubts.end(p.key)
 
     def _stored(self, p: Pending, inode: Inode, stored: Stored, content_seq: int) -> None:
         """The bucket has confirmed a version.  No await: state is changed in one step."""
@@ -268,7 +275,7 @@ class Storing:
             self._remote.note_object(info)
         self.stored_files += 1
         done = p.inode is inode and inode.pending == 1 and stored.seq >= inode.seq and not p.superseded
-        if inode.pending and (not done or self._versions.is_doubted(p.key)):
+        if inode.pending and (not done or self._doubts.threaten(p)):
             # Before any older version goes: after a crash the local changes must find the base that they are on.
             self._ledger.save_inode(inode)
         if p.superseded:
@@ -287,7 +294,7 @@ class Storing:
 
     def _settle_or_repeat(self, p: Pending, inode: Inode | None) -> None:
         p.attempts, p.error = 0, None
-        doubted = inode is not None and p.holds(inode) and self._versions.is_doubted(p.key)
+        doubted = self._doubts.threaten(p) and (inode is None or p.holds(inode))
         if p.inode is inode and (inode is None or p.stored_seq >= inode.seq) and not doubted:
             self._settle(p, inode)
             return
@@ -311,9 +318,14 @@ class Storing:
         self.under_way += 1
         try:
             await self._transfer.wait_server_known()
-            await self._journal_copies(batch)
-            failed = await self._versions.remove(batch, self._transfer.side_keys)
+            failed = await self._look_for_returned([p for p in batch if p.gone_at is not None])
+            going = [p for p in batch if p.gone_at is None]
+            await self._journal_copies(going)
+            for p in going:
+                p.asked = None
+            failed |= await self._versions.remove(going, self._transfer.side_keys)
         except (StoreError, OSError) as error:
+            self._note_lost(batch, error)
             self._failed(batch, error)
             return
         finally:
@@ -328,15 +340,43 @@ class Storing:
             if refusal is None or (isinstance(refusal, InvalidRequest) and p.remote.ref is None):
                 self._removed(p)
             else:
+                self._note_lost([p], refusal)
                 self._failed([p], refusal)
+
+    async def _look_for_returned(self, batch: list[Pending]) -> dict[str, StoreError]:
+        """Look at keys that were removed, and may hold what a lost request of ours has brought since.
+
+        Such a one is to be removed again: its gone_at is None then.  The errors of those that cannot be looked at.
+        """
+        failed: dict[str, StoreError] = {}
+
+        async def look(p: Pending) -> None:
+            try:
+                if await self._conflicts.has_returned(p):
+                    log.info("%s was brought back by a request whose answer was lost; it is removed again", p.key)
+                    p.gone_at = None
+                else:
+                    self._doubts.end(p.key)
+            except StoreError as error:
+                failed[p.key] = error
+
+        await for_each(batch, look)
+        return failed
 
     def _removed(self, p: Pending) -> None:
         p.remote = Remote(True, None)
+        p.gone_at = trio.current_time()
         p.stores += 1
         p.newest = None
         p.superseded.clear()
         self._remote.note_absent(p.key)
         self._settle_or_repeat(p, None)
+
+    def _note_lost(self, batch: Iterable[Pending], error: Exception) -> None:
+        """A try ended with this error: the server may have carried it out all the same, or do so later."""
+        if isinstance(error, RetryableError) and not isinstance(error, SlowDown):
+            for p in batch:
+                self._doubts.lost(p)
 
     # ---- failures -----------------------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ import trio
 from b2fs.cache.ledger_rows import Remote
 from b2fs.cache.parallel import for_each
 from b2fs.cache.writeback.config import WriteBackConfig
+from b2fs.cache.writeback.doubts import LOOK_S, Doubts
 from b2fs.cache.writeback.pending import Pending
 from b2fs.core.types import ObjectRef, VersionId
 from b2fs.errors import AccessDenied, InvalidRequest, NotFound, StoreError, Unavailable
@@ -25,12 +26,6 @@ log = logging.getLogger(__name__)
 
 #: A server may go on with a request whose sender was killed, so one request is not long.
 REMOVE_BATCH = 100
-#: A key that such a request may still hide is not stored within this time of the mount, and is looked at once more so
-#: long after it was stored, in seconds.
-_GRACE_S = 3.0
-_LOOK_S = 3.0
-#: By then no request of an earlier mount is carried out any more.
-_DOUBT_S = 60.0
 
 
 @dataclass(slots=True)
@@ -45,15 +40,18 @@ class OwnVersions:
     """See the module.  is_needed(key, version): whether somebody still needs that version's content."""
 
     def __init__(
-        self, store: ObjectStore, config: WriteBackConfig, is_needed: Callable[[str, VersionId], bool]
+        self,
+        store: ObjectStore,
+        config: WriteBackConfig,
+        doubts: Doubts,
+        is_needed: Callable[[str, VersionId], bool],
     ) -> None:
         self._store = store
+        self._doubts = doubts
         self._config = config
         self._is_needed = is_needed
         self._last: dict[str, _Last] = {}
         self._can_delete = True
-        #: Keys that a request of an earlier mount may still hide, and since when they are known as such.
-        self._doubted: dict[str, float] = {}
 
     def answered(self, key: str, version: VersionId | None) -> None:
         """A version-creating call on the key was answered now (or may have been, before a restart)."""
@@ -84,30 +82,20 @@ class OwnVersions:
         last = self._last.get(key)
         return float("inf") if last is None or last.version is None else trio.current_time() - last.at
 
-    def doubt(self, key: str) -> None:
-        """An earlier mount was killed perhaps while it removed the key: the server may carry that out only now."""
-        self._doubted[key] = trio.current_time()
-
-    def is_doubted(self, key: str) -> bool:
-        """Whether the key is to be looked at once more after it was stored."""
-        since = self._doubted.get(key)
-        return since is not None and trio.current_time() - since < _DOUBT_S
-
     def journaled(self, p: Pending) -> Remote:
         """What the ledger is to say of the bucket: a key that is doubted, or in a request, is doubted after a crash."""
-        return Remote(False, p.remote.ref) if p.running or self.is_doubted(p.key) else p.remote
-
-    def believe(self, key: str) -> None:
-        """It was looked at."""
-        self._doubted.pop(key, None)
+        return Remote(False, p.remote.ref) if p.running or self._doubts.threaten(p) else p.remote
 
     def earliest(self, p: Pending) -> float:
         """When the next call for the key may be made, in trio time."""
-        if p.inode is None or not self.is_doubted(p.key):
-            return self._after_a_second(p)
+        after_a_second = self._after_a_second(p)
+        if not self._doubts.threaten(p):
+            return after_a_second
+        if p.inode is None:
+            return after_a_second if p.gone_at is None else p.gone_at + LOOK_S
         if p.holds(p.inode):
-            return p.newest_at + _LOOK_S
-        return max(self._doubted[p.key] + _GRACE_S, self._after_a_second(p))
+            return p.newest_at + LOOK_S
+        return max(self._doubts.quiet_at(p.key), after_a_second)
 
     def _after_a_second(self, p: Pending) -> float:
         """When the next version-creating call on the key may be made, in trio time."""
@@ -233,5 +221,4 @@ class OwnVersions:
         if len(self._last) > 4096:
             now = trio.current_time()
             self._last = {k: s for k, s in self._last.items() if now - s.at < 5 * self._config.spacing_s}
-        if self._doubted:
-            self._doubted = {key: since for key, since in self._doubted.items() if self.is_doubted(key)}
+        self._doubts.forget_old()

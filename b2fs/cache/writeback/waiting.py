@@ -8,6 +8,7 @@ from functools import partial
 import trio
 
 from b2fs.cache.inode import Inode
+from b2fs.cache.writeback.doubts import Doubts
 from b2fs.cache.writeback.pending import Pending
 from b2fs.cache.writeback.retry import passes
 from b2fs.cache.writeback.table import PendingTable
@@ -20,20 +21,19 @@ _LOOK_S = 1.0
 class Waiting:
     """See the module.
 
-    make_urgent(entry): bring it in at once, somebody waits.  is_doubted(key): whether what was stored there will be
-    looked at again.
+    make_urgent(entry): bring it in at once, somebody waits.
     """
 
     def __init__(
         self,
         pending: PendingTable,
         make_urgent: Callable[[Pending], None],
-        is_doubted: Callable[[str], bool],
+        doubts: Doubts,
         timeout_s: float,
     ) -> None:
         self._pending = pending
         self._make_urgent = make_urgent
-        self._is_doubted = is_doubted
+        self._doubts = doubts
         self._timeout_s = timeout_s
         #: How many entries are gone from the table so far, and who waits until there are how many.
         self._gone = 0
@@ -149,7 +149,7 @@ class Waiting:
     def _is_done(self, asked: _Asked) -> bool:
         """Whether the bucket has what was asked for, or something later, for good."""
         p = asked.p
-        return self._pending.get(p.key) is not p or (asked.is_stored() and not self._is_doubted(p.key))
+        return self._pending.get(p.key) is not p or (asked.is_stored() and not self._doubts.threaten(p))
 
 
 class _Asked:

@@ -127,6 +127,9 @@ class EmbeddedStore:
     async def wait_known(self) -> None:
         """What this store can do is known from the start."""
 
+    def watch_lost(self, lost: Callable[[str], None]) -> None:
+        """No answer is lost."""
+
     @property
     def identity(self) -> str:
         return f"file://{quote(os.path.abspath(self._config.directory))}/{quote(self._config.bucket)}"

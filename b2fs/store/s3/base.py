@@ -10,7 +10,7 @@ import trio
 from b2fs.core.types import Capabilities
 from b2fs.errors import CorruptBody, StoreError, Unavailable, Unsupported
 from b2fs.store.s3.answers import Response
-from b2fs.store.s3.caller import Caller
+from b2fs.store.s3.caller import Caller, History
 from b2fs.store.s3.config import S3Config
 from b2fs.store.s3.proof import Proof
 from b2fs.store.s3.wire import Paths
@@ -29,6 +29,7 @@ class S3Base:
         self._paths = Paths(config.bucket, virtual=config.addressing == "virtual")
         self._proof = Proof(capabilities, None)
         self._calls: Caller | None = None
+        self._lost: Callable[[str], None] | None = None
 
     @property
     def capabilities(self) -> Capabilities:
@@ -44,6 +45,19 @@ class S3Base:
         if self._calls is None:
             raise StoreError("the store is not open")
         return self._calls
+
+    def watch_lost(self, lost: Callable[[str], None]) -> None:
+        self._lost = lost
+
+    def _changes(self, *keys: str) -> History:
+        """For a call that changes what is under these keys."""
+
+        def tell() -> None:
+            if self._lost is not None:
+                for key in keys:
+                    self._lost(key)
+
+        return History(tell)
 
     def _need(self, available: bool, what: str) -> None:
         if not available:

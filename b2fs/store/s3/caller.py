@@ -32,8 +32,12 @@ class Sender(Protocol):
 
 @dataclass(slots=True)
 class History:
-    """What became of a call on the way: repeated means that an earlier attempt failed with its effect unknown."""
+    """What became of a call on the way: repeated means that an earlier attempt failed with its effect unknown.
 
+    lost, if given, is called for each attempt that the server may have carried out, or may do so later.
+    """
+
+    lost: Callable[[], None] | None = None
     repeated: bool = False
 
 
@@ -71,6 +75,8 @@ class Caller:
                     raise
                 renewed = True
             except RetryableError as error:
+                if history is not None and history.lost is not None and not isinstance(error, SlowDown):
+                    history.lost()
                 attempt += 1
                 delay = _delay(policy, error, attempt)
                 if attempt >= policy.attempts or trio.current_time() + delay >= deadline:

@@ -10,7 +10,6 @@ from b2fs.errors import CorruptBody, InvalidRange, NoSuchUpload, NotFound
 from b2fs.store.protocol import Body
 from b2fs.store.s3 import xmlio
 from b2fs.store.s3.base import check_goes_on, check_is_answer, parse
-from b2fs.store.s3.caller import History
 from b2fs.store.s3.hashing import hashed
 from b2fs.store.s3.headers import multipart_etag
 from b2fs.store.s3.wire import Call, copy_source, md5_base64, metadata_headers
@@ -75,7 +74,7 @@ class Multipart(Writes):
         path = self._paths.key(key, uploadId=upload_id)
         content_type = ("Content-Type", "application/xml")
         call = Call("CompleteMultipartUpload", "POST", path, (content_type,), body, errors_in_body=True)
-        history = History()
+        history = self._changes(key)
         try:
             with _of_an_upload():
                 response = await self.calls.call(call, history)

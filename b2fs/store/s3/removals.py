@@ -26,7 +26,7 @@ class Removals(S3Base):
 
     async def hide(self, key: str) -> VersionId | None:
         try:
-            response = await self.calls.call(Call("DeleteObject", "DELETE", self._paths.key(key)))
+            response = await self.calls.call(Call("DeleteObject", "DELETE", self._paths.key(key)), self._changes(key))
         except NotFound:
             return None  # some servers say so, which is no error here
         if not self.capabilities.versioning:
@@ -76,7 +76,8 @@ class Removals(S3Base):
         headers = (("Content-MD5", md5_base64(body)), ("Content-Type", "application/xml"))
         path = self._paths.bucket(delete="")
         response = await self.calls.call(
-            Call("DeleteObjects", "POST", path, headers, body, expected_bytes=512 * len(targets), errors_in_body=True)
+            Call("DeleteObjects", "POST", path, headers, body, expected_bytes=512 * len(targets), errors_in_body=True),
+            self._changes(*(key for key, version in targets if version is None)),
         )
         deleted, refused = await parse(xmlio.parse_deleted, response.body)
         results: dict[tuple[str, str | None], VersionId | StoreError | None] = {}

@@ -12,7 +12,6 @@ from b2fs.store.protocol import Body
 from b2fs.store.s3 import xmlio
 from b2fs.store.s3.answers import Response
 from b2fs.store.s3.base import check_is_answer
-from b2fs.store.s3.caller import History
 from b2fs.store.s3.hashing import hashed
 from b2fs.store.s3.headers import date_ns
 from b2fs.store.s3.reads import Reads
@@ -45,7 +44,7 @@ class Writes(Reads):
         size = memoryview(body).nbytes
         md5 = await hashed(lambda: md5_base64(body), size)
         headers.append(("Content-MD5", md5))
-        history = History()
+        history = self._changes(key)
         try:
             response = await self.calls.call(
                 Call("PutObject", "PUT", self._paths.key(key), tuple(headers), body), history
@@ -70,7 +69,8 @@ class Writes(Reads):
         response = await self.calls.call(
             Call(
                 "CopyObject", "PUT", self._paths.key(key), tuple(headers), copied_bytes=source.size, errors_in_body=True
-            )
+            ),
+            self._changes(key),
         )
         etag = xmlio.parse_made_etag(response.body)
         return self._written(key, response, etag, source.size, metadata, content_type)
