@@ -219,6 +219,21 @@ async def test_what_the_server_has_refused_needs_no_look(any_place: Place, autoj
     assert any_place.bucket.contents() == {}
 
 
+async def test_a_question_without_an_answer_is_no_change(any_place: Place, autojump_clock: MockClock) -> None:
+    """While the bucket cannot be reached not even the question is answered that comes before a change."""
+    async with any_place.mount() as mount:
+        await mount.save("a", b"1")
+        await mount.drain()
+        await trio.sleep(10)
+        mount.store.fail(Method.HEAD, LOST, times=3)
+        await mount.save("a", b"2", fsync=True)
+        mount.store.reset_counts()
+        await mount.drain()
+        assert mount.store.counts[Method.HEAD] == 0
+        assert mount.pending == 0
+    assert any_place.bucket.contents() == {"a": b"2"}
+
+
 async def test_after_a_minute_nothing_is_doubted(any_place: Place, autojump_clock: MockClock) -> None:
     async with any_place.mount() as mount:
         mount.store.fail(Method.PUT, LOST, unseen=True)

@@ -118,6 +118,7 @@ class Storing:
         self.under_way += 1
         error: B2fsError | OSError | None = None
         base = inode.base
+        p.asked = (inode, inode.seq)
         try:
             with p.try_scope():
                 await bring(p, inode)
@@ -316,13 +317,13 @@ class Storing:
 
     async def remove(self, batch: list[Pending]) -> None:
         self.under_way += 1
+        for p in batch:
+            p.asked = None
         try:
             await self._transfer.wait_server_known()
             failed = await self._look_for_returned([p for p in batch if p.gone_at is not None])
             going = [p for p in batch if p.gone_at is None]
             await self._journal_copies(going)
-            for p in going:
-                p.asked = None
             failed |= await self._versions.remove(going, self._transfer.side_keys)
         except (StoreError, OSError) as error:
             self._note_lost(batch, error)
