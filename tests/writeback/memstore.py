@@ -351,6 +351,8 @@ class MemStore:
             raise PreconditionFailed(f"{key} exists")
         if if_match is not None and (current is None or current.etag != if_match):
             raise PreconditionFailed(f"{key} is another version")
+        if key.endswith("/") and not body and not self._capabilities.marker_metadata:
+            metadata = None
         return self._made(bucket, bucket.add(key, bytes(body), metadata, content_type))
 
     async def copy(

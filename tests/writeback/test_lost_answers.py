@@ -219,6 +219,29 @@ async def test_what_the_server_has_refused_needs_no_look(any_place: Place, autoj
     assert any_place.bucket.contents() == {}
 
 
+async def test_what_is_wanted_and_removed_again_while_it_is_removed(
+    any_place: Place, autojump_clock: MockClock
+) -> None:
+    """It is removed once more, and not only looked at: of such a marker nobody could say that it is ours."""
+    any_place.capabilities = any_place.capabilities._replace(marker_metadata=False)
+    async with any_place.mount() as mount:
+        await mount.mkdir("d")
+        await mount.drain()
+        await trio.sleep(10)
+        mount.store.pause([Method.DELETE_MANY])
+        await mount.rmdir("d")
+        await mount.store.wait_held()
+        await mount.mkdir("d")
+        await mount.store.resume()
+        mount.store.pause([Method.PUT])
+        await mount.store.wait_held()
+        await mount.rmdir("d")
+        await mount.store.resume()
+        await mount.drain()
+        assert await mount.names() == set()
+    assert any_place.bucket.contents() == {}
+
+
 async def test_a_question_without_an_answer_is_no_change(any_place: Place, autojump_clock: MockClock) -> None:
     """While the bucket cannot be reached not even the question is answered that comes before a change."""
     async with any_place.mount() as mount:

@@ -121,7 +121,7 @@ class Engine:
                 p.remote = Remote(False, p.remote.ref)  # after a crash nobody knows when its removal is carried out
             self._drop_inode(p)
             p.inode = inode
-            p.stored_seq, p.gone_at = -1, None
+            p.stored_seq = -1
         else:
             self._schedule.put(p)
             return
@@ -299,6 +299,7 @@ class Engine:
             p.error, p.attempts = None, 0  # that was refused for what it stood for
         self._pending.free_source(p)
         inode, p.inode = p.inode, None
+        p.gone_at = None
         if inode is not None:
             inode.pending -= 1
             # A renamed file goes on: what is uploaded under the old name is copied to the new one in the bucket.  So

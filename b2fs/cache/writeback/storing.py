@@ -366,7 +366,8 @@ class Storing:
 
     def _removed(self, p: Pending) -> None:
         p.remote = Remote(True, None)
-        p.gone_at = trio.current_time()
+        if p.inode is None:
+            p.gone_at = trio.current_time()
         p.stores += 1
         p.newest = None
         p.superseded.clear()
