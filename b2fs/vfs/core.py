@@ -111,19 +111,21 @@ class Core:
             raise FsError(errno.ENOTDIR)
         return inode
 
-    def new_inode(self, mode: int, key: str) -> Inode:
-        """An inode for what is, or is to be, under a key."""
-        inode = Inode(self._number(key), mode)
+    def new_inode(self, mode: int, key: str, *, made: bool = False) -> Inode:
+        """An inode for what is, or (made) is to be, under a key."""
+        inode = Inode(self._number(key, made), mode)
         self.inodes[inode.ino] = inode
         return inode
 
-    def _number(self, key: str) -> InodeId:
+    def _number(self, key: str, made: bool) -> InodeId:
         """An inode number that this key gets again after a remount, so that backup tools know the file again.
 
         A file that was renamed keeps its number while this mount lives, also when the kernel forgot it in between.
+        One that is made does not take the number of a removed one whose bytes are still here: after a crash they
+        would be taken for its own.
         """
         number = self.renamed.pop(key, None) or stable_number(key)
-        while number in self.inodes or number in self.dormant:
+        while number in self.inodes or number in self.dormant or (made and number in self.files.doomed):
             number = InodeId(number + 1)
         return number
 

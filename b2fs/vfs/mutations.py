@@ -98,7 +98,7 @@ class Mutations:
         core.usage.check(len(target or b""), 1)
         mode, gid = new_node(parent, mode, caller)
         component = component_of(name)
-        inode = core.new_inode(mode, parent.prefix + component + ("/" if stat.S_ISDIR(mode) else ""))
+        inode = core.new_inode(mode, parent.prefix + component + ("/" if stat.S_ISDIR(mode) else ""), made=True)
         inode.uid, inode.gid, inode.rdev = caller.uid, gid, rdev
         inode.atime_ns = inode.mtime_ns = inode.ctime_ns = now
         inode.seq = inode.content_seq = 1

@@ -156,6 +156,13 @@ SCENARIOS: dict[str, list[Step]] = {
         (rewrite("a", 0, b"again"), {"a": b"again"}),
         (settle, {"a": b"again"}),
     ],
+    "made again, and empty, while the bytes of the removed one are here": [
+        *FIRST,
+        (lambda mount: mount.unlink("a"), {}),
+        (make_a, EMPTY),
+        (lambda mount: mount.chmod("a", 0o600), EMPTY),
+        (settle, EMPTY),
+    ],
     "renamed before it is stored": [
         *FIRST,
         (lambda mount: mount.rename("a", "b"), {"b": SMALL}),
@@ -197,7 +204,15 @@ async def test_every_point(points: Points, autojump_clock: MockClock, name: str)
     await run(points, SCENARIOS[name], keep=True)
 
 
-@pytest.mark.parametrize("name", ["stored", "unlinked when it is stored", "made again"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "stored",
+        "unlinked when it is stored",
+        "made again",
+        "made again, and empty, while the bytes of the removed one are here",
+    ],
+)
 async def test_every_point_where_the_kernel_remembers_nothing(
     points: Points, autojump_clock: MockClock, name: str
 ) -> None:
