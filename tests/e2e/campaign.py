@@ -117,6 +117,7 @@ class Chooser:
         self.kinds = {
             self.save: 4,
             self.replace: 4,
+            self.renew: 2,
             self.log: 3,
             self.map: 1,
             self.symlink: 1,
@@ -167,6 +168,12 @@ class Chooser:
             *self._sync(temporary),
             ["rename", temporary, new],
         ]
+
+    def renew(self) -> list[Call]:
+        """What is made in the place of a removed file stays empty."""
+        found = self._files(WHOLE)
+        path = self.chance.choice(found) if found else ""
+        return [["unlink", path], ["create", path]] if found else []
 
     def log(self) -> list[Call]:
         path = self.chance.choice([*self._files(LOG), self._new(LOG)])
