@@ -47,7 +47,7 @@ from tests.servers import Server, boto3_client
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-RUNS = 200 if LONG else 15
+RUNS = 200 if LONG else 20
 TIMEOUT_S = 3600 if LONG else 300
 SEED = int(os.environ.get("B2FS_SEED", "2026"))
 _POLL_S = 0.1
