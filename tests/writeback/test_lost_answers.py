@@ -34,6 +34,14 @@ def land(mount: Mount, name: str, body: bytes | None) -> None:
     mount.bucket.add(name, body, ours.sign(name, {"mode": "33188"}))
 
 
+async def save_and_remove(mount: Mount) -> None:
+    """A new file whose PUT may be carried out once more is in the bucket, and removed here."""
+    mount.store.fail(Method.PUT, LOST, unseen=True)
+    await mount.save("a", b"1")
+    await mount.drain()
+    await mount.unlink("a")
+
+
 async def removed(mount: Mount) -> None:
     """Return when the name `a` was removed from the bucket, and is to be looked at once more."""
     await mount.store.wait_calls(Method.DELETE_MANY, 1)
@@ -42,10 +50,18 @@ async def removed(mount: Mount) -> None:
     assert mount.pending == 1
 
 
-async def save_slowly(mount: Mount, name: str, body: bytes, method: Method = Method.PUT) -> None:
+async def removed_in_vain(mount: Mount) -> None:
+    """The name `a` is removed from the bucket, comes back, and is gone for good at the end."""
+    await removed(mount)
+    land(mount, "a", b"1")
+    await mount.drain()
+    assert mount.bucket.contents() == {}
+
+
+async def save_slowly(mount: Mount) -> None:
     """A new file whose upload is on its way, held back."""
-    mount.store.pause([method])
-    await mount.save(name, body)
+    mount.store.pause([Method.PUT])
+    await mount.save("a", b"1")
     await mount.store.wait_held()
 
 
@@ -54,7 +70,7 @@ async def test_a_file_that_was_put_twice_and_removed_meanwhile_is_gone(
 ) -> None:
     async with any_place.mount() as mount:
         mount.store.fail(Method.PUT, LOST, answer_lost=True, unseen=True)
-        await save_slowly(mount, "a", b"1")
+        await save_slowly(mount)
         await mount.unlink("a")
         await mount.store.resume()
         await mount.drain()
@@ -84,14 +100,8 @@ async def test_a_copy_that_was_made_twice_and_removed_meanwhile_is_gone(
 
 async def test_what_lands_after_its_removal_is_removed_again(any_place: Place, autojump_clock: MockClock) -> None:
     async with any_place.mount() as mount:
-        mount.store.fail(Method.PUT, LOST, unseen=True)
-        await mount.save("a", b"1")
-        await mount.drain()
-        await mount.unlink("a")
-        await removed(mount)
-        land(mount, "a", b"1")
-        await mount.drain()
-        assert any_place.bucket.contents() == {}
+        await save_and_remove(mount)
+        await removed_in_vain(mount)
         assert await mount.names() == set()
         await trio.sleep(100)
         assert mount.store.counts[Method.HEAD] == 2, "one saw it, the other that it is gone"
@@ -101,10 +111,7 @@ async def test_what_somebody_else_puts_there_after_the_removal_stays(
     any_place: Place, autojump_clock: MockClock
 ) -> None:
     async with any_place.mount() as mount:
-        mount.store.fail(Method.PUT, LOST, unseen=True)
-        await mount.save("a", b"1")
-        await mount.drain()
-        await mount.unlink("a")
+        await save_and_remove(mount)
         await removed(mount)
         any_place.bucket.add("a", b"theirs")
         await mount.drain()
@@ -121,11 +128,11 @@ async def test_an_older_content_that_lands_late_is_stored_over(
         await mount.save("a", b"1", fsync=True)
         async with trio.open_nursery() as nursery:
 
-            @nursery.start_soon
             async def late() -> None:
                 await trio.sleep(after_s)
                 land(mount, "a", b"1")
 
+            nursery.start_soon(late)
             await mount.save("a", b"2", fsync=True)
         await mount.drain()
         assert mount.fs.writeback.status().conflicts == 0
@@ -149,30 +156,21 @@ async def test_a_removal_that_lands_late_is_undone(any_place: Place, autojump_cl
 
 async def test_what_was_to_be_removed_at_a_kill_may_land_later(any_place: Place, autojump_clock: MockClock) -> None:
     async with any_place.mount() as mount:
-        await save_slowly(mount, "a", b"1")
+        await save_slowly(mount)
         await mount.unlink("a")
         await trio.sleep(1)
         any_place.crash()
         await mount.store.resume()
     async with any_place.mount() as mount:
-        await removed(mount)
-        land(mount, "a", b"1")
-        await mount.drain()
-        assert any_place.bucket.contents() == {}
+        await removed_in_vain(mount)
 
 
 async def test_a_kill_does_not_forget_what_may_land(any_place: Place, autojump_clock: MockClock) -> None:
     async with any_place.mount() as mount:
-        mount.store.fail(Method.PUT, LOST, unseen=True)
-        await mount.save("a", b"1")
-        await mount.drain()
-        await mount.unlink("a")
+        await save_and_remove(mount)
         any_place.crash()
     async with any_place.mount() as mount:
-        await removed(mount)
-        land(mount, "a", b"1")
-        await mount.drain()
-        assert any_place.bucket.contents() == {}
+        await removed_in_vain(mount)
 
 
 async def test_a_large_file_whose_completion_was_lost(any_place: Place, autojump_clock: MockClock) -> None:
@@ -186,10 +184,7 @@ async def test_a_large_file_whose_completion_was_lost(any_place: Place, autojump
         await mount.close(handle)
         await mount.drain()
         await mount.unlink("a")
-        await removed(mount)
-        land(mount, "a", b"1")
-        await mount.drain()
-        assert any_place.bucket.contents() == {}
+        await removed_in_vain(mount)
 
 
 async def test_the_same_content_again_needs_no_look(any_place: Place, autojump_clock: MockClock) -> None:

@@ -336,6 +336,7 @@ class Engine:
                 await self._wait_due()
                 await self._start_due(nursery)
                 self._versions.forget_old()
+                self._doubts.forget_old()
 
     async def _wait_due(self) -> None:
         """Return when an entry is due; meanwhile commit what acknowledges nothing, a little later."""

@@ -244,7 +244,7 @@ class Storing:
 
         It rides along with the next commit: a request that is killed before that has hardly begun.
         """
-        p.asked = (inode, inode.seq)
+        p.asked = (inode, inode.seq)  # it may have changed since the try began
         self._journal(p)
 
     def _journal(self, p: Pending) -> None:
@@ -321,8 +321,9 @@ class Storing:
             p.asked = None
         try:
             await self._transfer.wait_server_known()
-            failed = await self._look_for_returned([p for p in batch if p.gone_at is not None])
             going = [p for p in batch if p.gone_at is None]
+            returned, failed = await self._look_for_returned([p for p in batch if p.gone_at is not None])
+            going += returned
             await self._journal_copies(going)
             failed |= await self._versions.remove(going, self._transfer.side_keys)
         except (StoreError, OSError) as error:
@@ -344,25 +345,26 @@ class Storing:
                 self._note_lost([p], refusal)
                 self._failed([p], refusal)
 
-    async def _look_for_returned(self, batch: list[Pending]) -> dict[str, StoreError]:
-        """Look at keys that were removed, and may hold what a lost request of ours has brought since.
+    async def _look_for_returned(self, batch: list[Pending]) -> tuple[list[Pending], dict[str, StoreError]]:
+        """Those of these removed keys that hold what a lost request of ours has brought since: to be removed again.
 
-        Such a one is to be removed again: its gone_at is None then.  The errors of those that cannot be looked at.
+        And the errors of those that cannot be looked at.
         """
+        returned: list[Pending] = []
         failed: dict[str, StoreError] = {}
 
         async def look(p: Pending) -> None:
             try:
                 if await self._conflicts.has_returned(p):
                     log.info("%s was brought back by a request whose answer was lost; it is removed again", p.key)
-                    p.gone_at = None
+                    returned.append(p)
                 else:
                     self._doubts.end(p.key)
             except StoreError as error:
                 failed[p.key] = error
 
         await for_each(batch, look)
-        return failed
+        return returned, failed
 
     def _removed(self, p: Pending) -> None:
         p.remote = Remote(True, None)
@@ -375,7 +377,11 @@ class Storing:
         self._settle_or_repeat(p, None)
 
     def _note_lost(self, batch: Iterable[Pending], error: Exception) -> None:
-        """A try ended with this error: the server may have carried it out all the same, or do so later."""
+        """A try ended with this error: the server may have carried it out all the same, or do so later.
+
+        The store tells of answers that did not come, but not of those that came and could not be understood, nor of
+        those among many in one answer.
+        """
         if isinstance(error, RetryableError) and not isinstance(error, SlowDown):
             for p in batch:
                 self._doubts.lost(p)

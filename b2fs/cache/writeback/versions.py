@@ -221,4 +221,3 @@ class OwnVersions:
         if len(self._last) > 4096:
             now = trio.current_time()
             self._last = {k: s for k, s in self._last.items() if now - s.at < 5 * self._config.spacing_s}
-        self._doubts.forget_old()

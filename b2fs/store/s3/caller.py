@@ -34,10 +34,10 @@ class Sender(Protocol):
 class History:
     """What became of a call on the way: repeated means that an earlier attempt failed with its effect unknown.
 
-    lost, if given, is called for each attempt that the server may have carried out, or may do so later.
+    lost is called for each attempt that the server may have carried out, or may do so later.
     """
 
-    lost: Callable[[], None] | None = None
+    lost: Callable[[], None]
     repeated: bool = False
 
 
@@ -75,7 +75,7 @@ class Caller:
                     raise
                 renewed = True
             except RetryableError as error:
-                if history is not None and history.lost is not None and not isinstance(error, SlowDown):
+                if history is not None and not isinstance(error, SlowDown):
                     history.lost()
                 attempt += 1
                 delay = _delay(policy, error, attempt)
