@@ -15,6 +15,7 @@ leads back.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 from hashlib import blake2b
 
@@ -123,3 +124,15 @@ def split_key(key: str) -> tuple[str, str]:
     """(prefix that ends in '/' or is empty, last component); a directory's key keeps its trailing '/'."""
     cut = key.rfind("/", 0, -1) + 1
     return key[:cut], key[cut:]
+
+
+def common_prefix(keys: Sequence[str]) -> str:
+    """What all of some sorted keys begin with: the first and the last of them do."""
+    pairs = zip(keys[0], keys[-1], strict=False)
+    return keys[0][: next((index for index, (a, b) in enumerate(pairs) if a != b), len(keys[0]))]
+
+
+def just_before(key: str) -> str:
+    """A marker behind which a listing begins with key, or with few others."""
+    last = key[-1]
+    return key[:-1] + (f"{chr(ord(last) - 1)}~" if "!" < last <= "~" else "")

@@ -30,6 +30,12 @@ class ObjectRef(NamedTuple):
         """A text that names this content for ever: usable as a cache key."""
         return self.version_id or f"{self.key}\0{self.etag}\0{self.size}"
 
+    def is_version(self, other: ObjectRef) -> bool:
+        """Whether both are one version of a key; by content where one of them tells no version ID."""
+        if self.version_id is not None and other.version_id is not None:
+            return self.version_id == other.version_id
+        return self.etag == other.etag and self.size == other.size
+
 
 class ObjectInfo(NamedTuple):
     """What a HEAD, GET, PUT or listing tells of one version of an object.

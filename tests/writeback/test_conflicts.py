@@ -17,6 +17,7 @@ from b2fs.errors import AccessDenied, Unavailable
 from b2fs.store.forward import Method
 from tests.writeback.harness import Mount, Place
 from tests.writeback.memstore import MemStore
+from tests.writeback.tiny import PART, TINY, digest, noise
 
 
 async def _both_change(place: Place, mount: Mount, theirs: bytes) -> None:
@@ -235,3 +236,57 @@ async def test_a_file_that_is_saved_all_the_time_is_stored_now_and_then(
             await mount.save("a", b"%d" % number)
             await trio.sleep(0.5)
         assert place.bucket.contents()
+
+
+async def test_without_versions_what_was_stored_a_moment_ago_is_asked_for_too(
+    place: Place, autojump_clock: MockClock
+) -> None:
+    """What another client has put on top of it since would be gone for good."""
+    place.capabilities = Capabilities(versioning=False, copy_from_version=False)
+    async with place.mount() as mount:
+        await mount.save("a", b"old")
+        await mount.drain()
+        place.bucket.add("a", b"theirs")
+        await mount.save("a", b"ours")
+        await mount.drain()
+        assert mount.fs.writeback.status().conflicts == 1
+    assert sorted(place.bucket.contents().values()) == [b"ours", b"theirs"]
+    assert place.bucket.contents()["a"] == b"ours"
+
+
+@pytest.mark.parametrize("known_s_ago", [1, 100])
+async def test_without_versions_what_is_put_while_a_large_file_goes_up_is_kept_too(
+    tiny: Place, known_s_ago: float, autojump_clock: MockClock
+) -> None:
+    tiny.capabilities = tiny.capabilities._replace(versioning=False, copy_from_version=False)
+    body = noise(8 * PART)
+    async with tiny.mount(config=TINY) as mount:
+        await mount.save("a", noise(2 * PART, 1))
+        await mount.drain()
+        await trio.sleep(known_s_ago)
+        mount.store.reset_counts()
+        mount.store.pause([Method.UPLOAD_PART])
+        await mount.save("a", body)
+        await mount.store.wait_held()
+        tiny.bucket.add("a", b"theirs")
+        await mount.store.resume()
+        await mount.drain()
+        assert mount.fs.writeback.status().conflicts == 1
+        assert mount.store.counts[Method.UPLOAD_PART] == 8, "nothing is sent twice"
+    contents = tiny.bucket.contents()
+    assert (digest(contents.pop("a")), [*contents.values()]) == (digest(body), [b"theirs"])
+
+
+async def test_without_versions_a_large_file_that_nobody_has_touched_is_no_conflict(
+    tiny: Place, autojump_clock: MockClock
+) -> None:
+    tiny.capabilities = tiny.capabilities._replace(versioning=False, copy_from_version=False)
+    async with tiny.mount(config=TINY) as mount:
+        for seed in range(3):
+            await mount.save("a", noise(4 * PART, seed))
+            await mount.drain()
+        mount.store.fail(Method.COMPLETE_UPLOAD, Unavailable("reset"), answer_lost=True)
+        await mount.save("a", noise(4 * PART, 7))
+        await mount.drain()
+        assert mount.fs.writeback.status().conflicts == 0
+    assert {key: digest(value) for key, value in tiny.bucket.contents().items()} == {"a": digest(noise(4 * PART, 7))}

@@ -2,7 +2,8 @@
 
 Before a version that we know is replaced, the bucket is asked whether it is still the current one.  If somebody else
 has put another one on top, it stays in the bucket as a version, the log and the status say so, and with `keep-both`
-it is also copied to a name of its own beside ours.  What we ourselves put a moment ago is not asked for again.
+it is also copied to a name of its own beside ours.  Where there are versions, what we ourselves put a moment ago is not
+asked for again.
 
 Of a key under which nothing is known to be nobody is asked: it is put on the condition that nothing is there, where
 the server minds that, and `newnames` looks behind all others.
@@ -34,7 +35,7 @@ from b2fs.store.protocol import ObjectStore
 
 log = logging.getLogger(__name__)
 
-#: Our own version of this age, in seconds, is taken to be the current one still.
+#: Our own version of this age, in seconds, is taken to be the current one still, where an older one would survive.
 _TRUSTED_S = 5.0
 _PLAIN_MD5 = re.compile("[0-9a-f]{32}")
 #: On servers that cannot copy, the other version is kept by reading and writing it, up to this size.
@@ -67,7 +68,9 @@ class ConflictGuard:
         if not p.key:
             return False  # the root of a bucket has no object of its own
         directory = p.inode if p.inode is not None and p.inode.is_dir else None
-        if (expected is None and (p.remote.known or directory is None)) or ours_s_ago < _TRUSTED_S:
+        if expected is None and (p.remote.known or directory is None):
+            return False
+        if ours_s_ago < _TRUSTED_S and self._store.capabilities.versioning:
             return False
         try:
             info = await self._store.head(p.key)
@@ -83,7 +86,7 @@ class ConflictGuard:
             return False
         if directory is not None and not current.size:
             return self._merge(p, directory, info)
-        if expected is not None and _same(expected, current):
+        if expected is not None and expected.is_version(current):
             return False
         if (not p.remote.known or self._doubts.threaten(p)) and await self._is_ours(p, info):
             p.layered = True
@@ -124,13 +127,16 @@ class ConflictGuard:
         return True
 
     def claim(self, p: Pending, inode: Inode, *, many: bool) -> Claim | None:
-        """If as far as we know nothing is under the key, so that what is found there is somebody else's.
+        """What we know of the key, if what else is found there is somebody else's.
 
         Of a hard-linked file not every name was looked at: what is there may be the file itself.  Directories are the
         same whoever makes them.  many: so are many other keys stored.
         """
-        if p.remote.ref is not None or p.inode is not inode or inode.is_dir:
+        if p.inode is not inode or inode.is_dir:
             return None
+        if p.remote.ref is not None:
+            # Where there are versions what is replaced stays, and it was looked at before the upload began.
+            return None if self._store.capabilities.versioning else Claim(p.key, asks=False, expected=p.remote.ref)
         if not p.remote.known and inode.link_id is not None:
             return None
         failed = p.attempts > 0
@@ -158,7 +164,7 @@ class ConflictGuard:
             p.remote = Remote(True, None)
             return True
         ref = p.remote.ref
-        if ref is None or _same(ref, info.ref) or not self.is_signed(info):
+        if ref is None or ref.is_version(info.ref) or not self.is_signed(info):
             return False
         p.remote = Remote(True, info.ref)
         return True
@@ -200,6 +206,11 @@ class ConflictGuard:
         await self._save(other)
         self.count += 1
         log.warning("%s was changed by somebody else; both versions are kept, ours on top", other.key)
+
+    def left(self, other: ObjectRef) -> None:
+        """Somebody else's version stays under a name that was removed here."""
+        self.count += 1
+        log.warning("%s was changed by somebody else and is not removed", other.key)
 
     async def _save(self, other: ObjectRef) -> None:
         """The other version survives by itself where there are versions, else as a copy."""
@@ -254,9 +265,3 @@ def _is_known(directory: Inode, expected: ObjectRef | None, info: ObjectInfo) ->
     if expected is not None and expected.version_id is not None and expected.version_id == info.ref.version_id:
         return True
     return directory.base_modified_ns != 0 and directory.base_modified_ns // NS == info.modified_ns // NS
-
-
-def _same(expected: ObjectRef, current: ObjectRef) -> bool:
-    if expected.version_id is not None and current.version_id is not None:
-        return expected.version_id == current.version_id
-    return expected.etag == current.etag and expected.size == current.size

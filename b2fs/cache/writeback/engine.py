@@ -35,6 +35,7 @@ from b2fs.cache.writeback.schedule import Schedule
 from b2fs.cache.writeback.storing import Storing
 from b2fs.cache.writeback.table import PendingTable
 from b2fs.cache.writeback.transfer import Transfer
+from b2fs.cache.writeback.unseen import Unseen
 from b2fs.cache.writeback.versions import REMOVE_BATCH, OwnVersions
 from b2fs.cache.writeback.waiting import Waiting
 from b2fs.core.types import VersionId
@@ -90,6 +91,7 @@ class Engine:
             self._versions,
             self._doubts,
             self._conflicts,
+            Unseen(store, self._conflicts),
             self._new_names,
             self.waiting,
         )
@@ -227,12 +229,14 @@ class Engine:
         """Take up an entry of the ledger after a crash or an undrained end.
 
         What is under the key may be an upload of ours that was cut off before we heard of it, so nothing is assumed.
-        A removal that was on its way may even be carried out later.
+        A removal that was on its way may even be carried out later; nothing else comes to its key, so what was seen
+        there before still tells what others have put.
         """
-        p = self._add(key, inode, Remote(False, remote.ref))
+        removes = inode is None and remote.known
+        p = self._add(key, inode, Remote(removes and remote.ref is not None, remote.ref))
         self._versions.answered(key, None)  # the last call may have been made just now
         if inode is None or not remote.known:
-            self._doubts.restored(key, removes=inode is None and remote.known)
+            self._doubts.restored(key, removes=removes)
         if inode is not None:
             self._hold(p, inode)
         self._schedule.put(p)

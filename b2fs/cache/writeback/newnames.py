@@ -17,7 +17,7 @@ import trio
 
 from b2fs.cache.writeback.config import WriteBackConfig
 from b2fs.cache.writeback.conflicts import ConflictGuard
-from b2fs.core.keys import split_key
+from b2fs.core.keys import common_prefix, just_before, split_key
 from b2fs.core.longkeys import is_long
 from b2fs.core.types import ObjectRef, VersionId, VersionInfo, VersionPage
 from b2fs.errors import AccessDenied, NotFound, StoreError, Unsupported
@@ -115,10 +115,10 @@ class NewNames:
     async def _look_at(self, keys: Sequence[str]) -> None:
         """keys: in the order of listings."""
         directories = len({split_key(key)[0] for key in keys})
-        prefix, delimiter = _common_prefix(keys), "/" if directories == 1 else None
+        prefix, delimiter = common_prefix(keys), "/" if directories == 1 else None
         pages, done = directories + len(keys) // _PAGE + _JUMPS, 0
         while done < len(keys) and pages:
-            marker = _just_before(keys[done])
+            marker = just_before(keys[done])
             page = await self._store.list_versions(
                 prefix,
                 delimiter=delimiter,
@@ -163,15 +163,3 @@ class NewNames:
             return False  # ours, of which we never heard
         await self._conflicts.keep(ref)
         return True
-
-
-def _common_prefix(keys: Sequence[str]) -> str:
-    """What all of some sorted keys begin with: the first and the last of them do."""
-    pairs = zip(keys[0], keys[-1], strict=False)
-    return keys[0][: next((index for index, (a, b) in enumerate(pairs) if a != b), len(keys[0]))]
-
-
-def _just_before(key: str) -> str:
-    """A marker behind which a listing begins with key, or with few others."""
-    last = key[-1]
-    return key[:-1] + (f"{chr(ord(last) - 1)}~" if "!" < last <= "~" else "")

@@ -28,9 +28,10 @@ from b2fs.cache.writeback.retry import Retries, passes
 from b2fs.cache.writeback.schedule import Schedule
 from b2fs.cache.writeback.table import PendingTable
 from b2fs.cache.writeback.transfer import Stored, Transfer
+from b2fs.cache.writeback.unseen import Unseen
 from b2fs.cache.writeback.versions import OwnVersions
 from b2fs.cache.writeback.waiting import Waiting
-from b2fs.core.types import ObjectRef
+from b2fs.core.types import ObjectInfo, ObjectRef
 from b2fs.errors import B2fsError, InvalidRequest, NotFound, RetryableError, SlowDown, StoreError
 
 log = logging.getLogger(__name__)
@@ -57,6 +58,7 @@ class Storing:
         versions: OwnVersions,
         doubts: Doubts,
         conflicts: ConflictGuard,
+        unseen: Unseen,
         new_names: NewNames,
         waiting: Waiting,
     ) -> None:
@@ -70,6 +72,7 @@ class Storing:
         self._versions = versions
         self._doubts = doubts
         self._conflicts = conflicts
+        self._unseen = unseen
         self._new_names = new_names
         self._waiting = waiting
         self._retries = Retries(config)
@@ -323,7 +326,9 @@ class Storing:
             await self._transfer.wait_server_known()
             going = [p for p in batch if p.gone_at is None]
             returned, failed = await self._look_for_returned([p for p in batch if p.gone_at is not None])
-            going += returned
+            left, unread = await self._unseen.find(p for p in going if not self._versions.removes_by_version(p))
+            failed |= unread
+            going = [p for p in (*going, *returned) if p.key not in left and p.key not in unread]
             await self._journal_copies(going)
             failed |= await self._versions.remove(going, self._transfer.side_keys)
         except (StoreError, OSError) as error:
@@ -335,8 +340,12 @@ class Storing:
             for p in batch:
                 p.running = False
                 self._pending.ended(p)
-        self._retries.succeeded()
+        if len(failed) < len(batch):
+            self._retries.succeeded()
         for p in batch:
+            if p.key in left:
+                self._left(p, left[p.key])
+                continue
             refusal = failed.get(p.key)
             # What a server refuses as malformed is not there, unless we have seen it there.
             if refusal is None or (isinstance(refusal, InvalidRequest) and p.remote.ref is None):
@@ -374,6 +383,16 @@ class Storing:
         p.newest = None
         p.superseded.clear()
         self._remote.note_absent(p.key)
+        self._settle_or_repeat(p, None)
+
+    def _left(self, p: Pending, info: ObjectInfo) -> None:
+        """What somebody else has put under the key stays there."""
+        if p.inode is None:
+            self._conflicts.left(info.ref)
+            p.remote = Remote(True, info.ref)
+            p.gone_at = trio.current_time()
+        p.stores += 1
+        self._remote.note_kept(p.key)
         self._settle_or_repeat(p, None)
 
     def _note_lost(self, batch: Iterable[Pending], error: Exception) -> None:
