@@ -2,8 +2,9 @@
 
 A listing does not show mode, owner and times.  Most programs store none, so where a sample of a directory carries
 none, the rest is taken as plain: shown with the defaults, and asked for when it is read or changed.  What was seen in
-several directories of a tree counts for the others of that tree.  A small directory is judged by one or two objects
-when a whole tree is walked, and else by all.
+several directories of a tree counts for the others of that tree: for all when the tree is walked, else for those of
+which one object was looked at, too.  A small directory is judged by one or two objects when a whole tree is walked,
+and else by all.
 """
 
 from __future__ import annotations
@@ -142,6 +143,8 @@ class ForeignAttributes:
         """The names that a directory is to be judged by; none if it is not to be judged, or was."""
         if not self._samples or not unknown or self._carries(prefix) or self._is_plain(prefix):
             return ()
+        if self._tree_is_plain(prefix):
+            return unknown[len(unknown) // 2 :][:1]
         if len(unknown) > _FEW:
             return _spread(unknown)
         if not self._core.remote.walks.is_walked(prefix):
@@ -175,14 +178,19 @@ class ForeignAttributes:
         return self._core.config.foreign_attrs == "sample"
 
     def _is_plain(self, prefix: str) -> bool:
-        if not self._samples:
-            return False
+        """Whether what is unknown in a directory is to be taken as plain."""
+        seen = self._seen.get(prefix)
+        own = seen.own if seen is not None and not seen.carrying else 0
+        if not self._samples or own >= _EVIDENCE:
+            return self._samples
+        return (own > 0 or self._core.remote.walks.is_walked(prefix)) and self._tree_is_plain(prefix)
+
+    def _tree_is_plain(self, prefix: str) -> bool:
+        """Whether plain objects were found in several directories around, and none that carries attributes."""
         for directory, _ in _upwards(prefix):
             seen = self._seen.get(directory)
             if seen is None or seen.carrying:
                 continue
-            if directory == prefix and seen.own >= _EVIDENCE:
-                return True
             if seen.plain >= _TREE_EVIDENCE and len(seen.branches) >= _BRANCHES:
                 return True
         return False

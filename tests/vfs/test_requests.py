@@ -118,6 +118,29 @@ async def test_a_tree_in_which_a_sample_carries_attributes_is_asked_for_each(tmp
             assert {(await mounted.find(key)).mode for key in keys} == {stat.S_IFREG | 0o600}
 
 
+@pytest.mark.parametrize("listed", [False, True])
+async def test_plain_directories_say_nothing_of_one_beside_them_before_it_was_looked_at(
+    tmp_path: Path, listed: bool
+) -> None:
+    """Who lists or stats something there, and does not walk the tree, gets what rclone (say) has stored with it."""
+    async with bucket(tmp_path) as store:
+        for plain in ("photos", "logs", "texts"):
+            await fill(store, (f"{plain}/f{number}" for number in range(20)))
+        await fill(store, (f"backup/f{number:02}" for number in range(60)), S3FS)
+        async with mount(store, tmp_path / "cache", VfsConfig("")) as mounted:
+            for plain in ("photos", "logs"):
+                await mounted.ls(plain)
+            mounted.store.reset_counts()
+            await mounted.find("texts/f7")
+            await mounted.find("texts/f8")
+            assert mounted.count(Method.HEAD) == 1, "one of a directory"
+            if listed:
+                assert {attr.mode for attr in (await mounted.ls("backup")).values()} == {stat.S_IFREG | 0o600}
+            else:
+                assert (await mounted.find("backup/f33")).mode == stat.S_IFREG | 0o600
+                assert (await mounted.find("backup/f34")).mode == stat.S_IFREG | 0o600
+
+
 async def test_a_small_directory_that_is_listed_by_itself_is_not_judged_by_a_sample(tmp_path: Path) -> None:
     async with bucket(tmp_path) as store:
         await fill(store, (f"d/f{number:02}" for number in range(32)))
