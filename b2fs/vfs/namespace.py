@@ -353,9 +353,10 @@ class Namespace:
             try:
                 info = await self._carrier(inode)
             except NotFound as error:
-                if inode.base is base and not inode.pending and not inode.is_dir:
-                    raise FsError(errno.ESTALE, "the version that was seen is gone") from error
-                continue  # it was just moved: its base is another one now
+                if inode.base is not base or inode.is_dir:
+                    continue  # it was just moved: its base is another one now
+                self.lost(inode)
+                raise FsError(errno.ESTALE, "the version that was seen is gone") from error
             if inode.attrs_known or inode.base is not base:
                 continue
             if info is not None:
@@ -364,6 +365,18 @@ class Namespace:
                     inode.base = info.ref
             inode.attrs_known, inode.presumed = True, False
         return inode
+
+    def lost(self, inode: Inode) -> None:
+        """The version that the inode stands for is gone from the bucket: who opens its names again has them asked for.
+
+        The kernel does so by itself when an open fails with ESTALE.
+        """
+        if inode.pending:
+            return
+        inode.validated_at = float("-inf")
+        for parent, name in inode.links:
+            self._core.remote.forget_name(parent.prefix, parent.component(name))
+            self._core.notifier.invalidate_entry(parent.ino, name)
 
     async def _carrier(self, inode: Inode) -> ObjectInfo | None:
         """The object that carries the inode's attributes; None for a directory without one.

@@ -1,13 +1,18 @@
-"""A name that gets another file while the attributes of its old one are asked for."""
+"""A name that gets another file, by us or somebody else, while its old one is looked at."""
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Awaitable, Callable
 
 import pytest
 from trio.testing import MockClock
 
 from b2fs.cache.inode import Inode
+from b2fs.core.types import Capabilities
+from b2fs.errors import FsError
+from b2fs.store.forward import Method
 from tests.writeback.conftest import autojump_clock, place
 from tests.writeback.harness import Mount, Place
 
@@ -56,3 +61,61 @@ async def test_a_change_of_a_name_is_of_what_it_has_by_then(
         assert asked
         await mount.drain()
         assert b"first" not in place.bucket.contents().values()
+
+
+@pytest.mark.parametrize("flags", [os.O_RDONLY, os.O_RDWR])
+async def test_who_opens_again_what_somebody_has_replaced_gets_the_new_file(
+    place: Place, autojump_clock: MockClock, flags: int
+) -> None:
+    """Without versions the one that was listed is gone; but nobody has to wait until the listing is old."""
+    place.capabilities = Capabilities(versioning=False, copy_from_version=False)
+    place.bucket.add("a", b"old")
+    async with place.mount(ttl_s=3600.0) as mount:
+        mount.keep = True
+        await mount.stat("a")
+        place.bucket.add("a", b"newer")
+        with pytest.raises(FsError) as failure:
+            await _read_or_write(mount, flags)
+        assert failure.value.code == errno.ESTALE
+        await _read_or_write(mount, flags)
+        assert await mount.read("a") == (b"newer" if flags == os.O_RDONLY else b"Newer")
+        await mount.drain()
+        assert mount.fs.writeback.status().conflicts == 0
+
+
+async def _read_or_write(mount: Mount, flags: int) -> None:
+    if flags == os.O_RDONLY:
+        await mount.read("a")
+        return
+    handle = await mount.open("a", flags)
+    try:
+        await mount.write(handle, 0, b"N")
+    finally:
+        await mount.close(handle)
+
+
+async def test_what_was_renamed_and_is_gone_can_be_replaced_but_not_written(
+    place: Place, autojump_clock: MockClock
+) -> None:
+    """Another client has replaced it before it was copied; nobody can say what else it carried."""
+    place.capabilities = Capabilities(versioning=False, copy_from_version=False)
+    place.bucket.add("a", b"old")
+    async with place.mount() as mount:
+        mount.keep = True
+        await mount.stat("a")
+        assert mount.fs._core.root.children is not None
+        inode = mount.fs._core.root.children[b"a"]
+        inode.attrs_known, inode.presumed = False, True  # it was taken as plain
+        mount.fs._core.remote.known.forget("a")
+        mount.store.pause([Method.COPY])
+        await mount.rename("a", "b")
+        await mount.store.wait_held()
+        place.bucket.add("a", b"theirs")
+        with pytest.raises(FsError) as failure:
+            await mount.open("b", os.O_RDWR | os.O_TRUNC)
+        assert failure.value.code == errno.ESTALE
+        await mount.save("c", b"ours")
+        await mount.rename("c", "b")
+        await mount.store.resume()
+        await mount.drain()
+    assert place.bucket.contents() == {"a": b"theirs", "b": b"ours"}
