@@ -140,6 +140,11 @@ class Inode:
         self.prefix_cache: str | None = None
 
     @property
+    def is_ours(self) -> bool:
+        """Whether it has changes that the bucket has not, or may get some at any moment: it is open for writing."""
+        return self.pending > 0 or self.writers > 0
+
+    @property
     def is_dir(self) -> bool:
         return self.children is not None
 

@@ -144,6 +144,8 @@ class Files:
         core, inode = self._core, handle.inode
         if not data:
             return 0
+        if inode.detached:
+            self._check_reachable(inode)
         if handle.flags & os.O_APPEND:
             offset = inode.size
         end = offset + len(data)
@@ -181,8 +183,14 @@ class Files:
             core.engine.grown(inode)
         return len(data)
 
+    def _check_reachable(self, inode: Inode) -> None:
+        """Raises FsError(ESTALE) for a file whose directory somebody else has removed: writes would be lost."""
+        if inode.detached and not inode.links:
+            raise FsError(errno.ESTALE, "somebody else has removed it")
+
     async def truncate(self, inode: Inode, size: int) -> None:
         """Cut or extend to size bytes; the caller commits."""
+        self._check_reachable(inode)
         if size > self._core.store.capabilities.max_object_bytes:
             raise FsError(errno.EFBIG)
         self._core.usage.check((size - inode.size) * len(inode.links), 0)

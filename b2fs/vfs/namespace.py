@@ -96,8 +96,8 @@ class Namespace:
         return self.is_local(child) or child.validated_at + self._core.config.ttl_s >= trio.current_time()
 
     def is_local(self, child: Inode) -> bool:
-        """Whether a child is there because of local changes, whatever the bucket shows."""
-        return child.pending > 0 or (child.is_dir and self._core.engine.count_below(child.prefix) > 0)
+        """Whether a child is there because of local changes, made or to be expected, whatever the bucket shows."""
+        return child.is_ours or (child.is_dir and self._core.engine.count_below(child.prefix) > 0)
 
     async def _merge(self, parent: Inode, name: bytes, component: str, found: Found) -> Inode | None:
         """What the name stands for now that the bucket was asked; local changes made meanwhile win."""

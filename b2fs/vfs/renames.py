@@ -347,7 +347,7 @@ class Renames:
             child = parent.children.get(name)
             if child is None or child.is_dir or parent.component(name) != last:
                 continue
-            if child.pending or child.validated_at >= seen_at or self._is_base(child, info):
+            if child.is_ours or child.validated_at >= seen_at or self._is_base(child, info):
                 return  # it is here already, whichever its name is
             self._names.detach_gone(parent, name, child)
         shadowed = shadowed or (beside is not None and beside.is_dir)

@@ -158,7 +158,7 @@ class Scanner:
                 continue
             child.holds += 1
             held.append(child)
-            if child.pending or self._same(child, listing, entry):
+            if child.is_ours or self._same(child, listing, entry):
                 if not child.is_dir or child.pending:  # what a directory carries its parent's listing does not tell
                     child.validated_at = max(child.validated_at, listing.seen_at_of(entry))
                 there[entry] = DirRow(name, entry)
@@ -215,7 +215,7 @@ class Scanner:
         ):
             return DirRow(name, entry)
         child = children.get(name)
-        if child is not None and (child.pending or self._same(child, listing, entry)):
+        if child is not None and (child.is_ours or self._same(child, listing, entry)):
             return DirRow(name, entry)
         core, key = self._core, listing.prefix + entry
         sleeps = child is None and entry and name == name_of(entry) and key not in core.renamed
@@ -290,7 +290,7 @@ class Scanner:
         for entry in dirs if self._core.is_at(directory, listing.prefix) else ():
             name, key = self._name(directory, listing, entry), listing.prefix + entry
             child = self._core.child(directory, name)
-            if self._core.engine.is_gone(key) or (child is not None and (child.pending or child.is_dir)):
+            if self._core.engine.is_gone(key) or (child is not None and (child.is_ours or child.is_dir)):
                 continue
             if directory is not self._core.root or name != RESERVED:
                 self._names.adopt(directory, name, True, infos.get(key), listing.seen_at_of(entry))

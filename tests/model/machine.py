@@ -83,6 +83,8 @@ class ModelMachine(RuleBasedStateMachine):
         self.driver = self.real.driver
         self._handles: list[tuple[Fd, Fd]] = []
         self._made: list[str] = []
+        #: The files that handles of the model may write to.
+        self._writing: dict[Fd, int] = {}
         self._foreign = 0
         for driver in (self.driver, self.model):
             driver.enter(".")
@@ -249,6 +251,8 @@ class ModelMachine(RuleBasedStateMachine):
         if self.as_user(user, run) == "opened":
             model, real = opened
             self._handles.append((real, model))
+            writes = how & os.O_ACCMODE != os.O_RDONLY
+            self._writing[model] = self.model.fstat(model).ino if writes else 0
 
     @rule(index=handles)
     def close(self, index: int) -> None:
@@ -311,6 +315,7 @@ class ModelMachine(RuleBasedStateMachine):
         path = self.path(pick)
         if not _is_file_or_free(self.model, path):
             return
+        self._close_writers(path)
         # Never what was there before: a bucket without attributes does not tell equal contents of one second apart.
         self._foreign += 1
         content = b"%d by another client: " % self._foreign + content
@@ -330,10 +335,21 @@ class ModelMachine(RuleBasedStateMachine):
         path = self.path(pick)
         if not _is_file_or_free(self.model, path) or not self.model.exists(path):
             return
+        self._close_writers(path)
         self.real.foreign_delete(f"{self.real.directory}/{path}")
         with self._unseen_by_directory(path):
             self.model.unlink(path)
         self.both(lambda driver: driver.exists(path))
+
+    def _close_writers(self, path: str) -> None:
+        """What is open for writing keeps its name here, whatever another client does."""
+        if not self.model.exists(path):
+            return
+        ino = self.model.lstat(path).ino
+        for real, model in [pair for pair in self._handles if self._writing.get(pair[1]) == ino]:
+            self._handles.remove((real, model))
+            self.driver.close(real)
+            self.model.close(model)
 
     @contextmanager
     def _unseen_by_directory(self, path: str) -> Iterator[None]:

@@ -7,14 +7,16 @@ import os
 from collections.abc import Awaitable, Callable
 
 import pytest
+import trio
 from trio.testing import MockClock
 
 from b2fs.cache.inode import Inode
+from b2fs.core.nodes import SetAttr
 from b2fs.core.types import Capabilities
 from b2fs.errors import FsError
 from b2fs.store.forward import Method
 from tests.writeback.conftest import autojump_clock, place
-from tests.writeback.harness import Mount, Place
+from tests.writeback.harness import CALLER, Mount, Place
 
 __all__ = ["autojump_clock", "place"]
 
@@ -119,3 +121,77 @@ async def test_what_was_renamed_and_is_gone_can_be_replaced_but_not_written(
         await mount.store.resume()
         await mount.drain()
     assert place.bucket.contents() == {"a": b"theirs", "b": b"ours"}
+
+
+@pytest.mark.parametrize("versioning", [False, True])
+@pytest.mark.parametrize("listed", [False, True])
+@pytest.mark.parametrize("theirs", [None, b"theirs"], ids=["removed", "replaced"])
+async def test_what_is_written_through_an_open_file_is_never_lost(
+    place: Place, autojump_clock: MockClock, theirs: bytes | None, listed: bool, versioning: bool
+) -> None:
+    """Another client replaces or removes it, and other programs look at its name, before it is written to."""
+    place.capabilities = Capabilities(versioning=versioning, copy_from_version=versioning)
+    async with place.mount() as mount:
+        await mount.save("a", b"old")
+        await mount.drain()
+        await trio.sleep(10)
+        handle = await mount.open("a")
+        await mount.write(handle, 0, b"O")
+        await mount.drain()
+        await trio.sleep(10)
+        place.bucket.add("a", theirs)
+        await trio.sleep(100)
+        if listed:
+            assert await mount.names() == {"a"}
+        assert (await mount.stat("a")).size == 3
+        await mount.write(handle, 3, b" and more")
+        await mount.close(handle)
+        await mount.drain()
+        assert await mount.read("a") == b"Old and more"
+        assert mount.fs.writeback.status().conflicts == (theirs is not None)
+    contents = place.bucket.contents()
+    assert contents.pop("a") == b"Old and more"
+    held = [version.body for versions in place.bucket.versions.values() for version in versions]
+    assert theirs is None or theirs in held
+
+
+async def test_a_file_that_is_open_for_writing_and_not_written_to_is_replaced_when_it_is_closed(
+    place: Place, autojump_clock: MockClock
+) -> None:
+    async with place.mount() as mount:
+        await mount.save("a", b"old")
+        await mount.drain()
+        handle = await mount.open("a")
+        place.bucket.add("a", b"theirs")
+        await trio.sleep(100)
+        assert await mount.read("a") == b"old"
+        await mount.close(handle)
+        assert await mount.read("a") == b"theirs"
+    assert place.bucket.contents() == {"a": b"theirs"}
+
+
+@pytest.mark.parametrize("cuts", [False, True])
+async def test_nothing_is_written_to_a_file_whose_directory_somebody_has_removed(
+    place: Place, autojump_clock: MockClock, cuts: bool
+) -> None:
+    """It would be acknowledged and lost."""
+    async with place.mount() as mount:
+        mount.keep = True
+        await mount.mkdir("d")
+        await mount.save("d/a", b"old")
+        await mount.drain()
+        await trio.sleep(10)
+        handle = await mount.open("d/a")
+        for key in ("d/a", "d/"):
+            place.bucket.add(key, None)
+        await trio.sleep(100)
+        assert await mount.names() == set()
+        with pytest.raises(FsError) as failure:
+            if cuts:
+                await mount.fs.setattr(mount.fs._handles[handle].inode.ino, SetAttr(size=1), handle, CALLER)
+            else:
+                await mount.write(handle, 0, b"new")
+        assert failure.value.code == errno.ESTALE
+        await mount.close(handle)
+        await mount.drain()
+    assert place.bucket.contents() == {}
