@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator
 from b2fs.cache.inode import Inode
 from b2fs.cache.remote.listing import Listing
 from b2fs.cache.remote.loading import Page
+from b2fs.core.keys import name_of
 from b2fs.core.nodes import Attr, DirEntry, HandleId, InodeId
 from b2fs.errors import FsError
 from b2fs.vfs.clock import now_ns
@@ -180,7 +181,8 @@ class Directories:
             names = {
                 self._scanner.entry(opened.inode, *item): item[0] for item in (opened.inode.children or {}).items()
             }
-            opened.rows = [DirRow(names[entry], entry) for entry in part if entry in names]
+            # What is gone by now keeps its position, or the ones behind it would come twice.
+            opened.rows = [DirRow(names.get(entry) or name_of(entry.removesuffix("/")), entry) for entry in part]
         opened.start = position
         return True
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from contextlib import suppress
 
 import pytest
 
@@ -98,6 +99,24 @@ def test_renaming_while_listing_loses_no_other(fs: Driver) -> None:
     fs.closedir(fd)
     assert set(names) - {last} <= set(seen)
     assert seen.count(last) == 1
+    assert len(seen) == len(set(seen))
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_directory_that_is_removed_while_it_is_listed_has_no_more_names(fs: Driver, whole: bool) -> None:
+    """Of one that is wholly gone the kernel itself asks no more."""
+    fs.mkdir("d")
+    for number in range(300):
+        fs.write(f"d/f{number:03}")
+    fd = fs.opendir("d")
+    seen = fs.readdir(fd, 10)
+    for number in range(300):
+        fs.unlink(f"d/f{number:03}")
+    if whole:
+        fs.rmdir("d")
+    with suppress(FileNotFoundError):
+        seen += _rest(fs, fd, 10)
+    fs.closedir(fd)
     assert len(seen) == len(set(seen))
 
 
