@@ -132,7 +132,8 @@ def common_prefix(keys: Sequence[str]) -> str:
     return keys[0][: next((index for index, (a, b) in enumerate(pairs) if a != b), len(keys[0]))]
 
 
-def just_before(key: str) -> str:
-    """A marker behind which a listing begins with key, or with few others."""
+def just_before(key: str, prefix: str) -> str | None:
+    """A marker behind which a listing of what begins with prefix begins with key, or with few others."""
     last = key[-1]
-    return key[:-1] + (f"{chr(ord(last) - 1)}~" if "!" < last <= "~" else "")
+    marker = key[:-1] + (f"{chr(ord(last) - 1)}~" if "!" < last <= "~" else "")
+    return marker if len(marker) > len(prefix) else None

@@ -91,7 +91,7 @@ class Files:
                 # It was stored anew while we asked, and what we want is in the new version; or only a listing had
                 # shown it, and now its version ID is known.
                 return await self.read(handle, start, end - start)
-            self._names.lost(handle.inode)
+            self._names.distrust(handle.inode)
             raise FsError(errno.ESTALE, f"{stream.ref.key}: the version that was opened is gone") from error
 
         if not handle.inode.attrs_known and stream.info is not None:
@@ -276,7 +276,7 @@ class Files:
         except (NotFound, PreconditionFailed) as error:
             if inode.base is not base or await self._find_base(inode, base):
                 return None
-            self._names.lost(inode)
+            self._names.distrust(inode)
             raise FsError(errno.ESTALE, f"{base.key}: the version that was opened is gone") from error
 
     # ---- durability ---------------------------------------------------------------------------------------------

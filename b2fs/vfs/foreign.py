@@ -179,21 +179,20 @@ class ForeignAttributes:
 
     def _is_plain(self, prefix: str) -> bool:
         """Whether what is unknown in a directory is to be taken as plain."""
+        if not self._samples:
+            return False
         seen = self._seen.get(prefix)
         own = seen.own if seen is not None and not seen.carrying else 0
-        if not self._samples or own >= _EVIDENCE:
-            return self._samples
+        if own >= _EVIDENCE:
+            return True
         return (own > 0 or self._core.remote.walks.is_walked(prefix)) and self._tree_is_plain(prefix)
 
     def _tree_is_plain(self, prefix: str) -> bool:
         """Whether plain objects were found in several directories around, and none that carries attributes."""
-        for directory, _ in _upwards(prefix):
-            seen = self._seen.get(directory)
-            if seen is None or seen.carrying:
-                continue
-            if seen.plain >= _TREE_EVIDENCE and len(seen.branches) >= _BRANCHES:
-                return True
-        return False
+        around = [seen for directory, _ in _upwards(prefix) if (seen := self._seen.get(directory)) is not None]
+        return any(
+            not seen.carrying and seen.plain >= _TREE_EVIDENCE and len(seen.branches) >= _BRANCHES for seen in around
+        )
 
     def _carries(self, prefix: str) -> bool:
         """Whether an object at or below a directory was found to carry attributes."""

@@ -355,7 +355,7 @@ class Namespace:
             except NotFound as error:
                 if inode.base is not base or inode.is_dir:
                     continue  # it was just moved: its base is another one now
-                self.lost(inode)
+                self.distrust(inode)
                 raise FsError(errno.ESTALE, "the version that was seen is gone") from error
             if inode.attrs_known or inode.base is not base:
                 continue
@@ -366,7 +366,7 @@ class Namespace:
             inode.attrs_known, inode.presumed = True, False
         return inode
 
-    def lost(self, inode: Inode) -> None:
+    def distrust(self, inode: Inode) -> None:
         """The version that the inode stands for is gone from the bucket: who opens its names again has them asked for.
 
         The kernel does so by itself when an open fails with ESTALE.

@@ -16,6 +16,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from b2fs.core.types import Capabilities
 from tests.writeback.harness import Place
 from tests.writeback.tiny import tiny
 
@@ -93,3 +94,11 @@ def autojump_clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[MockClock]:
 @pytest.fixture
 def place(autojump_clock: MockClock, tmp_path: Path) -> Place:
     return Place(tmp_path)
+
+
+@pytest.fixture(params=["versions", "no versions"])
+def any_place(request: pytest.FixtureRequest, place: Place) -> Place:
+    """A server with versions and one without; neither minds conditions, as B2: what is put twice is there twice."""
+    versioning = request.param == "versions"
+    place.capabilities = Capabilities(versioning=versioning, copy_from_version=versioning)
+    return place

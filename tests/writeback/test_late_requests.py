@@ -9,19 +9,12 @@ import trio
 from trio.testing import MockClock
 
 from b2fs.cache.writeback.writer import Writer
-from b2fs.core.types import Capabilities, VersionId
+from b2fs.core.types import VersionId
 from b2fs.errors import StoreError
 from b2fs.store.forward import Method
 from tests.writeback.harness import Place
 
 NAMES = [f"f{number}" for number in range(5)]
-
-
-@pytest.fixture(params=["versions", "no versions"])
-def any_place(request: pytest.FixtureRequest, place: Place) -> Place:
-    if request.param == "no versions":
-        place.capabilities = Capabilities(versioning=False, copy_from_version=False)
-    return place
 
 
 async def _killed_while_it_removes(place: Place, *, made_again: bool = False) -> None:

@@ -12,20 +12,11 @@ import trio
 from trio.testing import MockClock
 
 from b2fs.cache.writeback.writer import Writer
-from b2fs.core.types import Capabilities
 from b2fs.errors import SlowDown, Unavailable
 from b2fs.store.forward import Method
 from tests.writeback.harness import RW, Mount, Place
 
 LOST = Unavailable("the connection was reset")
-
-
-@pytest.fixture(params=["versions", "no versions"])
-def any_place(request: pytest.FixtureRequest, place: Place) -> Place:
-    """Without conditions, as B2: what is put twice is there twice."""
-    versioning = request.param == "versions"
-    place.capabilities = Capabilities(versioning=versioning, copy_from_version=versioning, conditional_put=False)
-    return place
 
 
 def land(mount: Mount, name: str, body: bytes | None) -> None:

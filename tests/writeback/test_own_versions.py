@@ -19,13 +19,6 @@ from tests.writeback.tiny import PART, TINY, append, digest, noise
 KEEP_BOTH = WriteBackConfig(conflict=ConflictPolicy.KEEP_BOTH)
 
 
-@pytest.fixture(params=["versions", "no versions"])
-def any_place(request: pytest.FixtureRequest, place: Place) -> Place:
-    if request.param == "no versions":
-        place.capabilities = Capabilities(versioning=False, copy_from_version=False)
-    return place
-
-
 async def _unheard(mount: Mount, first: bytes = b"first, unheard") -> None:
     """A stored file gets another content, which is put; the answer is lost, and the file changes again."""
     await mount.save("a", b"old")

@@ -8,19 +8,11 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from b2fs.core.types import Capabilities
 from b2fs.errors import AccessDenied, Unavailable
 from b2fs.store.forward import Method
 from tests.writeback.harness import Mount, Place
 
 LISTS = Method.LIST_OBJECTS
-
-
-@pytest.fixture(params=["versions", "no versions"])
-def any_place(request: pytest.FixtureRequest, place: Place) -> Place:
-    versioning = request.param == "versions"
-    place.capabilities = Capabilities(versioning=versioning, copy_from_version=versioning)
-    return place
 
 
 async def saved(mount: Mount, *names: str) -> None:

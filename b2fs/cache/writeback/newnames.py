@@ -118,11 +118,10 @@ class NewNames:
         prefix, delimiter = common_prefix(keys), "/" if directories == 1 else None
         pages, done = directories + len(keys) // _PAGE + _JUMPS, 0
         while done < len(keys) and pages:
-            marker = just_before(keys[done])
             page = await self._store.list_versions(
                 prefix,
                 delimiter=delimiter,
-                key_marker=marker if len(marker) > len(prefix) else None,
+                key_marker=just_before(keys[done], prefix),
                 max_keys=_PAGE,
             )
             done += max(1, await self._judge_page(keys[done:], page))

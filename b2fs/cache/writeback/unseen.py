@@ -62,9 +62,9 @@ class Unseen:
         keys = sorted(key for key in expected if not is_long(key))
         unsure = [key for key in expected if is_long(key)]  # they are no part of listings
         while len(keys) > _FEW:
-            prefix, marker = common_prefix(keys), just_before(keys[0])
+            prefix = common_prefix(keys)
             try:
-                page = await self._store.list_objects(prefix, start_after=marker if len(marker) > len(prefix) else None)
+                page = await self._store.list_objects(prefix, start_after=just_before(keys[0], prefix))
             except StoreError:
                 break
             listed = {info.key: info.ref for info in page.objects}
