@@ -143,12 +143,18 @@ class Site:
     def log(self) -> str:
         return (self.identity / "b2fs.log").read_text()
 
-    def kill(self) -> None:
-        """End the daemon with SIGKILL and take away the mount that it leaves."""
+    def kill(self, let_end: Callable[[], object] = lambda: None) -> None:
+        """End the daemon with SIGKILL and take away the mount that it leaves.
+
+        let_end waits for the programs at work: each sees a mount that is dead before it is the empty directory below.
+        """
         pid = self.pid
         os.kill(pid, signal.SIGKILL)
         wait_until(lambda: not is_running(pid), "the daemon has ended")
-        force_unmount(self.root)
+        try:
+            let_end()
+        finally:
+            force_unmount(self.root)
 
     def close(self) -> None:
         """For the end of a test, whatever happened: no mount, no daemon."""

@@ -52,8 +52,8 @@ class Team:
         self._due = threading.Event()
         self._lock = threading.Lock()
 
-    def work(self, until: int | None, kill: Callable[[], None]) -> None:
-        """Let all work; kill() when they have done `until` steps, None: never."""
+    def work(self, until: int | None, site: Site) -> None:
+        """Let all work; kill the daemon when they have done `until` steps, None: never."""
         self.killed.clear()
         self._due.clear()
         self._left = until if until is not None else -1
@@ -63,10 +63,8 @@ class Team:
         if until is not None:
             assert self._due.wait(300)
             self.killed.set()
-            kill()
-        for thread in threads:
-            thread.join(300)
-            assert not thread.is_alive()
+            site.kill(let_end=lambda: _join(threads))
+        _join(threads)
         assert not self.errors, self.errors
 
     def done(self) -> None:
@@ -199,6 +197,12 @@ class Trees(Program):
             self.both([old], lambda root: shutil.rmtree(root / old))
 
 
+def _join(threads: list[threading.Thread]) -> None:
+    for thread in threads:
+        thread.join(300)
+        assert not thread.is_alive()
+
+
 def _append(path: Path, more: bytes) -> None:
     with path.open("ab") as file:
         file.write(more)
@@ -232,12 +236,12 @@ def test_programs_that_never_pause_and_kills(site: Site) -> None:
     team = Team(mount, mirror, SEED)
     everything = STEPS * len(team.programs)
     for _ in range(KILLS):
-        team.work(rnd.randrange(everything // 10, everything // 2), site.kill)
+        team.work(rnd.randrange(everything // 10, everything // 2), site)
         site.mount()
         doubtful = team.doubtful()
         assert tree_of(mount, doubtful) == tree_of(mirror, doubtful)
         team.settle()
-    team.work(None, site.kill)
+    team.work(None, site)
     assert tree_of(mount, set()) == tree_of(mirror, set())
     site.remount(cold=True)
     assert tree_of(mount, set()) == tree_of(mirror, set())
