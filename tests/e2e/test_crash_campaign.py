@@ -283,9 +283,7 @@ def test_kills_at_random_instants(seaweedfs_site: Site, seaweedfs: Server) -> No
 @long_only
 @pytest.mark.timeout(TIMEOUT_S)
 def test_kills_at_random_instants_before_b2fs_serve(wire: Wire) -> None:
-    words = (f"--endpoint={wire.proxy.upstream}", f"--region={REGION}")
-    environ = {"AWS_ACCESS_KEY_ID": KEY_ID, "AWS_SECRET_ACCESS_KEY": SECRET}
-    with new_site(lambda _: Bucket(f"s3://{wire.bucket}", words, environ, wire.contents)) as site:
+    with new_site(lambda _: wire.as_bucket(past_proxy=True)) as site:
         run_campaign(site, lambda: boto3_client(wire.proxy.upstream, KEY_ID, SECRET, REGION))
 
 
@@ -314,9 +312,7 @@ class Slow:
 def test_kills_at_random_instants_before_a_slow_server(wire: Wire) -> None:
     """What a killed mount had on its way lands within the time in which the next one waits for that."""
     wire.proxy.harm(Slow(), WRITES, times=None, probability=0.15)
-    words = (f"--endpoint={wire.proxy.endpoint}", f"--region={REGION}")
-    environ = {"AWS_ACCESS_KEY_ID": KEY_ID, "AWS_SECRET_ACCESS_KEY": SECRET}
-    with new_site(lambda _: Bucket(f"s3://{wire.bucket}", words, environ, wire.contents)) as site:
+    with new_site(lambda _: wire.as_bucket()) as site:
         run_campaign(site, lambda: boto3_client(wire.proxy.upstream, KEY_ID, SECRET, REGION))
 
 

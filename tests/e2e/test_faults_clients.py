@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.programs import run_b2fs
-from tests.e2e.sites import LONG, Bucket, Site, long_only, new_site
+from tests.e2e.sites import LONG, Site, long_only, new_site
 from tests.e2e.wire import Wire
-from tests.server.harness import KEY_ID, REGION, SECRET
 
 ROUNDS = 150 if LONG else 40
 NAMES = [*"abc", "d/a", "d/b", "e/a"]
@@ -22,13 +21,8 @@ NAMES = [*"abc", "d/a", "d/b", "e/a"]
 @contextmanager
 def two_sites(wire: Wire) -> Iterator[tuple[Site, Site]]:
     """Two machines with the bucket mounted; what the other does is seen within a tenth of a second."""
-    words = (f"--endpoint={wire.proxy.endpoint}", f"--region={REGION}", "--metadata-ttl=100ms")
-    environ = {"AWS_ACCESS_KEY_ID": KEY_ID, "AWS_SECRET_ACCESS_KEY": SECRET}
     with ExitStack() as stack:
-        sites = [
-            stack.enter_context(new_site(lambda _: Bucket(f"s3://{wire.bucket}", words, environ, wire.contents)))
-            for _ in range(2)
-        ]
+        sites = [stack.enter_context(new_site(lambda _: wire.as_bucket("--metadata-ttl=100ms"))) for _ in range(2)]
         for site in sites:
             site.troubled = True
         yield sites[0], sites[1]

@@ -13,11 +13,10 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.programs import B2FS, force_unmount, run_b2fs, wait_until
-from tests.e2e.sites import Bucket, Site, new_site
+from tests.e2e.sites import Site, new_site
 from tests.e2e.test_crash_campaign import mounting
 from tests.e2e.wire import MIB, Wire
 from tests.faultproxy import WRITES, Refuse
-from tests.server.harness import KEY_ID, REGION, SECRET
 
 CAP = Refuse(403, "AccessDenied", "Cannot upload files, storage cap exceeded. See the Caps &amp; Alerts page.")
 #: What a daemon may take at most, in KiB.
@@ -27,9 +26,7 @@ MOST_MEMORY_KB = 300 << 10
 @pytest.fixture
 def site(wire: Wire) -> Iterator[Site]:
     """A bucket behind the proxy, to be mounted for real."""
-    words = (f"--endpoint={wire.proxy.endpoint}", f"--region={REGION}")
-    environ = {"AWS_ACCESS_KEY_ID": KEY_ID, "AWS_SECRET_ACCESS_KEY": SECRET}
-    with new_site(lambda _: Bucket(f"s3://{wire.bucket}", words, environ, wire.contents)) as site:
+    with new_site(lambda _: wire.as_bucket()) as site:
         site.troubled = True
         yield site
 

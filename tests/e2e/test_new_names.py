@@ -11,7 +11,6 @@ import pytest
 from tests.e2e.programs import run_b2fs, wait_until
 from tests.e2e.sites import Bucket, Site, new_site, server_bucket
 from tests.e2e.wire import Wire
-from tests.server.harness import KEY_ID, REGION, SECRET
 
 
 @pytest.fixture(params=["conditions", "as B2"])
@@ -19,9 +18,7 @@ def bucket(request: pytest.FixtureRequest) -> Bucket:
     if request.param == "conditions":
         return server_bucket(request.getfixturevalue("seaweedfs"))
     wire: Wire = request.getfixturevalue("wire")
-    words = (f"--endpoint={wire.proxy.upstream}", f"--region={REGION}")
-    environ = {"AWS_ACCESS_KEY_ID": KEY_ID, "AWS_SECRET_ACCESS_KEY": SECRET}
-    return Bucket(f"s3://{wire.bucket}", words, environ, wire.contents)
+    return wire.as_bucket(past_proxy=True)
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from b2fs.core.types import Capabilities
 from b2fs.store.s3 import RetryPolicy, S3Config, S3Store
 from b2fs.vfs.config import VfsConfig
 from b2fs.vfs.filesystem import open_filesystem
+from tests.e2e.sites import Bucket
 from tests.faultproxy import FaultProxy
 from tests.mounting import NoKernel
 from tests.server.harness import KEY_ID, REGION, SECRET, Server
@@ -84,6 +85,13 @@ class Wire:
             open_filesystem(store, options, NoKernel()) as fs,
         ):
             yield WiredCalls(fs, store)
+
+    def as_bucket(self, *words: str, past_proxy: bool = False) -> Bucket:
+        """The bucket as a command mounts it, with these options."""
+        endpoint = self.proxy.upstream if past_proxy else self.proxy.endpoint
+        words = (f"--endpoint={endpoint}", f"--region={REGION}", *words)
+        environ = {"AWS_ACCESS_KEY_ID": KEY_ID, "AWS_SECRET_ACCESS_KEY": SECRET}
+        return Bucket(f"s3://{self.bucket}", words, environ, self.contents)
 
     def contents(self) -> dict[str, bytes]:
         """Every object, as another client sees it past the proxy; b2fs's own are left out."""
