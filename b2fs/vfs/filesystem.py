@@ -17,11 +17,9 @@ from b2fs.cache.inode import Inode
 from b2fs.cache.reader import ReaderStats
 from b2fs.cache.reader.stock import StockProgress
 from b2fs.cache.writeback.engine import Engine
-from b2fs.cache.writeback.listener import Listener
 from b2fs.core.attrs import kept_time
 from b2fs.core.nodes import Attr, Caller, DirEntry, HandleId, InodeId, OpenFile, SetAttr, StatFs
-from b2fs.core.types import VersionId
-from b2fs.errors import B2fsError, FsError
+from b2fs.errors import FsError
 from b2fs.store.protocol import ObjectStore
 from b2fs.vfs import acls, permissions
 from b2fs.vfs.api import KernelNotifier
@@ -37,6 +35,7 @@ from b2fs.vfs.linkgroups import LinkGroups
 from b2fs.vfs.memory import Memory
 from b2fs.vfs.mutations import Held, Mutations, check_target, symlink_mode
 from b2fs.vfs.namespace import Namespace
+from b2fs.vfs.outcomes import Outcomes
 from b2fs.vfs.recovery import Recovery
 from b2fs.vfs.refresh import Refresher
 from b2fs.vfs.renames import Renames
@@ -50,7 +49,7 @@ log = logging.getLogger(__name__)
 _MAKEABLE = (stat.S_IFREG, stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK)
 
 
-class B2Filesystem(Listener):
+class B2Filesystem:
     """See the module and vfs.api.FileSystem, which has the meaning of every operation."""
 
     def __init__(self, core: Core) -> None:
@@ -71,7 +70,7 @@ class B2Filesystem(Listener):
         self._recovery = Recovery(core, self._names)
         self._handles: dict[HandleId, FileHandle] = {}
         self._next_handle = itertools.count(1)
-        core.engine.listen(self)
+        core.engine.listen(Outcomes(core, self._files, self._watches, self._handles.values()))
 
     @property
     def writeback(self) -> Engine:
@@ -390,35 +389,6 @@ class B2Filesystem(Listener):
         self._core.check_not_sealed(inode)
         self._xattrs.check(inode, name, caller, write=True)
         self._xattrs.remove(inode, name)
-
-    # ---- what write-back tells ----------------------------------------------------------------------------------
-
-    def settled(self, key: str, inode: Inode | None) -> None:
-        self._watches.settled(key, inode)
-        if inode is None:
-            self._core.removed[key] = trio.current_time()
-            return
-        self._core.is_there(key)
-        inode.validated_at = trio.current_time()
-        if inode.link_id is not None and inode.base is not None:
-            inode.linked[key] = inode.base, 0
-        if not inode.pending:
-            self._files.retire(inode)
-            self._core.drop_if_unused(inode)
-
-    def failed(self, key: str, inode: Inode | None, error: B2fsError) -> None:
-        for handle in self._handles.values():
-            if handle.inode is inode and handle.writes:
-                handle.error = error
-
-    def in_use(self, version: VersionId) -> bool:
-        """Whether an open file reads from the version; one that is still under its name moves on to the newer one."""
-        for handle in self._handles.values():
-            inode = handle.inode
-            whole = inode.content is not None and inode.content.complete
-            if not inode.links and not whole and inode.base is not None and inode.base.version_id == version:
-                return True
-        return False
 
     # ---- what others change -------------------------------------------------------------------------------------
 

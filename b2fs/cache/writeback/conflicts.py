@@ -15,7 +15,6 @@ import hashlib
 import logging
 import re
 import socket
-import stat
 import time
 from enum import Enum
 
@@ -24,11 +23,12 @@ import trio
 from b2fs.cache.inode import Inode
 from b2fs.cache.ledger_rows import Remote
 from b2fs.cache.remote.listing import NS
+from b2fs.cache.writeback import merge
 from b2fs.cache.writeback.claim import Claim
 from b2fs.cache.writeback.doubts import Doubts
 from b2fs.cache.writeback.pending import Pending
 from b2fs.cache.writeback.writer import Writer
-from b2fs.core.attrs import WRITER, Defaults, carries_posix, decode
+from b2fs.core.attrs import WRITER
 from b2fs.core.types import ObjectInfo, ObjectRef
 from b2fs.errors import AccessDenied, NotFound, StoreError
 from b2fs.store.protocol import ObjectStore
@@ -59,72 +59,80 @@ class ConflictGuard:
         self._doubts = doubts
         self.count = 0
 
-    async def check(self, p: Pending, ours_s_ago: float) -> bool:
-        """Look before the key gets a new version; whether the inode has other attributes by that.
+    async def check(self, p: Pending, ours_s_ago: float) -> ObjectInfo | None:
+        """Look before the key gets a new version.
 
-        Raises StoreError.
+        The answer is somebody else's version, if what the key should hold is to be merged with it; what cannot be
+        merged is seen to here.  Raises StoreError.
         """
         expected = p.remote.ref
         if not p.key:
-            return False  # the root of a bucket has no object of its own
+            return None  # the root of a bucket has no object of its own
         directory = p.inode if p.inode is not None and p.inode.is_dir else None
         if expected is None and (p.remote.known or directory is None):
-            return False
+            return None
         if ours_s_ago < _TRUSTED_S and self._store.capabilities.versioning:
-            return False
+            return None
         try:
             info = await self._store.head(p.key)
         except NotFound:
             p.remote = Remote(True, None)  # somebody removed it: ours is put in its place
-            return False
+            return None
         except AccessDenied:
             if expected is None:
-                return False  # nothing is known of another version, and this key may not look
+                return None  # nothing is known of another version, and this key may not look
             raise
         current = info.ref
         if self._tells_nothing(current):
-            return False
+            return None
         if directory is not None and not current.size:
-            return self._merge(p, directory, info)
+            return info if self._merges(p, directory, info) else None
         if expected is not None and expected.is_version(current):
-            return False
+            return None
         if (not p.remote.known or self._doubts.threaten(p)) and await self._is_ours(p, info):
             p.layered = True
-            return False
+            return None
+        if self._carries(p, info):
+            return info
         await self.keep(current)
         p.remote = Remote(True, current)
         p.layered = True
-        return False
+        return None
 
-    def _merge(self, p: Pending, directory: Inode, info: ObjectInfo) -> bool:
+    def _merges(self, p: Pending, directory: Inode, info: ObjectInfo) -> bool:
         """A directory's own object is all attributes: those that somebody else has changed stay, unless we did too.
 
         Its times change with every name in it, here and there; that is no conflict.
         """
-        metadata = info.metadata or {}
         if self.is_signed(info) or _is_known(directory, p.remote.ref, info):
             return False
         p.remote = Remote(True, info.ref)
         p.layered = True
-        ours = directory.posix()
-        defaults = Defaults(ours.uid, ours.gid, dir_mode=stat.S_IMODE(ours.mode))
-        theirs = decode(metadata, is_dir=True, modified_ns=ours.mtime_ns, defaults=defaults)
-        same = (theirs.mode, theirs.uid, theirs.gid, theirs.xattrs) == (ours.mode, ours.uid, ours.gid, ours.xattrs)
-        if same or not carries_posix(metadata):
+        if not merge.loses(directory, info):
             return False
         if not directory.times_only:
-            self.count += 1
-            log.warning("%s was given other attributes by somebody else as well; ours are on top", p.key)
+            self._told_of_attributes(p.key)
             return False
-        directory.adopt(
-            theirs._replace(
-                mtime_ns=max(ours.mtime_ns, theirs.mtime_ns),
-                atime_ns=max(ours.atime_ns, theirs.atime_ns),
-                ctime_ns=max(ours.ctime_ns, theirs.ctime_ns),
-            )
-        )
-        directory.adopt_metadata(metadata, info.content_type)
         return True
+
+    def _carries(self, p: Pending, info: ObjectInfo) -> bool:
+        """Whether only attributes of a file have changed here, so that they go onto somebody else's version of it."""
+        if p.inode is None or not merge.can_carry(p.inode, p.key, info):
+            return False
+        p.remote = Remote(True, info.ref)
+        p.layered = True
+        if merge.has_rights(p.inode):
+            self.count += 1
+            log.warning("%s was replaced by somebody else, so it loses its set-id bits and capabilities", p.key)
+        elif merge.loses(p.inode, info):
+            self._told_of_attributes(p.key)
+        else:
+            log.info("%s was replaced by somebody else; what changed of its attributes here goes onto theirs", p.key)
+        return True
+
+    def _told_of_attributes(self, key: str) -> None:
+        self.count += 1
+        log.warning("%s was given other attributes by somebody else as well; ours are on top", key)
 
     def claim(self, p: Pending, inode: Inode, *, many: bool) -> Claim | None:
         """What we know of the key, if what else is found there is somebody else's.

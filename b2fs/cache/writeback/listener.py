@@ -16,6 +16,9 @@ class Listener:
     def failed(self, key: str, inode: Inode | None, error: B2fsError) -> None:
         """A try failed in a way that a user must hear of; it will be tried again."""
 
+    def replaced(self, inode: Inode) -> None:
+        """A file that nobody has open has the content of somebody else's version from now on."""
+
     def in_use(self, version: VersionId) -> bool:
         """Whether an open file reads from this version."""
         return False

@@ -16,6 +16,7 @@ from b2fs.cache.ledger_rows import Remote
 from b2fs.cache.localsync import LocalSync
 from b2fs.cache.parallel import for_each
 from b2fs.cache.remote import RemoteView
+from b2fs.cache.writeback import merge
 from b2fs.cache.writeback.claim import NameTaken
 from b2fs.cache.writeback.config import WriteBackConfig
 from b2fs.cache.writeback.conflicts import ConflictGuard
@@ -199,8 +200,9 @@ class Storing:
         if not p.holds(inode):
             await self._transfer.sources.pin(self._pending, p.key)
             await self._journal_copies([p])
-            if await self._conflicts.check(p, self._versions.seconds_ago(p.key)):
-                self._ledger.save_inode(inode)
+            theirs = await self._conflicts.check(p, self._versions.seconds_ago(p.key))
+            if theirs is not None and p.inode is not None:
+                self._merge(p.inode, theirs)
             self._begin(p, inode)
             stored = await self._put_first(p, inode)
             seq = stored.seq
@@ -214,6 +216,15 @@ class Storing:
         if p.inode is inode:
             # Only now: what is tied with an older version of ours is not durable before that one is gone.
             p.stored_seq = seq
+
+    def _merge(self, inode: Inode, theirs: ObjectInfo) -> None:
+        """Only attributes were changed here, and somebody else has put another version: it takes part in ours."""
+        if inode.is_dir:
+            merge.adopt(inode, theirs)
+        else:
+            merge.carry(inode, theirs, lambda: self._transfer.fits(inode, [theirs.key]))
+            self.listener.replaced(inode)
+        self._ledger.save_inode(inode)
 
     async def _put_first(self, p: Pending, inode: Inode) -> Stored:
         """Store the inode under the key, and see to it that what somebody else has just put there is not lost."""
