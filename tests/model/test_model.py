@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -16,7 +17,10 @@ from tests.mounting import FILESYSTEMS, NoKernel, Place, mounted, require_fuse
 from tests.vfs.direct import DirectDriver, hosted
 from tests.vfs.kernel import KernelDriver
 
+LONG = os.environ.get("B2FS_LONG") == "1"
 
+
+@pytest.mark.timeout(1800 if LONG else 300)
 def test_the_model_agrees_with_itself_on_a_real_mount(tmp_path: Path) -> None:
     require_fuse()
     numbers = itertools.count()
