@@ -61,6 +61,22 @@ async def test_the_content_is_theirs_and_the_mode_is_ours(
         assert stat.S_IMODE((await mount.stat("a")).mode) == 0o600
 
 
+async def test_what_was_given_attributes_a_moment_ago_is_looked_at_again(
+    any_place: Place, autojump_clock: MockClock
+) -> None:
+    async with any_place.mount() as mount:
+        await _replaced(any_place, mount)
+        for number, body in enumerate((b"one", b"two", b"three")):
+            await mount.chmod("a", 0o600 + number)
+            await mount.drain()
+            any_place.bucket.add("a", body)
+        await mount.chmod("a", 0o640)
+        await mount.drain()
+        assert mount.fs.writeback.status().conflicts == 0
+    assert any_place.bucket.contents() == {"a": b"three"}
+    assert _mode(any_place) == 0o640
+
+
 async def test_what_they_say_of_their_content_stays(any_place: Place, autojump_clock: MockClock) -> None:
     async with any_place.mount() as mount:
         mount.keep = True

@@ -3,7 +3,7 @@
 Before a version that we know is replaced, the bucket is asked whether it is still the current one.  If somebody else
 has put another one on top, it stays in the bucket as a version, the log and the status say so, and with `keep-both`
 it is also copied to a name of its own beside ours.  Where there are versions, what we ourselves put a moment ago is not
-asked for again.
+asked for again, unless the store would bring back an older content.
 
 Of a key under which nothing is known to be nobody is asked: it is put on the condition that nothing is there, where
 the server minds that, and `newnames` looks behind all others.
@@ -71,7 +71,7 @@ class ConflictGuard:
         directory = p.inode if p.inode is not None and p.inode.is_dir else None
         if expected is None and (p.remote.known or directory is None):
             return None
-        if ours_s_ago < _TRUSTED_S and self._store.capabilities.versioning:
+        if ours_s_ago < _TRUSTED_S and self._store.capabilities.versioning and not _is_old_content(p):
             return None
         try:
             info = await self._store.head(p.key)
@@ -240,6 +240,11 @@ def conflict_key(key: str, host: str, when: time.struct_time) -> str:
     if not stem:
         stem, dot, ending = key[cut:], "", ""
     return f"{key[:cut]}{stem} (conflict {host} {time.strftime('%Y%m%dT%H%M%SZ', when)}){dot}{ending}"
+
+
+def _is_old_content(p: Pending) -> bool:
+    """Whether a store would put the content of an older version on top of whatever is there."""
+    return p.inode is not None and merge.has_base_content(p.inode)
 
 
 async def _has_its_content(p: Pending, current: ObjectRef) -> bool:

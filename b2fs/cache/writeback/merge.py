@@ -31,15 +31,20 @@ def theirs(inode: Inode, info: ObjectInfo) -> Posix:
     )
 
 
+def has_base_content(inode: Inode) -> bool:
+    """Whether nothing but attributes of a file differs from its base, and none of its bytes are kept here."""
+    return inode.is_regular and inode.content is None and inode.base_content_seq == inode.content_seq
+
+
 def can_carry(inode: Inode, key: str, info: ObjectInfo) -> bool:
     """Whether the attributes of this file can go onto somebody else's version of its key.
 
     Nobody may be reading the old bytes or be about to change them, and no other name may stand for them.
     """
     base = inode.base
-    if not inode.is_regular or not inode.attrs_known or inode.link_id is not None or len(inode.links) != 1:
+    if not has_base_content(inode) or base is None or base.key != key or not inode.attrs_known:
         return False
-    if base is None or base.key != key or inode.base_content_seq != inode.content_seq or inode.content is not None:
+    if inode.link_id is not None or len(inode.links) != 1:
         return False
     if inode.opens or inode.upload is not None or inode.detached:
         return False
