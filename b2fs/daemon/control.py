@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager, suppress
 import trio
 
 from b2fs.daemon.interfaces import Core, Warming, WriteBack
-from b2fs.daemon.messages import MAX_LINE_BYTES, Reply, Request, WarmFigures
+from b2fs.daemon.messages import GIVE_WAY, MAX_LINE_BYTES, Reply, Request, WarmFigures
 from b2fs.daemon.sockets import bind_control_socket
 from b2fs.daemon.state import MountState
 from b2fs.errors import B2fsError
@@ -37,21 +37,20 @@ async def serve_control(path: str, state: MountState, bound: socket.socket | Non
     """
     listener = trio.SocketListener(trio.socket.from_stdlib_socket(bound or bind_control_socket(path)))
     server = _Server(state)
-    try:
-        async with trio.open_nursery() as nursery:
-            accepting = await nursery.start(_accept, listener, server)
-            try:
-                yield
-            finally:
-                accepting.cancel()
-                # Clients are told even when the run itself was cancelled; the deadline bounds it.
-                nursery.cancel_scope.shield = True
-                nursery.cancel_scope.deadline = trio.current_time() + _LAST_WORDS_S
-                await server.wait_idle()
-                nursery.cancel_scope.cancel()
-    finally:
-        with suppress(FileNotFoundError):
-            os.unlink(path)
+    async with trio.open_nursery() as nursery:
+        accepting = await nursery.start(_accept, listener, server)
+        try:
+            yield
+        finally:
+            # While it still answers: afterwards the name may be that of the next mount's socket.
+            with suppress(FileNotFoundError):
+                os.unlink(path)
+            accepting.cancel()
+            # Clients are told even when the run itself was cancelled; the deadline bounds it.
+            nursery.cancel_scope.shield = True
+            nursery.cancel_scope.deadline = trio.current_time() + _LAST_WORDS_S
+            await server.wait_idle()
+            nursery.cancel_scope.cancel()
 
 
 async def _accept(
@@ -76,6 +75,7 @@ class _Server:
             "status": self._status,
             "sync": self._sync,
             "follow": self._follow,
+            GIVE_WAY: self._give_way,
             "refresh": self._refresh,
             "warm": self._warm,
         }
@@ -180,6 +180,14 @@ class _Server:
             with trio.move_on_after(PROGRESS_INTERVAL_S):
                 await self._state.stopped.wait()
         await send(Reply("stopped", self._state.report()))
+
+    async def _give_way(self, request: Request, send: Send) -> None:
+        """End at once, if the mount has gone and who asks goes on with the same cache directory."""
+        if self._state.phase != "draining" or request.path != self._state.cache_dir:
+            await send(Reply("error", self._state.report(), f"the mount is {self._state.phase}"))
+            return
+        self._state.give_way()
+        await self._follow(request, send)
 
 
 class _Warming:

@@ -16,17 +16,17 @@ import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import trio
 
 from b2fs.daemon.directory import LOCK, is_file_of, open_lock, unlock
+from b2fs.daemon.succession import FINISHING_WAIT_S, has_given_way
 from b2fs.errors import ConfigError
 
 _MOUNT = "mount.json"
 _POLL_S = 0.1
 _HOLDER_BYTES = 8192
-#: How long a mount waits for a daemon that has already unmounted and is still uploading.
-FINISHING_WAIT_S = 30.0
 
 
 class Identity:
@@ -61,16 +61,17 @@ def recall(path: Path) -> dict[str, str]:
 
 @asynccontextmanager
 async def claim(
-    path: Path, owner: str, *, wait_s: float = FINISHING_WAIT_S, held: int | None = None
+    path: Path, owner: str, *, wait_s: float = FINISHING_WAIT_S, held: int | None = None, takes_over: bool = False
 ) -> AsyncIterator[Identity]:
     """Make the directory private and lock it for as long as the context lasts.
 
-    owner is shown to others who want it (the mountpoint).  A holder that is finishing is waited for, up to wait_s.
+    owner is shown to others who want it (the mountpoint).  A holder that is finishing is waited for, up to wait_s;
+    takes_over: we upload what it leaves, so it is asked to give way.
     held is a descriptor that holds the lock already; it is ours from now on.
     A directory in which nothing was kept is removed again at the end: a refused mount leaves nothing behind.
     Raises ConfigError when another daemon uses the directory or it cannot be made.  Checkpoint: yes.
     """
-    fd = await _open_locked(path, wait_s) if held is None else held
+    fd = await _open_locked(path, wait_s, takes_over) if held is None else held
     try:
         _write_holder(fd, owner, finishing=False)
         yield Identity(path, fd, owner)
@@ -78,7 +79,7 @@ async def claim(
         unlock(path, fd)
 
 
-async def _open_locked(path: Path, wait_s: float) -> int:
+async def _open_locked(path: Path, wait_s: float, takes_over: bool) -> int:
     """A descriptor of the lock file that holds the lock."""
     while True:
         try:
@@ -87,7 +88,7 @@ async def _open_locked(path: Path, wait_s: float) -> int:
             continue  # the directory was removed by another one that had not used it
         locked = False
         try:
-            await _lock(fd, path, wait_s)
+            await _lock(fd, path, wait_s, takes_over)
             locked = is_file_of(fd, path / LOCK)
             if locked:
                 return fd
@@ -96,19 +97,23 @@ async def _open_locked(path: Path, wait_s: float) -> int:
                 os.close(fd)
 
 
-async def _lock(fd: int, path: Path, wait_s: float) -> None:
+async def _lock(fd: int, path: Path, wait_s: float, takes_over: bool) -> None:
     deadline = trio.current_time() + wait_s
     while True:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder, finishing = _read_holder(fd)
-            if not finishing:
-                raise ConfigError(f"The cache directory {path} is in use by a live b2fs mount ({holder})") from None
+            holder = _read_holder(fd)
+            if not holder.finishing:
+                raise ConfigError(
+                    f"The cache directory {path} is in use by a live b2fs mount ({holder.text})"
+                ) from None
             if trio.current_time() >= deadline:
                 raise ConfigError(
-                    f"The cache directory {path} is still in use: the previous mount ({holder}) is uploading"
+                    f"The cache directory {path} is still in use: the previous mount ({holder.text}) is uploading"
                 ) from None
+            if takes_over:
+                await has_given_way(holder.owner, path)
         else:
             return
         await trio.sleep(_POLL_S)
@@ -120,10 +125,19 @@ def _write_holder(fd: int, owner: str, *, finishing: bool) -> None:
     os.pwrite(fd, text.ljust(_HOLDER_BYTES), 0)
 
 
-def _read_holder(fd: int) -> tuple[str, bool]:
+class _Holder(NamedTuple):
+    """Who has the lock: a mountpoint, and the same for people."""
+
+    owner: str
+    text: str
+    finishing: bool
+
+
+def _read_holder(fd: int) -> _Holder:
     try:
         holder = json.loads(os.pread(fd, _HOLDER_BYTES, 0))
-        return f"{holder['owner']}, process {holder['pid']}", bool(holder["finishing"])
+        owner = str(holder["owner"])
+        return _Holder(owner, f"{owner}, process {holder['pid']}", bool(holder["finishing"]))
     except (ValueError, KeyError, TypeError):
         # Between its lock and its line: live.
-        return "just starting", False
+        return _Holder("", "just starting", False)

@@ -13,6 +13,8 @@ from typing import Any, NamedTuple, TypeVar
 
 from b2fs.daemon.interfaces import Reading, Warming, WriteBackStatus
 
+#: Asks a daemon that only uploads any more to end at once; the path is that of the cache directory to be taken over.
+GIVE_WAY = "give-way"
 MAX_LINE_BYTES = 1 << 20
 _MAX_FAILURES = 100
 

@@ -17,6 +17,7 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from pathlib import Path
 from typing import NamedTuple
 
 import trio
@@ -33,6 +34,7 @@ from b2fs.daemon.parts import Parts
 from b2fs.daemon.signals import heeded
 from b2fs.daemon.sockets import socket_path
 from b2fs.daemon.state import MountState
+from b2fs.daemon.succession import earlier_ended
 from b2fs.errors import ConfigError
 from b2fs.fuse.outside import ask_kernel
 from b2fs.store.protocol import ObjectStore
@@ -83,6 +85,7 @@ class Shutdown:
     """
 
     def __init__(self) -> None:
+        self.beginning = trio.CancelScope()
         self.everything = trio.CancelScope()
         self._service: trio.CancelScope | None = None
         self._requests = 0
@@ -98,6 +101,7 @@ class Shutdown:
         self._requests += 1
         if self._requests == 1:
             self._first_at = trio.current_time()
+        self.beginning.cancel()
         if self._service is None or self._requests > 1:
             self.everything.cancel()
         else:
@@ -167,6 +171,12 @@ class _Run:
         self._reason = ""
         self._loading = False
         self._loaded = trio.Event()
+        state.give_way = self._give_way
+
+    def _give_way(self) -> None:
+        self._reason = "another mount has taken over"
+        log.info("another mount of %s goes on with what is left", self._state.cache_dir)
+        self.shutdown.everything.cancel()
 
     def outcome(self) -> Outcome:
         figures = self._state.figures()
@@ -182,18 +192,27 @@ class _Run:
     async def served(self, signals: AsyncIterator[int], bound: socket.socket | None) -> None:
         """The whole run, with all that it answers to; bound is serve_control's."""
         path = socket_path(self._settings.mountpoint, os.geteuid())
-        async with serve_control(path, self._state, bound), trio.open_nursery() as services:
+        async with trio.open_nursery() as services:
             services.start_soon(self.shutdown.watch, signals)
             services.start_soon(_feed_watchdog, self._notifier)
-            try:
-                with self.shutdown.everything:
-                    await self.mounted()
-            finally:
-                self._state.stop()
-                services.cancel_scope.cancel()
+            store = self._parts.make_store(self._settings)
+            with self.shutdown.beginning:
+                if bound is None:
+                    await self._earlier_ended(store)
+            if not self.shutdown.beginning.cancelled_caught:
+                async with serve_control(path, self._state, bound):
+                    try:
+                        with self.shutdown.everything:
+                            await self.mounted(store)
+                    finally:
+                        self._state.stop()
+            services.cancel_scope.cancel()
 
-    async def mounted(self) -> None:
-        store = self._parts.make_store(self._settings)
+    async def _earlier_ended(self, store: ObjectStore) -> None:
+        takes_over = not self._settings.read_only
+        await earlier_ended(self._settings.mountpoint, self._identity_path(store), takes_over=takes_over)
+
+    async def mounted(self, store: ObjectStore) -> None:
         async with self._claim(store) as identity, self._entered(store):
             identity.remember(settings_as_text(self._settings))
             frontend = self._parts.make_frontend(self._settings)
@@ -224,10 +243,14 @@ class _Run:
 
     def _claim(self, store: ObjectStore) -> AbstractAsyncContextManager[Identity]:
         begun = self._parts.begun
-        location = self._settings.location
-        path = identity_path(self._settings.cache_dir, store.identity, location.prefix, location.bucket)
+        path = self._identity_path(store)
         self._state.cache_dir = str(path)
-        return claim(path, self._settings.mountpoint, held=begun.take_lock(path) if begun is not None else None)
+        held = begun.take_lock(path) if begun is not None else None
+        return claim(path, self._settings.mountpoint, held=held, takes_over=not self._settings.read_only)
+
+    def _identity_path(self, store: ObjectStore) -> Path:
+        location = self._settings.location
+        return identity_path(self._settings.cache_dir, store.identity, location.prefix, location.bucket)
 
     def _open_core(
         self, store: ObjectStore, identity: Identity, kernel: KernelNotifier

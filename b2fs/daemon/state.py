@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from typing import Literal
 
 import trio
@@ -28,6 +29,8 @@ class MountState:
         self.core: Core | None = None
         self.cache_dir = ""
         self.stopped = trio.Event()
+        #: Ends the drain at once: another mount goes on with what is left.
+        self.give_way: Callable[[], None] = lambda: None
         #: Whether the mount has ever answered.
         self.mounted = False
         self._started = time.monotonic()

@@ -17,14 +17,14 @@ import trio.testing
 from b2fs.daemon import process, run
 from b2fs.daemon.client import ask
 from b2fs.daemon.identity import claim, recall
-from b2fs.daemon.messages import Reply, Request
+from b2fs.daemon.messages import GIVE_WAY, Reply, Request
 from b2fs.daemon.notify import Notifier
 from b2fs.daemon.run import Events, Outcome, run_mount, run_recover
 from b2fs.daemon.signals import STOPPING
 from b2fs.daemon.sockets import bind_control_socket, socket_path
 from b2fs.daemon.state import MountState
 from b2fs.errors import B2fsError, ConfigError, NoSuchBucket, StoreError
-from tests.unit.daemon_fakes import World
+from tests.unit.daemon_fakes import World, fake_settings
 
 UID = os.geteuid()
 
@@ -207,6 +207,71 @@ async def test_a_mount_waits_for_one_that_is_still_uploading(tmp_path: Path) -> 
     assert claimed.is_set()
 
 
+async def test_a_mount_takes_over_from_one_that_is_still_uploading(tmp_path: Path) -> None:
+    world, following = World(tmp_path, pending_files=2), World(tmp_path)
+    async with running(world) as mount:
+        world.frontend.unmounted.set()
+        await world.writeback.waiting.wait()
+        async with running(following) as next_mount:
+            assert mount.outcome == Outcome(2, 2000, str(world.core_dir), "another mount has taken over")
+            assert next_mount.state.report().phase == "mounted"
+            assert following.core_dir == world.core_dir
+            following.frontend.unmounted.set()
+
+
+async def test_a_mount_elsewhere_takes_over_as_well(tmp_path: Path) -> None:
+    world = World(tmp_path, pending_files=2)
+    async with running(world) as mount:
+        world.frontend.unmounted.set()
+        await world.writeback.waiting.wait()
+        assert world.core_dir is not None
+        async with claim(world.core_dir, "/elsewhere", takes_over=True):
+            assert mount.outcome is not None
+            assert mount.outcome.left_files == 2
+
+
+@pytest.mark.parametrize("other", [{"read_only": "yes"}, {"cache_dir": "{}/other"}])
+async def test_who_does_not_upload_the_same_waits(tmp_path: Path, other: dict[str, str]) -> None:
+    """A read-only mount, and one of another bucket or with another cache: else nobody would go on uploading."""
+    world, following = World(tmp_path, pending_files=2), World(tmp_path)
+    following.settings = fake_settings(tmp_path, **{name: value.format(tmp_path) for name, value in other.items()})
+    waiting = Running(following)
+    async with running(world) as mount, trio.open_nursery() as nursery:
+        world.frontend.unmounted.set()
+        await world.writeback.waiting.wait()
+        nursery.start_soon(waiting.run, Notifier(None))
+        await mount.ask("status")
+        await mount.ask("status")
+        assert mount.state.phase == "draining"
+        world.writeback.uploaded.set()
+        await waiting.ready.wait()
+        assert mount.outcome == Outcome(0, 0, str(world.core_dir))
+        following.frontend.unmounted.set()
+
+
+async def test_a_live_mount_does_not_give_way(tmp_path: Path) -> None:
+    world = World(tmp_path, pending_files=2)
+    async with running(world) as mount:
+        (reply,) = await mount.ask(GIVE_WAY, str(world.core_dir))
+        assert (reply.kind, reply.message) == ("error", "the mount is mounted")
+        refusal = pytest.RaisesExc(ConfigError, match="has not ended yet")
+        with pytest.RaisesGroup(refusal, flatten_subgroups=True):
+            await run_mount(MountState(world.settings), World(tmp_path).parts, Notifier(None), Events())
+        world.writeback.uploaded.set()
+        world.frontend.unmounted.set()
+
+
+async def test_a_signal_ends_the_wait_for_an_earlier_mount(tmp_path: Path) -> None:
+    world = World(tmp_path, pending_files=2)
+    state = MountState(fake_settings(tmp_path, read_only="yes"))
+    async with running(world):
+        world.frontend.unmounted.set()
+        await world.writeback.waiting.wait()
+        outcome = await run_mount(state, World(tmp_path).parts, Notifier(None), Events(), noted=[signal.SIGTERM])
+        assert (outcome.left_files, state.mounted) == (0, False)
+        world.writeback.uploaded.set()
+
+
 async def test_status_tells_what_is_going_on(tmp_path: Path) -> None:
     world = World(tmp_path, pending_files=2)
     world.writeback.failure = StoreError("refused")
@@ -307,6 +372,22 @@ async def test_a_socket_that_a_killed_daemon_left_is_replaced(tmp_path: Path) ->
     bind_control_socket(socket_path(world.settings.mountpoint, UID)).close()
     async with running(world):
         world.frontend.unmounted.set()
+
+
+async def test_the_next_mount_keeps_its_socket_while_the_last_one_says_its_last_words(tmp_path: Path) -> None:
+    """A client that asks nothing has it wait, and nobody is answered any more meanwhile."""
+    world = World(tmp_path)
+    path = socket_path(world.settings.mountpoint, UID)
+    async with running(world) as mount:
+        idle = await trio.open_unix_socket(path)
+        assert [reply.kind for reply in await mount.ask("status")] == ["status"]  # so it is being listened to
+        world.frontend.unmounted.set()
+        with pytest.raises(ConfigError):
+            while True:
+                await mount.ask("status")
+        bind_control_socket(path).close()
+        await idle.aclose()
+    os.unlink(path)  # it is still there
 
 
 async def test_recover_drains_without_a_kernel(tmp_path: Path) -> None:
