@@ -85,6 +85,7 @@ class Shutdown:
     """
 
     def __init__(self) -> None:
+        #: Around the wait for an earlier mount that still uploads.
         self.beginning = trio.CancelScope()
         self.everything = trio.CancelScope()
         self._service: trio.CancelScope | None = None
