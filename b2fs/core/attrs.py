@@ -98,6 +98,9 @@ def kept(foreign: Mapping[str, str], mtime_ns: int) -> dict[str, str]:
 def decode(metadata: Mapping[str, str], *, is_dir: bool, modified_ns: int, defaults: Defaults) -> Posix:
     """The attributes of an object; is_dir says what its key makes of it."""
     kind = stat.S_IFDIR if is_dir else stat.S_IFREG
+    if not metadata:  # as of what only a listing has shown: these are many
+        plain = kind | (defaults.dir_mode if is_dir else defaults.file_mode)
+        return Posix(plain, defaults.uid, defaults.gid, modified_ns, modified_ns, modified_ns)
     mode = _integer(metadata.get("mode"))
     if mode is None or not 0 <= mode <= _MODE_MASK:
         mode = kind | (defaults.dir_mode if is_dir else defaults.file_mode)

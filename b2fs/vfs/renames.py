@@ -15,7 +15,7 @@ import trio
 
 from b2fs.cache.inode import Inode
 from b2fs.cache.ledger_rows import Remote
-from b2fs.cache.parallel import for_each
+from b2fs.cache.parallel import for_each, open_flat_nursery
 from b2fs.core.keys import odd_name
 from b2fs.core.nodes import Caller
 from b2fs.core.types import ObjectInfo
@@ -287,8 +287,10 @@ class Renames:
         if not inode.is_dir:
             return tree
         own = inode.prefix
-        tree.listed = await self._list_below(own)
-        await self._core.remote.links.load()  # the names of links below, which nobody may have looked at, change too
+        async with open_flat_nursery() as nursery:
+            # The names of links below, which nobody may have looked at, change too.
+            nursery.start_soon(self._core.remote.links.load)
+            tree.listed = await self._list_below(own)
 
         async def learn(key: str) -> None:
             tree.markers[key] = await self._names.directory_info(key)

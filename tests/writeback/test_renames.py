@@ -98,6 +98,25 @@ async def test_a_directory_rename_goes_on_after_a_crash(
     assert found == {"e/sub/deep": b"deep", **{f"e/{name}": content for name, content in files.items()}}
 
 
+async def test_a_directory_that_was_listed_is_renamed_within_one_round_trip(
+    place: Place, autojump_clock: MockClock
+) -> None:
+    for number in range(20):
+        place.bucket.add(f"d/{number}", b"content")
+    async with place.mount() as mount:
+        mount.keep = True
+        assert len(await mount.names("d")) == 20
+        assert await mount.names() == {"d"}
+        await trio.sleep(1)
+        mount.store.latency_s = 1.0
+        begun = trio.current_time()
+        await mount.rename("d", "e")
+        assert trio.current_time() - begun < 1.5
+        mount.store.latency_s = 0.0
+        await mount.drain()
+    assert set(place.bucket.contents()) - {"e/"} == {f"e/{number}" for number in range(20)}
+
+
 @pytest.mark.parametrize("versioning", [False, True])
 @pytest.mark.parametrize("linked", [False, True])
 async def test_what_was_copied_is_not_lost_by_a_crash_when_its_source_has_just_gone(
