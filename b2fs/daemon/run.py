@@ -60,17 +60,23 @@ class Events(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """How a run ended: what is not in the bucket, and why (one sentence, "" if nothing is left)."""
+    """How a run ended: what is not in the bucket, and why (one sentence, "" if nothing is left).
+
+    taken_over: another mount goes on with that.
+    """
 
     left_files: int
     left_bytes: int
     cache_dir: str
     reason: str = ""
+    taken_over: bool = False
 
     @property
     def sentence(self) -> str:
         """What to tell the user about data that is left."""
         left = f"{show_files(self.left_files)} ({show_size(self.left_bytes)})"
+        if self.taken_over:
+            return f"{left} not in the bucket yet: another mount has taken over, and uploads them"
         return (
             f"{left} not in the bucket yet: {self.reason or 'stopped before the end'}. "
             f"They are safe in {self.cache_dir}; the next mount uploads them, or: b2fs recover {self.cache_dir}"
@@ -170,18 +176,21 @@ class _Run:
         self._notifier = notifier
         self._events = events
         self._reason = ""
+        self._taken_over = False
         self._loading = False
         self._loaded = trio.Event()
         state.give_way = self._give_way
 
     def _give_way(self) -> None:
-        self._reason = "another mount has taken over"
+        self._taken_over = True
         log.info("another mount of %s goes on with what is left", self._state.cache_dir)
         self.shutdown.everything.cancel()
 
     def outcome(self) -> Outcome:
         figures = self._state.figures()
-        return Outcome(figures.pending_files, figures.pending_bytes, self._state.cache_dir, self._reason)
+        return Outcome(
+            figures.pending_files, figures.pending_bytes, self._state.cache_dir, self._reason, self._taken_over
+        )
 
     async def load(self) -> None:
         """Load what the parts will need, in a thread; only the first call does anything."""

@@ -213,7 +213,8 @@ async def test_a_mount_takes_over_from_one_that_is_still_uploading(tmp_path: Pat
         world.frontend.unmounted.set()
         await world.writeback.waiting.wait()
         async with running(following) as next_mount:
-            assert mount.outcome == Outcome(2, 2000, str(world.core_dir), "another mount has taken over")
+            assert mount.outcome == Outcome(2, 2000, str(world.core_dir), taken_over=True)
+            assert mount.outcome.sentence.endswith("another mount has taken over, and uploads them")
             assert next_mount.state.report().phase == "mounted"
             assert following.core_dir == world.core_dir
             following.frontend.unmounted.set()
