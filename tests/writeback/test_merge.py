@@ -6,6 +6,7 @@ import logging
 import os
 import stat
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import pytest
 import trio
@@ -15,7 +16,7 @@ from b2fs.cache.writeback.config import WriteBackConfig
 from b2fs.cache.writeback.conflicts import ConflictPolicy
 from b2fs.core.nodes import SetAttr
 from b2fs.errors import Unavailable
-from b2fs.store.forward import Method
+from b2fs.store.forward import Method, StoreCall
 from tests.writeback.harness import CALLER, Mount, Place
 
 NEW = b"theirs, longer than ours"
@@ -163,6 +164,25 @@ async def test_a_capability_is_given_to_one_content(any_place: Place, autojump_c
     assert any_place.bucket.contents() == {"a": NEW}
 
 
+async def test_an_older_content_of_ours_that_comes_late_is_not_taken_over(
+    place: Place, autojump_clock: MockClock
+) -> None:
+    async with place.mount() as mount:
+        await mount.save("a", b"first")
+        await mount.drain()
+        late = place.bucket.latest("a")
+        assert late is not None
+        await mount.save("a", b"second")
+        await mount.drain()
+        await trio.sleep(10)
+        place.bucket.add("a", late.body, late.metadata)
+        await mount.chmod("a", 0o600)
+        await mount.drain()
+        assert await mount.read("a") == b"second"
+        assert mount.fs.writeback.status().conflicts == 1
+    assert place.bucket.contents() == {"a": b"second"}
+
+
 async def test_what_has_become_something_else_stays_below_ours(place: Place, autojump_clock: MockClock) -> None:
     """A symbolic link, say, has no use for the mode of a file."""
     async with place.mount() as mount:
@@ -248,6 +268,32 @@ async def test_a_kill_on_the_way_loses_neither_change(
             assert await mount.read("a") == NEW
         assert any_place.bucket.contents() == {"a": NEW}
         assert _mode(any_place) == 0o600
+
+
+async def test_a_kill_before_anybody_waits_for_the_server(
+    any_place: Place, autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    """The server carries the request out, and nothing has been journaled behind what was there when it was made."""
+    twins: list[Place] = []
+
+    async def kill(call: StoreCall) -> None:
+        if call.method is Method.COPY and not twins:
+            twins.append(any_place.left_behind(tmp_path / "twin"))
+
+    async with any_place.mount() as mount:
+        await _replaced(any_place, mount)
+        mount.store.hook = kill
+        await mount.chmod("a", 0o600)
+        await mount.drain()
+    done, (twin,) = any_place.bucket.latest("a"), twins
+    assert done is not None
+    twin.bucket.add("a", done.body, done.metadata)
+    async with twin.mount() as mount:
+        await mount.drain()
+        assert await mount.read("a") == NEW
+        assert mount.fs.writeback.status().conflicts == 0
+    assert twin.bucket.contents() == {"a": NEW}
+    assert _mode(twin) == 0o600
 
 
 async def test_a_change_that_was_found_after_a_kill_goes_onto_theirs_as_well(

@@ -116,8 +116,11 @@ class ConflictGuard:
         return True
 
     def _carries(self, p: Pending, info: ObjectInfo) -> bool:
-        """Whether only attributes of a file have changed here, so that they go onto somebody else's version of it."""
-        if p.inode is None or not merge.can_carry(p.inode, p.key, info):
+        """Whether only attributes of a file have changed here, so that they go onto somebody else's version of it.
+
+        One of ours has come late, from before what we have stored since: its content is not what the file should have.
+        """
+        if p.inode is None or self.is_signed(info) or not merge.can_carry(p.inode, p.key, info):
             return False
         p.remote = Remote(True, info.ref)
         p.layered = True

@@ -204,6 +204,9 @@ class Storing:
             if theirs is not None and p.inode is not None:
                 self._merge(p.inode, theirs)
             self._begin(p, inode)
+            if theirs is not None:
+                # Before the server has heard of it: the next mount must find theirs as the base of what it brings back.
+                self._ledger.commit()
             stored = await self._put_first(p, inode)
             seq = stored.seq
             self._stored(p, inode, stored, content_seq)
