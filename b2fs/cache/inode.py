@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from b2fs.cache.content import LocalContent
-from b2fs.core.attrs import ABOUT_CONTENT, OURS, Posix
+from b2fs.core.attrs import ABOUT_CONTENT, CAPABILITY, OURS, Posix
 from b2fs.core.keys import component_of
 from b2fs.core.nodes import Attr, InodeId
 from b2fs.core.types import ObjectRef
@@ -224,6 +224,11 @@ class Inode:
         """Remember what else the object carries."""
         self.foreign_metadata = {name: value for name, value in metadata.items() if name not in OURS}
         self.content_type = content_type
+
+    def drop_capability(self) -> None:
+        """What a program may do beyond its user is said of the content that it had, and of its owner."""
+        if CAPABILITY in self.xattrs:
+            self.xattrs = {name: value for name, value in self.xattrs.items() if name != CAPABILITY}
 
     def content_changed(self) -> None:
         """What others have said of the content it had is no longer so."""

@@ -25,6 +25,8 @@ WRITER = "b2fs-writer"
 #: The metadata names that `encode` may write, and that one.
 OURS = frozenset(("mode", "uid", "gid", "rdev", "mtime", "atime", "ctime", "xattr", "b2fs-link", WRITER))
 
+#: The extended attribute that lets a program do more than who runs it; it is said of one content and one owner.
+CAPABILITY = b"security.capability"
 #: What other programs say of an object's content: rclone and B2's tools its checksum, s3cmd that among all else.
 ABOUT_CONTENT = frozenset(("md5chksum", "large_file_sha1", "s3cmd-attrs"))
 #: The time of change by B2's tools, in milliseconds.

@@ -21,11 +21,10 @@ from typing import NamedTuple
 import trio
 
 from b2fs.daemon.directory import LOCK, is_file_of, open_lock, unlock
-from b2fs.daemon.succession import FINISHING_WAIT_S, has_given_way
+from b2fs.daemon.succession import FINISHING_WAIT_S, POLL_S, has_given_way
 from b2fs.errors import ConfigError
 
 _MOUNT = "mount.json"
-_POLL_S = 0.1
 _HOLDER_BYTES = 8192
 
 
@@ -116,7 +115,7 @@ async def _lock(fd: int, path: Path, wait_s: float, takes_over: bool) -> None:
                 await has_given_way(holder.owner, path)
         else:
             return
-        await trio.sleep(_POLL_S)
+        await trio.sleep(POLL_S)
 
 
 def _write_holder(fd: int, owner: str, *, finishing: bool) -> None:

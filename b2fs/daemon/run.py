@@ -1,5 +1,6 @@
 """The life of a mount: start, serve, drain, end; one trio run.
 
+    an earlier mount of the place       has ended, or given way
     control socket                      outlives everything, so that clients hear the end
       identity directory (locked)
         store (checked)                 wrong bucket, key or endpoint end here, before anything is mounted
@@ -177,6 +178,8 @@ class _Run:
         self._events = events
         self._reason = ""
         self._taken_over = False
+        #: Whether this run uploads what an earlier one has left.
+        self._takes_over = not self._settings.read_only
         self._loading = False
         self._loaded = trio.Event()
         state.give_way = self._give_way
@@ -219,8 +222,8 @@ class _Run:
             services.cancel_scope.cancel()
 
     async def _earlier_ended(self, store: ObjectStore) -> None:
-        takes_over = not self._settings.read_only
-        await earlier_ended(self._settings.mountpoint, self._identity_path(store), takes_over=takes_over)
+        path = self._identity_path(store)
+        await earlier_ended(self._settings.mountpoint, path, takes_over=self._takes_over)
 
     async def mounted(self, store: ObjectStore) -> None:
         async with self._claim(store) as identity, self._entered(store):
@@ -256,7 +259,7 @@ class _Run:
         path = self._identity_path(store)
         self._state.cache_dir = str(path)
         held = begun.take_lock(path) if begun is not None else None
-        return claim(path, self._settings.mountpoint, held=held, takes_over=not self._settings.read_only)
+        return claim(path, self._settings.mountpoint, held=held, takes_over=self._takes_over)
 
     def _identity_path(self, store: ObjectStore) -> Path:
         location = self._settings.location

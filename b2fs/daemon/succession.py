@@ -18,7 +18,7 @@ from b2fs.errors import ConfigError
 
 #: How long a mount waits for a daemon that has already unmounted and is still uploading.
 FINISHING_WAIT_S = 30.0
-_POLL_S = 0.1
+POLL_S = 0.1
 
 
 async def earlier_ended(
@@ -32,7 +32,7 @@ async def earlier_ended(
     while not await has_given_way(mountpoint, cache_dir if takes_over else None):
         if trio.current_time() >= deadline:
             return
-        await trio.sleep(_POLL_S)
+        await trio.sleep(POLL_S)
 
 
 async def has_given_way(mountpoint: str, cache_dir: Path | None) -> bool:

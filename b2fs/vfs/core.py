@@ -19,6 +19,7 @@ from b2fs.cache.writeback.engine import Engine
 from b2fs.cache.writeback.room import Room
 from b2fs.cache.writeback.transfer import Transfer
 from b2fs.core.acl import Acl
+from b2fs.core.attrs import CAPABILITY
 from b2fs.core.keys import split_key
 from b2fs.core.nodes import Attr, Caller, InodeId
 from b2fs.errors import FsError
@@ -33,7 +34,6 @@ from b2fs.vfs.usage import Usage
 
 #: The name in the root below which b2fs keeps what is its own.
 RESERVED = b".b2fs"
-CAPABILITY = b"security.capability"
 #: Of local files from this size on it is asked how much of them is allocated.
 _SPARSE_BYTES = 1 << 16
 
@@ -229,15 +229,9 @@ class Core:
         if mode == inode.mode and CAPABILITY not in inode.xattrs:
             return False
         inode.mode = mode
-        self.drop_capability(inode)
+        inode.drop_capability()
         self.notifier.invalidate_inode(inode.ino, attributes_only=True)
         return True
-
-    @staticmethod
-    def drop_capability(inode: Inode) -> None:
-        """What a program may do beyond its user is said of the content that it had, and of its owner."""
-        if CAPABILITY in inode.xattrs:
-            inode.xattrs = {name: value for name, value in inode.xattrs.items() if name != CAPABILITY}
 
     def require(self, inode: Inode, caller: Caller, mask: int) -> None:
         """Refuse what the permissions forbid, unless the kernel checks them for us."""

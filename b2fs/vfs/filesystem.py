@@ -174,7 +174,7 @@ class B2Filesystem:
         if changes.mode is not None and self._core.config.acl:
             acls.follow_mode(inode)
         if permissions.takes_set_ids(changes) or changes.size is not None:
-            self._core.drop_capability(inode)
+            inode.drop_capability()
         if changes.uid is not None:
             inode.uid = changes.uid
         if changes.gid is not None:

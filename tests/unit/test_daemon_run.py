@@ -250,6 +250,17 @@ async def test_who_does_not_upload_the_same_waits(tmp_path: Path, other: dict[st
         following.frontend.unmounted.set()
 
 
+async def test_recover_takes_over_as_well(tmp_path: Path) -> None:
+    world, recovering = World(tmp_path, pending_files=2), World(tmp_path)
+    recovering.writeback.uploaded.set()
+    async with running(world) as mount:
+        world.frontend.unmounted.set()
+        await world.writeback.waiting.wait()
+        await run_recover(MountState(recovering.settings), recovering.parts, Events())
+        assert mount.outcome is not None
+        assert mount.outcome.taken_over
+
+
 async def test_a_live_mount_does_not_give_way(tmp_path: Path) -> None:
     world = World(tmp_path, pending_files=2)
     async with running(world) as mount:

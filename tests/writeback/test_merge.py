@@ -14,6 +14,7 @@ from trio.testing import MockClock
 
 from b2fs.cache.writeback.config import WriteBackConfig
 from b2fs.cache.writeback.conflicts import ConflictPolicy
+from b2fs.core.attrs import Posix, encode
 from b2fs.core.nodes import SetAttr
 from b2fs.errors import Unavailable
 from b2fs.store.forward import Method, StoreCall
@@ -110,6 +111,36 @@ async def test_ours_come_first_where_there_is_no_room_for_both(any_place: Place,
         version = any_place.bucket.latest("a")
         assert version is not None
         assert (version.body, "long" in version.metadata, "xattr" in version.metadata) == (NEW, False, True)
+
+
+async def test_extended_attributes_are_of_both(any_place: Place, autojump_clock: MockClock) -> None:
+    theirs = {b"user.theirs": b"3", b"system.posix_acl_access": b"goes with permissions"}
+    async with any_place.mount() as mount:
+        mount.keep = True
+        await _replaced(any_place, mount, encode(Posix(stat.S_IFREG | 0o644, 0, 0, 1, 1, 1, xattrs=theirs)))
+        ino = await mount.ino("a")
+        await mount.fs.setxattr(ino, b"user.ours", b"1", 0, CALLER)
+        await mount.drain()
+    any_place.forget_cache()
+    async with any_place.mount() as mount:
+        mount.keep = True
+        names = await mount.fs.listxattr(await mount.ino("a"), CALLER)
+        assert {name for name in names if not name.startswith(b"user.b2fs.")} == {b"user.ours", b"user.theirs"}
+        assert await mount.read("a") == NEW
+
+
+async def test_a_file_with_several_names_is_a_conflict(place: Place, autojump_clock: MockClock) -> None:
+    async with place.mount() as mount:
+        await mount.save("a", b"old")
+        await mount.link("a", "b")
+        await mount.drain()
+        await trio.sleep(10)
+        place.bucket.add("a", NEW)
+        await mount.chmod("b", 0o600)
+        await mount.drain()
+        assert await mount.read("a") == await mount.read("b") == b"old"
+        assert mount.fs.writeback.status().conflicts == 1
+    assert NEW in [version.body for version in place.bucket.versions["a"]]
 
 
 async def test_attributes_that_both_give_are_told_of(

@@ -95,8 +95,7 @@ class ConflictGuard:
         if self._carries(p, info):
             return info
         await self.keep(current)
-        p.remote = Remote(True, current)
-        p.layered = True
+        p.found(current)
         return None
 
     def _merges(self, p: Pending, directory: Inode, info: ObjectInfo) -> bool:
@@ -106,8 +105,7 @@ class ConflictGuard:
         """
         if self.is_signed(info) or _is_known(directory, p.remote.ref, info):
             return False
-        p.remote = Remote(True, info.ref)
-        p.layered = True
+        p.found(info.ref)
         if not merge.loses(directory, info):
             return False
         if not directory.times_only:
@@ -122,8 +120,7 @@ class ConflictGuard:
         """
         if p.inode is None or self.is_signed(info) or not merge.can_carry(p.inode, p.key, info):
             return False
-        p.remote = Remote(True, info.ref)
-        p.layered = True
+        p.found(info.ref)
         if merge.has_rights(p.inode):
             self.count += 1
             log.warning("%s was replaced by somebody else, so it loses its set-id bits and capabilities", p.key)
@@ -162,8 +159,7 @@ class ConflictGuard:
             return
         if not await self._is_ours(p, info):
             await self.keep(info.ref)
-        p.remote = Remote(True, info.ref)
-        p.layered = True
+        p.found(info.ref)
 
     async def is_covered(self, p: Pending) -> bool:
         """Whether the version that we made is hidden now, or below another one of ours; p.remote is what is there."""
@@ -191,8 +187,7 @@ class ConflictGuard:
             return False
         if not self.is_signed(info):
             return False
-        p.remote = Remote(True, info.ref)
-        p.layered = True
+        p.found(info.ref)
         return True
 
     def _tells_nothing(self, current: ObjectRef) -> bool:

@@ -10,10 +10,9 @@ import stat
 from collections.abc import Callable
 
 from b2fs.cache.inode import Inode
-from b2fs.core.attrs import Defaults, Posix, carries_posix, decode
+from b2fs.core.attrs import CAPABILITY, Defaults, Posix, carries_posix, decode
 from b2fs.core.types import ObjectInfo
 
-_CAPABILITY = b"security.capability"
 _SET_ID = stat.S_ISUID | stat.S_ISGID
 #: Extended attributes that go with a content, and not with its permissions.
 _SAID_OF_CONTENT = b"user.", b"trusted."
@@ -54,7 +53,7 @@ def can_carry(inode: Inode, key: str, info: ObjectInfo) -> bool:
 
 def has_rights(inode: Inode) -> bool:
     """Whether a file has what lets its content do more than who runs it: set-id bits, capabilities."""
-    return bool(inode.mode & _SET_ID) or _CAPABILITY in inode.xattrs
+    return bool(inode.mode & _SET_ID) or CAPABILITY in inode.xattrs
 
 
 def carry(inode: Inode, info: ObjectInfo, fits: Callable[[], bool]) -> None:
@@ -66,7 +65,8 @@ def carry(inode: Inode, info: ObjectInfo, fits: Callable[[], bool]) -> None:
     found = theirs(inode, info)
     inode.base, inode.base_modified_ns, inode.size = info.ref, info.modified_ns, info.size
     inode.mode &= ~_SET_ID
-    ours = inode.xattrs = {name: value for name, value in inode.xattrs.items() if name != _CAPABILITY}
+    inode.drop_capability()
+    ours = inode.xattrs
     inode.xattrs = _both(inode, found)
     inode.mtime_ns = max(inode.mtime_ns, found.mtime_ns)
     inode.ctime_ns = max(inode.ctime_ns, found.mtime_ns)

@@ -8,7 +8,7 @@ import trio
 
 from b2fs.cache.inode import Inode
 from b2fs.cache.ledger_rows import Remote
-from b2fs.core.types import VersionId
+from b2fs.core.types import ObjectRef, VersionId
 from b2fs.errors import B2fsError
 
 #: What a key is to hold: an inode, in the state that its seq numbers; None: nothing.  (Its number would not do: that
@@ -75,6 +75,11 @@ class Pending:
     def made_here(self) -> bool:
         """Nothing is under this key but versions that are to go: removing them leaves no trace and shows nothing."""
         return self.before.known and self.before.ref is None and not self.layered
+
+    def found(self, ref: ObjectRef) -> None:
+        """This version is under the key; it stays below what is put there."""
+        self.remote = Remote(True, ref)
+        self.layered = True
 
     def needs(self, version: VersionId) -> bool:
         """Whether what the key is to hold is in this older version of the key itself: a file that came back to it."""
